@@ -1,0 +1,196 @@
+"""Tensors with a JSON header, in safetensors or (when the name ends in .pt or .pth) in a torch file of plain tensors.
+
+The header holds what the tensors are (`kind`), how they were made (`config`, `parents`) and the hash of their
+content (`fingerprint`), which every load verifies: a flipped bit would otherwise load silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from corecli import __version__
+from corecli.base.errors import DataError, MissingInputError
+from corecli.base.files import atomic_write, sniff
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT_VERSION = 1
+HEADER_KEY = "corecli"
+_MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+_FIXED_DATE = (1980, 1, 1, 0, 0, 0)
+
+Tensors = dict[str, "torch.Tensor"]
+Header = dict[str, Any]
+
+
+def save(path: Path, tensors: Tensors, *, kind: str, **header: Any) -> Header:
+    """Write `tensors` atomically with a header of `kind` and the given JSON fields; returns the header written.
+
+    The bytes depend on the arguments alone (no times), so equal runs give equal files.
+    Errors: StorageError, CannotCreateError.
+    """
+    tensors = {name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}
+    full = {"kind": kind, "format": FORMAT_VERSION, "corecli": __version__, **header, "fingerprint": fingerprint(tensors)}
+    text = json.dumps(full, sort_keys=True)
+    with atomic_write(path) as file:
+        if path.suffix in (".pt", ".pth"):
+            file.write(_torch_bytes(tensors, text))
+        else:
+            import safetensors.torch
+
+            file.write(safetensors.torch.save(tensors, metadata={HEADER_KEY: text}))
+    return full
+
+
+def load(path: Path, *, kind: str | None = None) -> tuple[Tensors, Header]:
+    """Read a file written by `save`, verifying its hash; returns (tensors on the CPU, header).
+
+    Errors: MissingInputError; DataError when truncated, damaged, of another format version, or not of `kind`.
+    """
+    header = read_header(path)
+    if header is None:
+        raise DataError("not a corecli file", where=path, hint="it has no corecli header")
+    if kind is not None and header["kind"] != kind:
+        raise DataError(f"holds a {header['kind']}, not a {kind}", where=path)
+    if header.get("format", 0) > FORMAT_VERSION:
+        hint = "upgrade corecli to read it"
+        raise DataError(f"format {header['format']} is newer than {FORMAT_VERSION}", where=path, hint=hint)
+    tensors = load_tensors(path)
+    if fingerprint(tensors) != header["fingerprint"]:
+        raise DataError("content does not match its hash", where=path, hint="the file is damaged; make it again")
+    return tensors, header
+
+
+def load_tensors(path: Path) -> Tensors:
+    """Read the plain tensors of any safetensors or torch file, ours or foreign, without running code from it.
+
+    Nested dicts of foreign files (`{"state_dict": {...}}`) come back flattened with dots.
+    Errors: MissingInputError, DataError.
+    """
+    found = sniff(path)
+    if found == "missing":
+        raise MissingInputError("no such file", where=path)
+    if found == "safetensors":
+        return _load_safetensors(path)
+    if found == "torch" or Path(path).suffix in (".pt", ".pth", ".ckpt", ".tar"):
+        return _load_torch(path)
+    raise DataError("neither a safetensors nor a torch file", where=path, hint="or it is truncated")
+
+
+def read_header(path: Path) -> Header | None:
+    """The corecli header of a file, without importing torch; None when it has none. Errors: MissingInputError, DataError."""
+    found = sniff(path)
+    if found == "missing":
+        raise MissingInputError("no such file", where=path)
+    if found == "torch":
+        with zipfile.ZipFile(path) as archive:
+            names = [n for n in archive.namelist() if n.endswith(f"/{HEADER_KEY}.json")]
+            return json.loads(archive.read(names[0])) if names else None
+    if found == "safetensors":
+        text = read_safetensors_index(path).get("__metadata__", {}).get(HEADER_KEY)
+        return json.loads(text) if text else None
+    if found == "directory":
+        return None
+    raise DataError("neither a safetensors nor a torch file", where=path, hint="or it is truncated")
+
+
+def read_safetensors_index(path: Path) -> dict[str, Any]:
+    """The JSON index at the head of a safetensors file. Errors: DataError when malformed or truncated."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        text = file.read(min(size, _MAX_HEADER_BYTES))
+    try:
+        if len(text) != size:
+            raise ValueError("header is cut off")
+        index = json.loads(text)
+        end = max((v["data_offsets"][1] for k, v in index.items() if k != "__metadata__"), default=0)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"not a readable safetensors file: {error}", where=path) from error
+    if Path(path).stat().st_size != 8 + size + end:
+        raise DataError("truncated safetensors file", where=path, hint="make or copy it again")
+    return index
+
+
+def fingerprint(tensors: Tensors) -> str:
+    """The hash of names, types, shapes and bytes in name order: equal for equal content in any file layout."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(np.ascontiguousarray(tensor.reshape(-1).view(torch.uint8).numpy()).data)
+    return digest.hexdigest()
+
+
+def pack_strings(strings: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A list of strings as (utf-8 bytes: uint8 [total], offsets: int64 [N + 1])."""
+    import torch
+
+    encoded = [s.encode() for s in strings]
+    offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
+    np.cumsum([len(e) for e in encoded], out=offsets[1:])
+    blob = np.frombuffer(b"".join(encoded), dtype=np.uint8).copy()
+    return torch.from_numpy(blob), torch.from_numpy(offsets)
+
+
+def unpack_strings(blob: torch.Tensor, offsets: torch.Tensor) -> list[str]:
+    """The inverse of `pack_strings`."""
+    data, ends = blob.numpy().tobytes(), offsets.tolist()
+    return [data[a:b].decode() for a, b in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def _torch_bytes(tensors: Tensors, header: str) -> bytes:
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
+    with zipfile.ZipFile(buffer, "a") as archive:  # torch.load ignores the extra member; we read it without torch
+        archive.writestr(zipfile.ZipInfo(f"archive/{HEADER_KEY}.json", _FIXED_DATE), header)
+    return buffer.getvalue()
+
+
+def _load_safetensors(path: Path) -> Tensors:
+    import safetensors
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise DataError(f"not a readable safetensors file: {error}", where=path) from error
+
+
+def _load_torch(path: Path) -> Tensors:
+    import argparse
+
+    import torch
+
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        hint = "only plain tensors are read from .pt files, never code"
+        raise DataError(f"not a safe, readable torch file: {reason[:160]}", where=path, hint=hint) from error
+    return _flatten(content)
+
+
+def _flatten(value: Any, prefix: str = "") -> Tensors:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return {prefix.rstrip("."): value}
+    if not isinstance(value, dict):
+        return {}
+    found: Tensors = {}
+    for name, item in value.items():
+        found.update(_flatten(item, f"{prefix}{name}."))
+    return found

@@ -1,0 +1,121 @@
+"""Atomic files, content sniffing and hashes.
+
+A named target appears only by a final rename, so Make and a reader never see half a file.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from corecli.base.errors import CannotCreateError, DataError, MissingInputError, StorageError
+
+Kind = Literal["missing", "directory", "safetensors", "torch", "npz", "tar", "json", "image", "unknown"]
+
+_IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError raised while writing `path` into a user's error with the right exit code."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+            hint = "free some space and run the same line again"
+            raise StorageError(error.strerror.lower(), where=path, hint=hint) from error
+        raise CannotCreateError((error.strerror or str(error)).lower(), where=path) from error
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary sibling of `path` for writing bytes; on success fsync it and rename it into place.
+
+    Errors: StorageError when the disk is full, CannotCreateError when the place is not writable; the old
+    target, if any, is then untouched and no temporary file is left.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename inside `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Errors: MissingInputError, DataError."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise MissingInputError("no such file", where=path) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"not a readable JSON file: {error}", where=path) from error
+
+
+def sniff(path: Path) -> Kind:
+    """What `path` is, judged by its first bytes and not by its name."""
+    path = Path(path)
+    if path.is_dir():
+        return "directory"
+    if not path.exists():
+        return "missing"
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if head.startswith(b"PK\x03\x04"):
+        return _sniff_zip(path)
+    if head.startswith(_IMAGE_MAGIC) or head[8:12] == b"WEBP":
+        return "image"
+    if head[257:262] == b"ustar":
+        return "tar"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
+        return "safetensors"
+    return "json" if head.lstrip()[:1] in (b"{", b"[") else "unknown"
+
+
+def _sniff_zip(path: Path) -> Kind:
+    try:
+        names = zipfile.ZipFile(path).namelist()
+    except zipfile.BadZipFile:
+        return "unknown"
+    if any(name.endswith("/data.pkl") for name in names):
+        return "torch"
+    return "npz" if any(name.endswith(".npy") for name in names) else "unknown"
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

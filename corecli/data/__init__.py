@@ -1,0 +1,1 @@
+"""Grouped image sets, feature tables, mixtures, order, loading and batched augmentation."""

@@ -1,0 +1,1 @@
+"""One file per image-set format; the folder is the registry."""

@@ -1,0 +1,1 @@
+"""One file per sampler; the folder is the registry."""

@@ -1,0 +1,1 @@
+"""One file per generator family; the folder is the registry."""

@@ -1,0 +1,1 @@
+"""Arrays in, numbers out; one file per metric."""

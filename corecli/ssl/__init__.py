@@ -1,0 +1,1 @@
+"""One file per representation-learning method; the folder is the registry."""
