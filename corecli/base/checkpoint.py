@@ -38,7 +38,13 @@ def save(path: Path, tensors: Tensors, *, kind: str, **header: Any) -> Header:
     Errors: StorageError, CannotCreateError.
     """
     tensors = {name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}
-    full = {"kind": kind, "format": FORMAT_VERSION, "corecli": __version__, **header, "fingerprint": fingerprint(tensors)}
+    full = {
+        "kind": kind,
+        "format": FORMAT_VERSION,
+        "corecli": __version__,
+        **header,
+        "fingerprint": fingerprint(tensors),
+    }
     text = json.dumps(full, sort_keys=True)
     with atomic_write(path) as file:
         if path.suffix in (".pt", ".pth"):
@@ -59,7 +65,7 @@ def load(path: Path, *, kind: str | None = None) -> tuple[Tensors, Header]:
     if header is None:
         raise DataError("not a corecli file", where=path, hint="it has no corecli header")
     if kind is not None and header["kind"] != kind:
-        raise DataError(f"holds a {header['kind']}, not a {kind}", where=path)
+        raise DataError(f"is of kind {header['kind']!r}, not {kind!r}", where=path)
     if header.get("format", 0) > FORMAT_VERSION:
         hint = "upgrade corecli to read it"
         raise DataError(f"format {header['format']} is newer than {FORMAT_VERSION}", where=path, hint=hint)
@@ -86,7 +92,7 @@ def load_tensors(path: Path) -> Tensors:
 
 
 def read_header(path: Path) -> Header | None:
-    """The corecli header of a file, without importing torch; None when it has none. Errors: MissingInputError, DataError."""
+    """The corecli header of a file, read without torch; None when it has none. Errors: MissingInputError, DataError."""
     found = sniff(path)
     if found == "missing":
         raise MissingInputError("no such file", where=path)

@@ -30,7 +30,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
             hint = "free some space and run the same line again"
-            raise StorageError(error.strerror.lower(), where=path, hint=hint) from error
+            raise StorageError((error.strerror or str(error)).lower(), where=path, hint=hint) from error
         raise CannotCreateError((error.strerror or str(error)).lower(), where=path) from error
 
 

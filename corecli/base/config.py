@@ -1,0 +1,229 @@
+"""One frozen dataclass per verb is its command line: options, JSON headers, config-file keys and man pages.
+
+A value comes from the first place that gives it: option > `CORECLI_*` environment > `--config` file > preset > default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from corecli.base.errors import ConfigError, MissingInputError, UsageError, unknown_name
+
+Role = Literal["setting", "input", "output", "runtime"]
+Preset = Mapping[str, Any]
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What a field knows beyond its type: its help, its bounds and what part it plays in the identity of a result.
+
+    Roles: a `setting` changes the result; an `input` names a file or set, compared by content; an `output` and a
+    `runtime` field (batch of a forward pass, device, verbosity) do not change what is computed.
+    """
+
+    help: str
+    role: Role = "setting"
+    choices: tuple[str, ...] | Callable[[], tuple[str, ...]] | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    metavar: str | None = None
+    short: str | None = None
+    positional: bool = False
+
+    def names(self) -> tuple[str, ...]:
+        """The allowed values, or () when any value is."""
+        return tuple(self.choices() if callable(self.choices) else self.choices or ())
+
+
+def option(default: Any = MISSING, **described: Any) -> Any:
+    """A dataclass field that is an option; without a default it is required. Keywords are those of `Option`."""
+    return field(default=default, metadata={"option": Option(**described)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """The options every verb has."""
+
+    config: Path | None = option(None, help="read options from this JSON or TOML file", role="runtime", metavar="FILE")
+    preset: str | None = option(None, help="start from a named set of options", role="runtime", metavar="NAME")
+    seed: int = option(0, help="every random draw is a function of this", minimum=0)
+    device: str = option("auto", help="where to compute", choices=("auto", "cpu", "cuda"), role="runtime")
+    precision: str = option(
+        "auto",
+        help="arithmetic of the networks; losses and statistics stay float32; auto is bf16 on CUDA, else fp32",
+        choices=("auto", "fp32", "bf16"),
+    )
+    nproc: str = option("1", help="processes on this node, or auto for one a GPU", role="runtime", metavar="N|auto")
+    nnodes: str = option("1", help="nodes, passed on to torchrun", role="runtime", metavar="N")
+    rdzv_endpoint: str | None = option(
+        None, help="where nodes meet, passed on to torchrun", role="runtime", metavar="HOST:PORT"
+    )
+    json: bool = option(False, help="print the result as JSON, one object a line", role="runtime")
+    quiet: bool = option(False, help="no progress and no notes on stderr", role="runtime", short="-q")
+    force: bool = option(
+        False, help="start over, replace a finished target, accept a foreign fingerprint", role="runtime"
+    )
+    dry_run: bool = option(False, help="check everything, say what would be done, do nothing", role="runtime")
+
+
+def described(config_class: type[Any]) -> dict[str, tuple[Field[Any], Option, Any]]:
+    """Every option of a Config class by field name: (field, Option, type)."""
+    hints = typing.get_type_hints(config_class)
+    return {f.name: (f, f.metadata["option"], hints[f.name]) for f in fields(config_class)}
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a field name."""
+    return "--" + name.replace("_", "-")
+
+
+def resolve(
+    config_class: type[C],
+    given: Mapping[str, Any],
+    *,
+    presets: Mapping[str, Preset],
+    environment: Mapping[str, str] = os.environ,
+) -> C:
+    """Merge the five sources of values and check them.
+
+    Errors: UsageError for options (unknown preset, bad value, missing), ConfigError for the file and the
+    environment, MissingInputError when the config file is not there.
+    """
+    options = described(config_class)
+    given = {name: _convert(name, value, options[name], UsageError, flag(name)) for name, value in given.items()}
+    from_environment = _from_environment(options, environment)
+    early = {**from_environment, **given}
+    from_file = _from_file(early.get("config"), options)
+    chosen = {**from_file, **early}.get("preset")
+    merged = {**_from_preset(chosen, presets, options), **from_file, **early}
+    for name, (f, _, _) in options.items():
+        if f.default is MISSING and name not in merged:
+            raise UsageError(f"{flag(name)} is required")
+    return config_class(**merged)
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """The fields of a Config that shape its result, as JSON values; inputs as written, outputs and runtime left out."""
+    return {
+        name: to_json(getattr(config, name))
+        for name, (_, opt, _) in described(type(config)).items()
+        if opt.role in ("setting", "input")
+    }
+
+
+def identity(config: Any, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What makes two results the same: the settings, and the content fingerprint of every input instead of its path."""
+    options = described(type(config))
+    own = {n: to_json(getattr(config, n)) for n, (_, opt, _) in options.items() if opt.role == "setting"}
+    return {**own, **inputs}
+
+
+def to_json(value: Any) -> Any:
+    """A field's value as plain JSON."""
+    if isinstance(value, Path):
+        return str(value)
+    return [to_json(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _from_preset(name: str | None, presets: Mapping[str, Preset], options: Mapping[str, Any]) -> dict[str, Any]:
+    if name is None:
+        return {}
+    if name not in presets:
+        raise unknown_name("preset", name, presets)
+    return {k: _convert(k, v, options[k], UsageError, f"preset {name}") for k, v in presets[name].items()}
+
+
+def _from_environment(options: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    found = {}
+    for name in options:
+        variable = f"CORECLI_{name.upper()}"
+        if variable in environment:
+            found[name] = _convert(name, environment[variable], options[name], ConfigError, variable)
+    return found
+
+
+def _from_file(path: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    if path is None:
+        return {}
+    if not path.exists():
+        raise MissingInputError("no such file", where=path)
+    try:
+        text = path.read_text()
+        content = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"neither JSON nor TOML: {error}", where=path) from error
+    found = {}
+    for key, value in content.items():
+        name = key.replace("-", "_")
+        if name not in options:
+            near = difflib.get_close_matches(name, options, n=1)
+            raise ConfigError(f"unknown key {key!r}", where=path, hint=f"did you mean {near[0]!r}?" if near else None)
+        found[name] = _convert(name, value, options[name], ConfigError, f"{path}: {key}")
+    return found
+
+
+def _convert(name: str, value: Any, described_field: tuple[Any, Option, Any], error: type[Any], where: str) -> Any:
+    """`value`, from any source, as the field's type and within its bounds."""
+    _, opt, hint = described_field
+    kind, many, optional = _kind(hint)
+    if value is None:
+        if optional:
+            return None
+        raise error("needs a value", where=where)
+    if many:
+        items = value if isinstance(value, list | tuple) else str(value).split(",")
+        return tuple(_check(_parse(item, kind, error, where), opt, name, error, where) for item in items)
+    return _check(_parse(value, kind, error, where), opt, name, error, where)
+
+
+def _kind(hint: Any) -> tuple[type[Any], bool, bool]:
+    """(scalar type, is it a tuple of them, may it be None) of a field's annotation."""
+    optional = False
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        optional = type(None) in typing.get_args(hint)
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+    if typing.get_origin(hint) is tuple:
+        return typing.get_args(hint)[0], True, optional
+    return hint, False, optional
+
+
+def _parse(value: Any, kind: type[Any], error: type[Any], where: str) -> Any:
+    if kind is bool:
+        words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+        if str(value).lower() in words:
+            return words[str(value).lower()]
+        raise error(f"{value!r} is not true or false", where=where)
+    if isinstance(value, bool) or (kind is int and isinstance(value, float) and value != int(value)):
+        raise error(f"{value!r} is not a valid {kind.__name__}", where=where)
+    try:
+        return kind(value)
+    except (TypeError, ValueError) as cause:
+        raise error(f"{value!r} is not a valid {kind.__name__}", where=where) from cause
+
+
+def _check(value: Any, opt: Option, name: str, error: type[Any], where: str) -> Any:
+    names = opt.names()
+    if names and value not in names:
+        unknown = unknown_name(name.replace("_", " "), str(value), names)
+        raise error(unknown.reason, where=None if error is UsageError else where, hint=unknown.hint)
+    if opt.minimum is not None and value < opt.minimum:
+        raise error(f"{value} is below {opt.minimum:g}", where=where)
+    if opt.maximum is not None and value > opt.maximum:
+        raise error(f"{value} is above {opt.maximum:g}", where=where)
+    return value
+
+
+def replace(config: C, **changes: Any) -> C:
+    """A copy of a Config with some fields changed."""
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]

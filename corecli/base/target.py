@@ -1,0 +1,56 @@
+"""Is a named target already there, and is it the one this line would make?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from corecli.base.checkpoint import read_header
+from corecli.base.errors import CannotCreateError, DataError
+from corecli.base.files import read_json, sniff
+
+MANIFEST = "manifest.json"
+
+
+def is_finished(out: Path, identity: dict[str, Any], *, force: bool) -> bool:
+    """True when `out` is complete and was made with the same `identity`; False when it is still to be made.
+
+    Errors: CannotCreateError when `out` exists and is something else, naming the fields that differ.
+    """
+    if force or not out.exists():
+        return False
+    made_with = _identity_of(out)
+    if made_with is None:
+        raise CannotCreateError("exists and was not made by this line", where=out, hint="--force replaces it")
+    refuse_difference(out, made_with, identity)
+    return True
+
+
+def refuse_difference(where: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """CannotCreateError naming every field in which two identities differ; nothing when they are equal."""
+    names = sorted(n for n in there.keys() | wanted.keys() if there.get(n) != wanted.get(n))
+    if names:
+        shown = "; ".join(f"{n}: {_short(there.get(n))} there, {_short(wanted.get(n))} now" for n in names)
+        raise CannotCreateError(f"exists with another config: {shown}", where=where, hint="--force starts over")
+
+
+def _identity_of(out: Path) -> dict[str, Any] | None:
+    kind = sniff(out)
+    if kind == "directory":
+        manifest = out / MANIFEST
+        if not manifest.exists():
+            return {} if not any(out.iterdir()) else None
+        content = read_json(manifest)
+        return content.get("identity") if content.get("complete") else None
+    if kind == "json":
+        return read_json(out).get("identity")
+    try:
+        header = read_header(out)
+    except DataError:
+        return None
+    return header.get("identity") if header else None
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:12] + "..."

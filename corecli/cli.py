@@ -1,0 +1,193 @@
+"""The lazy table of verbs: only the verb that was asked for is imported, and torch only when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Annotated, Any
+
+import typer
+
+from corecli import __version__
+from corecli.base import config as cfg
+from corecli.base.errors import CorecliError, unknown_name
+from corecli.base.outcome import Outcome, to_json_line
+
+VERBS: Mapping[str, str] = {
+    "extract": "write the features of an image set",
+    "train-gen": "train an image generator, on features, labels or nothing",
+    "sample": "make images with a trained generator",
+    "inflate": "mix real and synthetic image sets, or convert one",
+    "train-ssl": "train an image encoder",
+    "probe": "score an encoder's features on labels",
+    "fid": "measure the distance between two image sets",
+    "show": "draw an image set as a contact sheet",
+    "completion": "print the completion script of a shell",
+}
+SUMMARY = "Train image encoders and image generators and let each improve the other."
+_PARSER_ERROR = typer.BadParameter.__bases__[0]  # the usage error of typer's parser, whatever module it lives in
+
+
+def main() -> None:
+    """The `corecli` command."""
+    sys.exit(run_line(sys.argv[1:]))
+
+
+def run_line(argv: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    verb = next((word for word in argv if not word.startswith("-")), None)
+    debug = "CORECLI_DEBUG" in os.environ
+    try:
+        if verb is not None and verb not in VERBS:
+            raise unknown_name("verb", verb, VERBS)
+        return build_app(verb)(argv, prog_name="corecli", standalone_mode=False) or 0
+    except _PARSER_ERROR as error:
+        return _fail(verb, str(error.format_message()).rstrip("."), 2)  # type: ignore[attr-defined]
+    except CorecliError as error:
+        if debug:
+            raise
+        return _fail(verb, str(error), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        return _fail(verb, "interrupted, nothing saved", 130)
+
+
+def build_app(verb: str | None) -> typer.Typer:
+    """The typer application with `verb` loaded and the other verbs as names; with None, names alone."""
+    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
+    app = typer.Typer(
+        help=SUMMARY,
+        add_completion=False,
+        rich_markup_mode=None if plain else "rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_top)
+    for name, summary in VERBS.items():
+        if name == verb:
+            module = load_verb(name)
+            app.command(name, help=inspect.getdoc(module))(_command(name, module))
+        else:
+            app.command(name, help=summary)(_name_only)
+    return app
+
+
+def load_verb(name: str) -> ModuleType:
+    """The module of a verb: its docstring, Config, PRESETS, EXAMPLES, check() and run()."""
+    return importlib.import_module(f"corecli.commands.{name.replace('-', '_')}")
+
+
+def _name_only() -> None:
+    """Stands for a verb that was not asked for."""
+
+
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        print(f"corecli {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
+
+
+def _command(name: str, module: ModuleType) -> Callable[..., int]:
+    """A typer command whose parameters are the fields of the verb's Config; unset ones arrive as None."""
+
+    def command(**given: Any) -> int:
+        values = {k: v for k, v in given.items() if v is not None and v != []}
+        return dispatch(name, module, cfg.resolve(module.Config, values, presets=module.PRESETS))
+
+    parameters = [_parameter(n, *described) for n, described in cfg.described(module.Config).items()]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def _parameter(name: str, f: Any, opt: cfg.Option, hint: Any) -> inspect.Parameter:
+    kind, many, _ = cfg._kind(hint)
+    parsed = bool if kind is bool else str  # every source of values is converted and checked in one place, cfg.resolve
+    text = help_text(f, opt)
+    metavar = opt.metavar or ("|".join(opt.names()) if 0 < len(opt.names()) <= 4 else kind.__name__.upper())
+    if opt.positional:
+        info: Any = typer.Argument(help=text, metavar=metavar, show_default=False)
+    else:
+        spelled = cfg.flag(name)
+        if kind is bool and (opt.role != "runtime" or f.default is True):
+            spelled += f"/--no-{spelled[2:]}"
+        names = (spelled, opt.short) if opt.short else (spelled,)
+        shown = None if kind is bool else metavar
+        info = typer.Option(*names, help=text, metavar=shown, show_default=False)
+    annotation = Annotated[list[parsed] | None if many else parsed | None, info]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def help_text(f: Any, opt: cfg.Option) -> str:
+    """An option's help with its choices and default."""
+    extra = []
+    if len(opt.names()) > 4:
+        extra.append("one of " + ", ".join(opt.names()))
+    if f.default is cfg.MISSING:
+        extra.append("required")
+    elif f.default not in (None, (), False):
+        extra.append(f"default {cfg.to_json(f.default)}")
+    return f"{opt.help} [{'; '.join(extra)}]" if extra else opt.help
+
+
+def dispatch(name: str, module: ModuleType, config: Any) -> int:
+    """Check, then run a verb where it should run: here, or in processes started underneath."""
+    plan = module.check(config)
+    if getattr(config, "dry_run", False):
+        record = {"verb": name, "config": cfg.settings(config), **plan}
+        lines = tuple(f"{key}\t{cfg.to_json(value)}" for key, value in {**record["config"], **plan}.items())
+        _print(Outcome(lines=lines, records=(record,)), as_json=config.json)
+        return 0
+    if not hasattr(config, "device"):  # a verb without computation, such as completion
+        _print(module.run(config), as_json=False)
+        return 0
+    from corecli.engine import launch
+
+    if launch.needed(config):
+        return launch.launch(config)
+    with _stdout_for_results(), launch.joined(config, name) as world:
+        outcome = module.run(config, world)
+    if world.is_main:
+        for note in () if config.quiet else outcome.notes:
+            print(f"corecli {name}: {note}", file=sys.stderr)
+        _print(outcome, as_json=config.json)
+    return 0
+
+
+class _stdout_for_results:
+    """While a verb runs, whatever it or a library prints goes to stderr; stdout is kept for the result."""
+
+    def __enter__(self) -> None:
+        sys.stdout.flush()
+        self.kept = os.dup(1)
+        os.dup2(2, 1)
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout.flush()
+        os.dup2(self.kept, 1)
+        os.close(self.kept)
+
+
+def _print(outcome: Outcome, *, as_json: bool) -> None:
+    lines = map(to_json_line, outcome.records) if as_json else outcome.lines
+    for line in lines:
+        print(line)
+    sys.stdout.flush()
+
+
+def _fail(verb: str | None, message: str, code: int) -> int:
+    name = f"corecli {verb}" if verb in VERBS else "corecli"
+    line = " ".join(message.split())
+    print(f"{name}: error: {line}", file=sys.stderr)
+    return code

@@ -1,0 +1,30 @@
+"""Print the completion script of a shell, for `source <(corecli completion bash)` and the like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from corecli.base.config import Preset, option
+from corecli.base.outcome import Outcome
+
+PRESETS: dict[str, Preset] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Options of `corecli completion`."""
+
+    shell: str = option(help="the shell", choices=("bash", "zsh", "fish"), positional=True)
+
+
+def check(config: Config) -> dict[str, Any]:
+    """Nothing can be wrong beyond the shell's name."""
+    return {}
+
+
+def run(config: Config) -> Outcome:
+    """The script, generated from every verb's Config."""
+    from corecli.pages import completion
+
+    return Outcome(lines=(completion(config.shell),))

@@ -1,0 +1,88 @@
+"""Progress on stderr: a rich bar on a terminal, else a plain line every 30 seconds; none with --quiet."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+_LINE_SEC = 30.0
+
+
+class Progress:
+    """How far a piece of work is, in its own unit (steps or images), with images per second and time left."""
+
+    def __init__(self, label: str, *, total: int, done: int = 0, shown: bool = True) -> None:
+        self.label, self.total, self.done = label, total, done
+        self.images = 0
+        self._started = self._last_line = time.monotonic()
+        self._first = done
+        self._bar = _bar(label, total, done) if shown and _is_terminal() else None
+        self._plain = shown and self._bar is None
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self._plain and self.done > self._first:
+            self._line({})
+
+    def advance(self, count: int = 1, *, images: int = 0) -> None:
+        """Report `count` more units done, in which `images` images were presented."""
+        self.done += count
+        self.images += images
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self.done, speed=self._speed())
+        elif self._plain and time.monotonic() - self._last_line >= _LINE_SEC:
+            self._line({})
+
+    def show(self, values: Mapping[str, float]) -> None:
+        """Show logged values such as the loss beside the progress."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], values=_text(values))
+        elif self._plain:
+            self._line(values)
+
+    def _speed(self) -> str:
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        return f"{self.images / elapsed:.0f} img/s" if self.images else ""
+
+    def _line(self, values: Mapping[str, float]) -> None:
+        self._last_line = time.monotonic()
+        rate = (self.done - self._first) / max(self._last_line - self._started, 1e-9)
+        left = (self.total - self.done) / rate if rate else 0.0
+        parts = (f"{self.label} {self.done}/{self.total}", _text(values), self._speed(), f"{left:.0f} s left")
+        print("  ".join(p for p in parts if p), file=sys.stderr, flush=True)
+
+
+def _text(values: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def _is_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _bar(label: str, total: int, done: int) -> Any:
+    """A rich progress bar; rich is imported only where there is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[values]}"),
+    )
+    bar = RichProgress(*columns, console=Console(stderr=True))
+    bar.add_task(label, total=total, completed=done, speed="", values="")
+    return bar

@@ -1,0 +1,170 @@
+"""A run that can be killed anywhere: work in progress lives in `<out>.d/`, and the same line continues it.
+
+Nothing random is stored, since every draw is a function of (seed, step); the state is the step and the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from corecli.base import checkpoint
+from corecli.base.errors import DataError, InterruptedAfterSaving
+from corecli.base.files import read_json, storage_errors, write_json
+from corecli.base.target import refuse_difference
+from corecli.engine.dist import World, any_rank, barrier
+from corecli.engine.progress import Progress
+from corecli.engine.signals import StopRequest
+
+Tensors = dict[str, torch.Tensor]
+_SAVE, _STOP = 1, 2
+
+
+def folder_of(out: Path) -> Path:
+    """The run folder of a target: `g.pt` is made in `g.pt.d/`."""
+    return out.with_name(out.name + ".d")
+
+
+def open_folder(out: Path, identity: Mapping[str, Any], world: World, *, force: bool) -> Path:
+    """Make or reopen the run folder of `out`. Errors: CannotCreateError when it belongs to another config."""
+    folder = folder_of(out)
+    about = folder / "run.json"
+    if world.is_main:
+        if force and folder.exists():
+            shutil.rmtree(folder)
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        if about.exists():
+            refuse_difference(folder, read_json(about), dict(identity))
+        else:
+            write_json(about, dict(identity))
+    barrier(world)
+    return folder
+
+
+class Run:
+    """The steps of a training run: resumes, saves, logs, and stops on a signal with all ranks at the same step.
+
+    `state()` gives the tensors to save and `restore(tensors)` takes them back; both are called on every rank.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        label: str,
+        world: World,
+        total_steps: int,
+        state: Callable[[], Tensors],
+        restore: Callable[[Tensors], None],
+        save_every_sec: float,
+        log_every_steps: int,
+        quiet: bool,
+    ) -> None:
+        self.folder, self.world, self.total_steps = folder, world, total_steps
+        self._state, self._save_every_sec, self._log_every_steps = state, save_every_sec, log_every_steps
+        self.first_step, tensors = _newest_state(folder)
+        if tensors:
+            restore(tensors)
+        self._log = _Log(folder / "log.jsonl", self.first_step) if world.is_main else None
+        shown = world.is_main and not quiet
+        self._progress = Progress(label, total=total_steps, done=self.first_step, shown=shown)
+        self._stop = StopRequest()
+        self._last_save = time.monotonic()
+
+    def __enter__(self) -> Run:
+        self._stop.__enter__()
+        self._progress.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.__exit__()
+        self._stop.__exit__()
+
+    def steps(self) -> Iterator[int]:
+        """The steps still to do. Errors: InterruptedAfterSaving after a signal, with the state saved."""
+        for step in range(self.first_step, self.total_steps):
+            yield step
+            self._after(step + 1)
+
+    def is_log_step(self, step: int) -> bool:
+        """Whether `log` should be called for this step: every n-th, and the last."""
+        return (step + 1) % self._log_every_steps == 0 or step + 1 == self.total_steps
+
+    def presented(self, images: int) -> None:
+        """Count one step done, in which `images` images were presented over all ranks."""
+        self._progress.advance(images=images)
+
+    def log(self, step: int, values: Mapping[str, float | torch.Tensor]) -> None:
+        """Append values to `log.jsonl` and show them; call it on log steps alone, as it waits for the device."""
+        if self._log is not None:
+            plain = {name: float(value) for name, value in values.items()}
+            self._log.append({"step": step + 1, **plain})
+            self._progress.show(plain)
+
+    def finish(self) -> None:
+        """Forget the saved states once the target is in place; the log and the pictures stay."""
+        if self.world.is_main:
+            for path in self.folder.glob("state-*.safetensors"):
+                path.unlink()
+
+    def _after(self, done: int) -> None:
+        """At the end of a step: save when it is time or when a signal came, on all ranks alike."""
+        due = time.monotonic() - self._last_save >= self._save_every_sec
+        wish = (_STOP if self._stop.asked else 0) | (_SAVE if due and self.world.is_main else 0)
+        agreed = any_rank(wish, self.world)
+        if agreed and done < self.total_steps:
+            self._save(done)
+            if agreed & _STOP:
+                raise InterruptedAfterSaving(
+                    f"stopped at step {done} of {self.total_steps}, saved", hint="the same line resumes"
+                )
+
+    def _save(self, done: int) -> None:
+        tensors = self._state()
+        if self.world.is_main:
+            old = sorted(self.folder.glob("state-*.safetensors"))
+            checkpoint.save(self.folder / f"state-{done:09d}.safetensors", tensors, kind="state", step=done)
+            for path in old[:-1]:  # the one before stays, should this one be damaged
+                path.unlink()
+        self._last_save = time.monotonic()
+
+
+def _newest_state(folder: Path) -> tuple[int, Tensors]:
+    """(step, tensors) of the newest saved state that is whole; (0, {}) when there is none."""
+    for path in sorted(folder.glob("state-*.safetensors"), reverse=True):
+        try:
+            tensors, header = checkpoint.load(path, kind="state")
+        except DataError:
+            continue
+        return int(header["step"]), tensors
+    return 0, {}
+
+
+class _Log:
+    """`log.jsonl`: one object a logged step, cut at the step a run resumes from."""
+
+    def __init__(self, path: Path, first_step: int) -> None:
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first_step]
+        self._path = path
+        self._started = time.monotonic()
+        with storage_errors(path):
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(kept))
+            os.replace(temporary, path)
+
+    def append(self, record: dict[str, Any]) -> None:
+        record["seconds"] = round(time.monotonic() - self._started, 3)
+        with storage_errors(self._path), open(self._path, "a") as file:
+            file.write(json.dumps(record) + "\n")

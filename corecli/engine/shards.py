@@ -1,0 +1,100 @@
+"""Rows of work in shards: each finished shard is one renamed file in the run folder; a killed run redoes at most one.
+
+The shard boundaries depend on the number of rows alone, so batches, and with them the results, are the same for any
+number of processes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from corecli.base import checkpoint
+from corecli.base.errors import DataError, InterruptedAfterSaving
+from corecli.engine.dist import World, any_rank, barrier
+from corecli.engine.progress import Progress
+from corecli.engine.signals import StopRequest
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Shards:
+    """`num_rows` rows cut into files of `shard_size` rows under `folder`."""
+
+    def __init__(self, folder: Path, *, num_rows: int, shard_size: int) -> None:
+        self.folder, self.num_rows, self.shard_size = folder, num_rows, shard_size
+        self.num_shards = -(-num_rows // shard_size)
+
+    def compute(
+        self,
+        make: Callable[[int, int], Tensors],
+        *,
+        label: str,
+        world: World,
+        batch_size: int,
+        quiet: bool,
+    ) -> None:
+        """Fill every missing shard with `make(start, stop)` of its batches, shards dealt out to the ranks in turn.
+
+        Errors: InterruptedAfterSaving after a signal; finished shards are kept.
+        """
+        missing = [i for i in range(self.num_shards) if not self._path(i).exists()]
+        barrier(world)  # no rank may list the folder while another already fills it
+        mine = missing[world.rank :: world.size]
+        todo = sum(self._rows(i)[1] - self._rows(i)[0] for i in mine)
+        shown = world.is_main and not quiet
+        with StopRequest() as stop, Progress(label, total=todo, shown=shown) as progress:
+            for index in mine:
+                if not self._fill(index, make, batch_size, stop, progress):
+                    break
+            stopped = any_rank(int(stop.asked), world)
+        if stopped:
+            raise InterruptedAfterSaving("stopped, finished shards are kept", hint="the same line resumes")
+
+    def read(self) -> Iterator[Tensors]:
+        """The shards in row order."""
+        for index in range(self.num_shards):
+            yield checkpoint.load(self._path(index), kind="shard")[0]
+
+    def check(self) -> None:
+        """Delete every shard that does not match its hash, so that `compute` makes it again."""
+        for index in range(self.num_shards):
+            if self._path(index).exists():
+                try:
+                    checkpoint.load(self._path(index), kind="shard")
+                except DataError:
+                    self._path(index).unlink()
+
+    def remove(self) -> None:
+        """Delete the run folder once the target is in place."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _fill(
+        self,
+        index: int,
+        make: Callable[[int, int], Tensors],
+        batch_size: int,
+        stop: StopRequest,
+        progress: Progress,
+    ) -> bool:
+        """Make one shard batch by batch; False when a signal came first."""
+        first, last = self._rows(index)
+        parts: list[Tensors] = []
+        for start in range(first, last, batch_size):
+            if stop.asked:
+                return False
+            end = min(start + batch_size, last)
+            parts.append({name: t.cpu() for name, t in make(start, end).items()})
+            progress.advance(end - start, images=end - start)
+        tensors = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+        checkpoint.save(self._path(index), tensors, kind="shard")
+        return True
+
+    def _rows(self, index: int) -> tuple[int, int]:
+        return index * self.shard_size, min((index + 1) * self.shard_size, self.num_rows)
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"shard-{index:06d}.safetensors"
