@@ -1,0 +1,224 @@
+"""Processes that work as one: joining them, and the few collectives a run needs.
+
+The convention: every rank's loss is its share, and the loss of the global batch is the mean of the shares. Whatever
+crosses ranks has its exact adjoint (the gradient of a gathered tensor is summed over ranks), so the gradient of that
+mean is the mean over ranks of the local gradients. `average_gradients`, called once after `backward`, takes that mean
+and is the only place that divides; losses never scale by the world size. Ranks hold equal numbers of rows.
+
+With one process nothing here communicates or copies.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from corecli.base.errors import UnavailableError
+from corecli.base.rng import derive
+
+# A rank may wait this long for another that still samples its shard; a dead rank is noticed by the launcher.
+_TIMEOUT = timedelta(hours=6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among those that work on the same run."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and the result."""
+        return self.rank == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What the launcher of this process says about it; `init_method` is where the ranks meet."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    init_method: str = "env://"
+
+
+def join(device: str = "auto", *, environment: Mapping[str, str] = os.environ) -> World:
+    """Join the processes this one was started among (torchrun, or a step of srun), or be a world of one.
+
+    `device` is auto, cpu or cuda. CPU tensors travel by gloo and CUDA tensors by NCCL, in the same group.
+    Errors: UnavailableError when CUDA is asked for and absent, or the other processes cannot be reached.
+    """
+    launch = find_launch(environment)
+    place = _choose_device(device, launch.local_rank)
+    if launch.size > 1:
+        _start_group(launch, place)
+    return World(rank=launch.rank, size=launch.size, local_rank=launch.local_rank, device=place)
+
+
+def leave(world: World) -> None:
+    """Leave the group joined, if any; does not wait for the others, so it is safe after an error."""
+    if world.size > 1 and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def find_launch(environment: Mapping[str, str]) -> Launch:
+    """Read rank and meeting place from torchrun's variables, else from those of an srun step with several tasks.
+
+    An sbatch script outside srun has SLURM_NTASKS but no step, and is a world of one.
+    """
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return Launch(
+            rank=int(environment["RANK"]),
+            size=int(environment["WORLD_SIZE"]),
+            local_rank=int(environment.get("LOCAL_RANK", "0")),
+        )
+    size = int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1")))
+    if "SLURM_STEP_ID" not in environment or size == 1:
+        return Launch()
+    return Launch(
+        rank=int(environment["SLURM_PROCID"]),
+        size=size,
+        local_rank=int(environment["SLURM_LOCALID"]),
+        init_method=f"tcp://{_first_host(environment)}:{_port(environment)}",
+    )
+
+
+def current_rank() -> int:
+    """The rank of this process in the group, 0 outside one: where its rows begin among gathered ones."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def gather_with_gradient(x: torch.Tensor) -> torch.Tensor:
+    """The rows of all ranks in rank order: [B, ...] -> [B * size, ...], equal B everywhere.
+
+    The gradient of the result is summed over ranks and returned to the rank each row came from.
+    """
+    return _Gather.apply(x) if dist.is_initialized() else x  # pyright: ignore[reportReturnType]
+
+
+def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
+    """The sum of `x` over ranks, without gradient; a new tensor."""
+    total = x.detach().clone()
+    if dist.is_initialized():
+        dist.all_reduce(total)
+    return total
+
+
+def mean_over_ranks(x: torch.Tensor) -> torch.Tensor:
+    """The mean of floating-point `x` over ranks, without gradient; of loss shares, it is the loss of the batch."""
+    return sum_over_ranks(x) / (dist.get_world_size() if dist.is_initialized() else 1)
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter], world: World) -> None:
+    """Replace every gradient by its mean over ranks, in one all-reduce a dtype; call it once after `backward`.
+
+    The same parameters must have a gradient on every rank.
+    """
+    if world.size == 1:
+        return
+    for gradients in _by_dtype(p.grad for p in parameters if p.grad is not None):
+        bucket = torch.cat([g.reshape(-1) for g in gradients])
+        dist.all_reduce(bucket)
+        _unpack(bucket.div_(world.size), gradients)
+
+
+def broadcast_tensors(tensors: Iterable[torch.Tensor], world: World) -> None:
+    """Overwrite the tensors of every rank with those of rank 0."""
+    if world.size == 1:
+        return
+    for group in _by_dtype(t.detach() for t in tensors):
+        bucket = torch.cat([t.reshape(-1) for t in group])
+        dist.broadcast(bucket, src=0)
+        _unpack(bucket, group)
+
+
+def any_rank(flags: int, world: World) -> int:
+    """The bits set on any rank, the same on all: how ranks agree to stop at the same step."""
+    if world.size == 1:
+        return flags
+    bits = torch.tensor(flags, dtype=torch.int64)
+    dist.all_reduce(bits, op=dist.ReduceOp.BOR)
+    return int(bits)
+
+
+def barrier(world: World) -> None:
+    """Wait until every rank is here."""
+    any_rank(0, world)
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose backward is its adjoint: sum over ranks, then each rank's own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.num_rows = x.shape[0]
+        rows = x.new_empty(x.shape[0] * dist.get_world_size(), *x.shape[1:])
+        dist.all_gather_into_tensor(rows, x.contiguous())
+        return rows
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.narrow(0, dist.get_rank() * ctx.num_rows, ctx.num_rows)
+
+
+def _by_dtype(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
+    groups: dict[torch.dtype, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    return list(groups.values())
+
+
+def _unpack(bucket: torch.Tensor, tensors: list[torch.Tensor]) -> None:
+    parts = bucket.split([t.numel() for t in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view(tensor.shape))
+
+
+def _choose_device(device: str, local_rank: int) -> torch.device:
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UnavailableError("no CUDA device was found", hint="use --device cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count > 1:
+        raise UnavailableError(f"process {local_rank} of this node has no GPU, there are {count}", hint="lower --nproc")
+    place = torch.device("cuda", local_rank % count)  # srun --gpus-per-task shows each task one device, number 0
+    torch.cuda.set_device(place)
+    return place
+
+
+def _start_group(launch: Launch, place: torch.device) -> None:
+    backend = "gloo" if place.type == "cpu" else "cpu:gloo,cuda:nccl"
+    try:
+        dist.init_process_group(
+            backend, init_method=launch.init_method, rank=launch.rank, world_size=launch.size, timeout=_TIMEOUT
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = f"cannot join the other {launch.size - 1} processes: {str(error).splitlines()[0]}"
+        raise UnavailableError(reason, hint="are the address and the port of rank 0 reachable?") from error
+
+
+def _first_host(environment: Mapping[str, str]) -> str:
+    """The first name of a SLURM node list, e.g. `gpu03` of `gpu[03-05,9],login1`."""
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "localhost")
+    match = re.match(r"(?:\[[^\]]*\]|[^,\[])*", nodes)
+    first = match.group() if match else nodes
+    return re.sub(r"\[([^\]\-,]*)[^\]]*\]", r"\1", first)
+
+
+def _port(environment: Mapping[str, str]) -> int:
+    """A port in 20000-60000 that all tasks of a step agree on and that neighbouring jobs do not share."""
+    job, step = environment.get("SLURM_JOB_ID", "0"), environment["SLURM_STEP_ID"]
+    return 20000 + derive(0, "port", job, step) % 40001

@@ -1,0 +1,100 @@
+"""Learning rates as pure functions of the step, and lengths of training in steps, epochs or images.
+
+A run of several stages, such as `psl:10000` then `simclr:90000` (CORE, PSL-10K + G2R), restarts the warm-up and the
+cosine with each stage, as each has its own objective. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from corecli.base.errors import UsageError
+
+Shape = Literal["cosine", "constant"]
+
+_UNITS = {
+    "steps": ("", "step", "steps", "it"),
+    "epochs": ("ep", "epoch", "epochs"),
+    "images": ("img", "imgs", "image", "images"),
+}
+_SCALES = {"": 1, "k": 1_000, "m": 1_000_000}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([km]?)\s*([a-z]*)\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duration:
+    """A length of training, in one of three units."""
+
+    value: float
+    unit: Literal["steps", "epochs", "images"]
+
+    def to_steps(self, *, steps_per_epoch: int, batch_size: int) -> int:
+        """The length in steps, rounded up; `batch_size` is that of the global batch."""
+        steps = {"steps": 1.0, "epochs": float(steps_per_epoch), "images": 1 / batch_size}[self.unit]
+        return math.ceil(self.value * steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A method and the number of steps it trains for."""
+
+    method: str
+    steps: int
+
+
+def learning_rate(step: int, *, peak: float, total_steps: int, warmup_steps: int = 0, shape: Shape = "cosine") -> float:
+    """The learning rate of `step` in 0..total_steps-1: a linear warm-up, then a half cosine to 0, or constant.
+
+    The warm-up starts at peak / (warmup_steps + 1), so that no step is wasted, and `step == warmup_steps` is the peak;
+    the cosine would reach 0 at `total_steps` (Loshchilov & Hutter, SGDR, Eq. 5, without restarts).
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / (warmup_steps + 1)
+    if shape == "constant":
+        return peak
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def parse_duration(text: str) -> Duration:
+    """Read `500`, `10k steps`, `10ep`, `0.5 epochs`, `100k images` or `100Kimg`. Errors: UsageError."""
+    match = _DURATION.fullmatch(text)
+    names = {name: unit for unit, aliases in _UNITS.items() for name in aliases}
+    if match is None or match.group(3).lower() not in names:
+        raise UsageError(f"{text!r} is not a length of training", hint="write 500, 10ep or 100k images")
+    value = float(match.group(1)) * _SCALES[match.group(2).lower()]
+    unit = names[match.group(3).lower()]
+    if unit == "steps" and not value.is_integer():
+        raise UsageError(f"{text!r} is not a whole number of steps")
+    return Duration(value=value, unit=unit)  # pyright: ignore[reportArgumentType]
+
+
+def parse_stage(text: str) -> tuple[str, Duration]:
+    """Read `METHOD:DURATION`, such as `psl:10000` or `simclr:50ep`. Errors: UsageError."""
+    method, separator, length = text.partition(":")
+    if not (method and separator):
+        raise UsageError(f"stage {text!r} has no length", hint="write METHOD:STEPS, such as psl:10000")
+    return method, parse_duration(length)
+
+
+def find_stage(stages: Sequence[Stage], step: int) -> tuple[int, int]:
+    """(index of the stage that `step` of the whole run falls in, step counted from that stage's start)."""
+    for index, stage in enumerate(stages):
+        if step < stage.steps:
+            return index, step
+        step -= stage.steps
+    raise IndexError(f"step {step} is after the last stage")
+
+
+def check_warmup(stages: Sequence[Stage], warmup_steps: int) -> None:
+    """Refuse stages without a step, or shorter than the warm-up. Errors: UsageError."""
+    for stage in stages:
+        if stage.steps < 1:
+            raise UsageError(f"stage {stage.method} has no steps")
+        if warmup_steps >= stage.steps:
+            hint = "lower --warmup"
+            raise UsageError(f"a warm-up of {warmup_steps} steps leaves nothing of {stage.steps} steps", hint=hint)

@@ -1,0 +1,152 @@
+"""Backbones: torchvision's ResNets with an explicit stem, a tiny one for laptops, and any timm model.
+
+Key names are torchvision's or timm's, so that weights load there with `strict=True` (without the classifier).
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+from torchvision.models import resnet
+
+from corecli.base.errors import UnavailableError, UsageError, unknown_name
+
+Stem = Literal["cifar", "imagenet", "cifar-padding2"]
+STEMS = ("cifar", "imagenet", "cifar-padding2")
+TIMM = "timm:"
+
+_BUILDERS = {"resnet18": resnet.resnet18, "resnet34": resnet.resnet34, "resnet50": resnet.resnet50}
+NAMES = ("resnet10-tiny", *_BUILDERS)
+_SMALL_PX = 64
+
+
+def build_backbone(name: str, *, stem: Stem | None, image_size: int | None) -> tuple[nn.Module, int]:
+    """A backbone with random weights, and its number of features: float [B, 3, H, W] -> float [B, D], pooled.
+
+    `name` is one of NAMES, or `timm:NAME`, whose stem is its own (`stem` None) and whose input size, where the model
+    has a fixed one, is `image_size`. Errors: UsageError, UnavailableError without timm.
+    """
+    if name.startswith(TIMM):
+        return build_timm(name.removeprefix(TIMM), image_size=image_size, pretrained=False)
+    if name not in NAMES:
+        raise unknown_name("backbone", name, (*NAMES, "timm:NAME"))
+    net: Any = TinyResNet() if name == "resnet10-tiny" else _BUILDERS[name](weights=None)
+    num_features = net.fc.in_features
+    net.fc = nn.Identity()
+    if stem != "imagenet":
+        _shrink_stem(net, padding=2 if stem == "cifar-padding2" else 1)
+    return net, num_features
+
+
+def choose_stem(backbone: str, image_size: int | None) -> Stem | None:
+    """cifar for images of up to 64 px, else imagenet; None for timm models, which have a stem of their own."""
+    if backbone.startswith(TIMM):
+        return None
+    return "cifar" if image_size is not None and image_size <= _SMALL_PX else "imagenet"
+
+
+def check_stem(backbone: str, stem: str | None) -> Stem | None:
+    """`stem` if `backbone` can have it. Errors: UsageError."""
+    if backbone.startswith(TIMM):
+        if stem is not None:
+            raise UsageError(f"{backbone} has a stem of its own", hint="leave --stem out")
+        return None
+    if stem not in STEMS:
+        raise unknown_name("stem", str(stem), STEMS)
+    return cast(Stem, stem)
+
+
+class TinyResNet(nn.Module):
+    """One basic block a stage, 32 to 256 channels (1.2 M parameters): 8 to 16 px images train in seconds on a laptop.
+
+    torchvision's key names and forward pass, at half the width of a ResNet-10.
+    """
+
+    def __init__(self, *, width: int = 32, num_classes: int = 1000) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = nn.Sequential(resnet.BasicBlock(width, width))
+        self.layer2 = _halving_stage(width)
+        self.layer3 = _halving_stage(2 * width)
+        self.layer4 = _halving_stage(4 * width)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc: nn.Module = nn.Linear(8 * width, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W] -> [B, D]."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+def build_timm(name: str, *, image_size: int | None, pretrained: bool) -> tuple[nn.Module, int]:
+    """A timm model without classifier, and its number of features.
+
+    Errors: UnavailableError without timm or when the weights cannot be fetched; UsageError for an unknown name.
+    """
+    timm = _import_timm()
+    _check_timm_name(timm, name)
+    sized = {} if image_size is None or not _has_fixed_size(timm, name) else {"img_size": image_size}
+    try:
+        net = timm.create_model(name, pretrained=pretrained, num_classes=0, **sized)
+    except Exception as error:
+        if not pretrained:
+            raise UsageError(f"timm cannot build {name}: {error}") from error
+        hint = f"download the file and write timm:{name}:FILE"
+        raise UnavailableError(f"the weights of timm's {name} cannot be fetched", hint=hint) from error
+    return net, int(getattr(net, "head_hidden_size", None) or net.num_features)
+
+
+def timm_preprocessing(name: str, image_size: int | None) -> dict[str, Any]:
+    """What a timm model expects of its input: mean, std, image_size, interpolation. Errors: as `build_timm`."""
+    timm = _import_timm()
+    _check_timm_name(timm, name)
+    config = timm.get_pretrained_cfg(name)
+    if config is None:
+        return {"image_size": image_size or 224}
+    return {
+        "mean": list(config.mean),
+        "std": list(config.std),
+        "image_size": image_size or config.input_size[-1],
+        "interpolation": config.interpolation if config.interpolation in ("bilinear", "bicubic") else "bicubic",
+    }
+
+
+def _shrink_stem(net: Any, *, padding: int) -> None:
+    """A 3x3 convolution of stride 1 and no pooling, for small images (SimCLR B.9; CORE C.1)."""
+    conv = nn.Conv2d(3, net.conv1.out_channels, 3, stride=1, padding=padding, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    net.conv1, net.maxpool = conv, nn.Identity()
+
+
+def _halving_stage(width: int) -> nn.Sequential:
+    shortcut = nn.Sequential(nn.Conv2d(width, 2 * width, 1, stride=2, bias=False), nn.BatchNorm2d(2 * width))
+    return nn.Sequential(resnet.BasicBlock(width, 2 * width, stride=2, downsample=shortcut))
+
+
+def _import_timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise UnavailableError("timm is not installed", hint="pip install 'corecli[timm]'") from error
+    return timm
+
+
+def _check_timm_name(timm: Any, name: str) -> None:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        raise UsageError(f"timm has no model {name!r}", hint=f"did you mean {near[0]!r}?" if near else None)
+
+
+def _has_fixed_size(timm: Any, name: str) -> bool:
+    config = timm.get_pretrained_cfg(name)
+    return bool(config is not None and config.fixed_input_size)

@@ -1,0 +1,96 @@
+"""BatchNorm over the batches of all processes.
+
+On CUDA torch's own module does it; torch has none for the CPU, where ours is plain and exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from corecli.base.errors import UsageError
+
+
+def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
+    """`module` with every BatchNorm replaced by one whose statistics are those of the global batch, same state names.
+
+    Parameters and buffers are kept. Does nothing outside a process group.
+    Errors: UsageError for kinds of BatchNorm with further duties, such as timm's BatchNormAct2d.
+    """
+    if not dist.is_initialized():
+        return module
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    if isinstance(module, _BatchNorm):
+        return _replaced(module)
+    for name, child in module.named_children():
+        module.add_module(name, synchronise_batchnorm(child, device))
+    return module
+
+
+class ExactSyncBatchNorm(_BatchNorm):
+    """BatchNorm over equal batches of all ranks, in two sums: x [B, C, ...]; its backward is the exact adjoint."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions will do."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, ...] -> [B, C, ...], with the global batch's statistics in training mode, else the running ones."""
+        if not self.training:
+            return super().forward(input)
+        x = input
+        axes = [i for i in range(x.ndim) if i != 1]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        num_values = x.numel() // x.shape[1] * dist.get_world_size()
+        wide = x if x.dtype == torch.float64 else x.float()
+        mean = _sum_with_gradient(wide.sum(axes)) / num_values
+        centred = wide - mean.view(shape)
+        variance = _sum_with_gradient(centred.square().sum(axes)) / num_values
+        self._track(mean, variance * num_values / max(1, num_values - 1))
+        y = centred * torch.rsqrt(variance + self.eps).view(shape)
+        return (y * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, unbiased_variance: Tensor) -> None:
+        assert self.momentum is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(unbiased_variance.to(self.running_var.dtype), self.momentum)
+
+
+class _Sum(torch.autograd.Function):
+    """All-reduce whose backward is its adjoint, again the sum over ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _sum_with_gradient(x: Tensor) -> Tensor:
+    return cast(Tensor, _Sum.apply(x))
+
+
+def _replaced(norm: _BatchNorm) -> nn.Module:
+    if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d) or not (norm.affine and norm.track_running_stats):
+        raise UsageError(f"{type(norm).__name__} cannot be synchronised on the CPU", hint="use one process, or CUDA")
+    new = ExactSyncBatchNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+    new.weight, new.bias = norm.weight, norm.bias
+    new.running_mean, new.running_var = norm.running_mean, norm.running_var
+    new.num_batches_tracked = norm.num_batches_tracked
+    new.train(norm.training)
+    return new

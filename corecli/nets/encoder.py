@@ -1,0 +1,256 @@
+"""An encoder is a backbone, an optional projector, and the preprocessing its input needs; the three travel together.
+
+images uint8 [B, 3, H, W] --encode--> features float32 [B, D]       resized, in evaluation mode, without gradient
+views float [B, 3, H, W] in [0, 1] --forward--> h [B, D], z [B, P]   normalised inside, for training
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from corecli.base import checkpoint
+from corecli.base.errors import DataError, UsageError
+from corecli.base.files import sniff
+from corecli.nets import backbones, foreign
+from corecli.nets.initial import seeded
+
+Layer = Literal["backbone", "projector"]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's and timm's usual constants
+_IMAGENET_PX = 224
+
+
+class Preprocessing(TypedDict):
+    """What happens to uint8 images before the backbone; `image_size` None leaves their size alone."""
+
+    mean: list[float]
+    std: list[float]
+    image_size: int | None
+    interpolation: str
+
+
+class ProjectorSpec(TypedDict):
+    """Linear(D, hidden), ReLU, Linear(hidden, dim); `norm` batch puts a BatchNorm after each Linear."""
+
+    hidden: int
+    dim: int
+    norm: str
+
+
+class Spec(TypedDict):
+    """All that is needed to build an encoder again; JSON, in the header of its file."""
+
+    backbone: str
+    stem: str | None
+    projector: ProjectorSpec | None
+    preprocessing: Preprocessing
+
+
+class Encoder(nn.Module):
+    """The network of a `Spec`, with random weights. Errors: UsageError, UnavailableError."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        preprocessing = spec["preprocessing"]
+        stem = backbones.check_stem(spec["backbone"], spec["stem"])
+        self.backbone, self.num_features = backbones.build_backbone(
+            spec["backbone"], stem=stem, image_size=preprocessing["image_size"]
+        )
+        self.projector = build_projector(self.num_features, spec["projector"]) if spec["projector"] else None
+        self.projector_dim = spec["projector"]["dim"] if spec["projector"] else None
+        self.register_buffer("mean", torch.tensor(preprocessing["mean"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing["std"]).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the weights as they are now; of a loaded file, the fingerprint in its header."""
+        return checkpoint.fingerprint(self.state_dict())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x: [B, 3, H, W] in [0, 1] -> backbone features h [B, D], projections z [B, P] (h without a projector)."""
+        h = self.backbone(self._normalised(x))
+        return h, h if self.projector is None else self.projector(h)
+
+    def encode(self, images: Tensor, layer: Layer = "backbone", *, batch_size: int | None = None) -> Tensor:
+        """images: uint8 [B, 3, H, W], moved to the encoder's device -> float32 [B, D], of which it makes no graph.
+
+        `batch_size` bounds the images per forward pass. Errors: UsageError for a projector that is not there.
+        """
+        if layer == "projector" and self.projector is None:
+            raise UsageError("the encoder has no projector", hint="use the backbone's features")
+        head = self.projector if layer == "projector" and self.projector is not None else nn.Identity()
+        # No inference_mode: its tensors cannot enter a later graph, and online probes train on these features.
+        with _evaluating(self), torch.no_grad():
+            batches = (self._resized(b.to(self.mean.device)) for b in images.split(batch_size or max(1, len(images))))
+            return torch.cat([head(self.backbone(self._normalised(x))).float() for x in batches])
+
+    def drop_projector(self) -> None:
+        """Take the projector off, for a method that does not train it."""
+        self.projector, self.projector_dim = None, None
+        self.spec = {**self.spec, "projector": None}
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+    def _resized(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> float [B, 3, S, S] in [0, 1]: the shorter side resized to S, the centre kept."""
+        assert images.dtype == torch.uint8
+        x, size = images.float() / 255, self.spec["preprocessing"]["image_size"]
+        height, width = x.shape[-2:]
+        if size is None or height == width == size:
+            return x
+        scale = size / min(height, width)
+        shape = (max(size, round(height * scale)), max(size, round(width * scale)))
+        x = F.interpolate(x, shape, mode=self.spec["preprocessing"]["interpolation"], antialias=True).clamp_(0, 1)
+        top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+        return x[:, :, top : top + size, left : left + size]
+
+
+def build_encoder(
+    backbone: str,
+    *,
+    image_size: int | None,
+    stem: str | None = None,
+    projector_hidden: int = 2048,
+    projector_dim: int | None = 128,
+    projector_norm: str = "none",
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+    interpolation: str = "bicubic",
+    seed: int = 0,
+) -> Encoder:
+    """An encoder with random weights, a function of `seed`.
+
+    `image_size` is the size it is trained at and will resize to (None: images are taken as they are); it chooses the
+    stem where none is named. The projector is CORE's (Table 9); `projector_dim` None leaves it out.
+    Errors: UsageError, UnavailableError.
+    """
+    projector: ProjectorSpec | None = None
+    if projector_dim is not None:
+        projector = {"hidden": projector_hidden, "dim": projector_dim, "norm": projector_norm}
+    if image_size is None and backbone.startswith(backbones.TIMM):
+        image_size = backbones.timm_preprocessing(backbone.removeprefix(backbones.TIMM), None)["image_size"]
+    preprocessing: Preprocessing = {
+        "mean": list(mean),
+        "std": list(std),
+        "image_size": image_size,
+        "interpolation": interpolation,
+    }
+    stem = stem or backbones.choose_stem(backbone, image_size)
+    with seeded(seed, "encoder"):
+        return Encoder({"backbone": backbone, "stem": stem, "projector": projector, "preprocessing": preprocessing})
+
+
+def build_projector(num_features: int, spec: ProjectorSpec) -> nn.Sequential:
+    """The projector of a spec: two layers with biases and no norm (solo-learn), or with BatchNorm (SimCLR's code)."""
+    hidden, dim = spec["hidden"], spec["dim"]
+    if spec["norm"] == "none":
+        return nn.Sequential(nn.Linear(num_features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
+    if spec["norm"] != "batch":
+        raise UsageError(f"unknown projector norm {spec['norm']!r}", hint="choose from batch, none")
+    first, last = nn.Linear(num_features, hidden, bias=False), nn.Linear(hidden, dim, bias=False)
+    return nn.Sequential(first, nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), last, nn.BatchNorm1d(dim))
+
+
+def save_encoder(
+    path: Path, encoder: Encoder, *, config: Mapping[str, Any] | None = None, parents: Mapping[str, Any] | None = None
+) -> checkpoint.Header:
+    """Write an encoder and its spec; returns the header. Errors: StorageError, CannotCreateError."""
+    header = {"spec": encoder.spec, "config": dict(config or {}), "parents": dict(parents or {})}
+    return checkpoint.save(Path(path), encoder.state_dict(), kind="encoder", **header)
+
+
+def load_encoder(path_or_name: str | Path) -> Encoder:
+    """Read an encoder of ours, a foreign ResNet checkpoint (`nets.foreign`), `timm:NAME` or `timm:NAME:FILE`.
+
+    A foreign encoder has no projector; it normalises by ImageNet's constants, and one with ImageNet's stem resizes to
+    224 px. Errors: MissingInputError, DataError for a file of another kind or with names that do not fit,
+    UnavailableError, UsageError.
+    """
+    if str(path_or_name).startswith(backbones.TIMM):
+        return _load_timm(str(path_or_name).removeprefix(backbones.TIMM))
+    path = Path(path_or_name)
+    if sniff(path) in ("safetensors", "torch") and checkpoint.read_header(path) is not None:
+        tensors, header = checkpoint.load(path, kind="encoder")
+        return _filled(header["spec"], tensors, where=path)
+    found = foreign.recognise(checkpoint.load_tensors(path), where=path)
+    spec: Spec = {
+        "backbone": found.backbone,
+        "stem": found.stem,
+        "projector": None,
+        "preprocessing": _imagenet_preprocessing(_IMAGENET_PX if found.stem == "imagenet" else None),
+    }
+    return _filled(spec, {f"backbone.{name}": t for name, t in found.tensors.items()}, where=path)
+
+
+def export_backbone(encoder: Encoder) -> dict[str, Tensor]:
+    """The backbone's weights under the names of torchvision or timm.
+
+    They load with `strict=True` into `timm.create_model(name, num_classes=0)`, and into torchvision's model after
+    `model.fc = nn.Identity()` (and, for the cifar stem, its 3x3 `conv1` and no `maxpool`).
+    """
+    return {name: tensor.detach().clone() for name, tensor in encoder.backbone.state_dict().items()}
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+def _load_timm(name_and_file: str) -> Encoder:
+    name, _, file = name_and_file.partition(":")
+    preprocessing = {**_imagenet_preprocessing(_IMAGENET_PX), **backbones.timm_preprocessing(name, None)}
+    spec: Spec = {
+        "backbone": backbones.TIMM + name,
+        "stem": None,
+        "projector": None,
+        "preprocessing": preprocessing,  # pyright: ignore[reportAssignmentType]
+    }
+    if not file:
+        net, _ = backbones.build_timm(name, image_size=None, pretrained=True)
+        weights = net.state_dict()
+    else:
+        net, _ = backbones.build_timm(name, image_size=None, pretrained=False)
+        weights = foreign.strip_prefix(checkpoint.load_tensors(Path(file)), net.state_dict(), where=file)
+    return _filled(spec, {f"backbone.{key}": t for key, t in weights.items()}, where=file or name)
+
+
+def _filled(spec: Spec, tensors: dict[str, Tensor], *, where: object) -> Encoder:
+    """The encoder of `spec` with these weights. Errors: DataError naming weights that do not fit."""
+    try:
+        with seeded(0):
+            encoder = Encoder(spec)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"its header does not describe an encoder: {error}", where=where) from error
+    own = encoder.state_dict()
+    foreign.check_names(tensors, own, where=where)
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            shapes = f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"
+            raise DataError(f"weight {name!r} has shape {shapes}", where=where)
+    encoder.load_state_dict(tensors)
+    return encoder
+
+
+def _imagenet_preprocessing(image_size: int | None) -> Preprocessing:
+    return {
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+        "image_size": image_size,
+        "interpolation": "bicubic",
+    }
