@@ -112,7 +112,7 @@ def _command(name: str, module: ModuleType) -> Callable[..., int]:
 
 
 def _parameter(name: str, f: Any, opt: cfg.Option, hint: Any) -> inspect.Parameter:
-    kind, many, _ = cfg._kind(hint)
+    kind, many, _ = cfg.kind_of(hint)
     parsed = bool if kind is bool else str  # every source of values is converted and checked in one place, cfg.resolve
     text = help_text(f, opt)
     metavar = opt.metavar or ("|".join(opt.names()) if 0 < len(opt.names()) <= 4 else kind.__name__.upper())

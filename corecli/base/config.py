@@ -122,7 +122,7 @@ def settings(config: Any) -> dict[str, Any]:
     }
 
 
-def identity(config: Any, inputs: Mapping[str, str]) -> dict[str, Any]:
+def identity(config: Any, inputs: Mapping[str, str | None]) -> dict[str, Any]:
     """What makes two results the same: the settings, and the content fingerprint of every input instead of its path."""
     options = described(type(config))
     own = {n: to_json(getattr(config, n)) for n, (_, opt, _) in options.items() if opt.role == "setting"}
@@ -134,6 +134,22 @@ def to_json(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return [to_json(v) for v in value] if isinstance(value, tuple) else value
+
+
+def kind_of(hint: Any) -> tuple[type[Any], bool, bool]:
+    """(scalar type, is it a tuple of them, may it be None) of a field's annotation."""
+    optional = False
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        optional = type(None) in typing.get_args(hint)
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+    if typing.get_origin(hint) is tuple:
+        return typing.get_args(hint)[0], True, optional
+    return hint, False, optional
+
+
+def scalar(hint: Any) -> type[Any]:
+    """The scalar type of a field's annotation."""
+    return kind_of(hint)[0]
 
 
 def _from_preset(name: str | None, presets: Mapping[str, Preset], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +192,7 @@ def _from_file(path: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
 def _convert(name: str, value: Any, described_field: tuple[Any, Option, Any], error: type[Any], where: str) -> Any:
     """`value`, from any source, as the field's type and within its bounds."""
     _, opt, hint = described_field
-    kind, many, optional = _kind(hint)
+    kind, many, optional = kind_of(hint)
     if value is None:
         if optional:
             return None
@@ -185,17 +201,6 @@ def _convert(name: str, value: Any, described_field: tuple[Any, Option, Any], er
         items = value if isinstance(value, list | tuple) else str(value).split(",")
         return tuple(_check(_parse(item, kind, error, where), opt, name, error, where) for item in items)
     return _check(_parse(value, kind, error, where), opt, name, error, where)
-
-
-def _kind(hint: Any) -> tuple[type[Any], bool, bool]:
-    """(scalar type, is it a tuple of them, may it be None) of a field's annotation."""
-    optional = False
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        optional = type(None) in typing.get_args(hint)
-        hint = next(a for a in typing.get_args(hint) if a is not type(None))
-    if typing.get_origin(hint) is tuple:
-        return typing.get_args(hint)[0], True, optional
-    return hint, False, optional
 
 
 def _parse(value: Any, kind: type[Any], error: type[Any], where: str) -> Any:

@@ -20,11 +20,16 @@ def choices(folder: str) -> tuple[str, ...]:
     return tuple(sorted(m.name.replace("_", "-") for m in modules if not m.name.startswith("_")))
 
 
+def check(folder: str, name: str, kind: str | None = None) -> None:
+    """UsageError naming the nearest choice when `name` is not in the folder."""
+    if name not in choices(folder):
+        raise unknown_name(kind or folder.rsplit("/", 1)[-1].rstrip("s"), name, choices(folder))
+
+
 def load(folder: str, name: str, kind: str | None = None) -> ModuleType:
     """Import one module of a registry folder.
 
     Errors: UsageError naming the nearest choice when `name` is not in the folder.
     """
-    if name not in choices(folder):
-        raise unknown_name(kind or folder.rsplit("/", 1)[-1].rstrip("s"), name, choices(folder))
+    check(folder, name, kind)
     return importlib.import_module(f"corecli.{folder.replace('/', '.')}.{name.replace('-', '_')}")

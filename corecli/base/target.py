@@ -43,7 +43,7 @@ def _identity_of(out: Path) -> dict[str, Any] | None:
         content = read_json(manifest)
         return content.get("identity") if content.get("complete") else None
     if kind == "json":
-        return read_json(out).get("identity")
+        return read_json(out).get("header", {}).get("identity")
     try:
         header = read_header(out)
     except DataError:

@@ -10,11 +10,11 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Protocol
 
 from corecli.base.errors import CorecliError, UsageError
-from corecli.engine.dist import World, join, leave
+from corecli.engine.dist import World, find_launch, join, leave
 
 _PR_SET_PDEATHSIG = 1
 _SHUTDOWN_SEC = 25  # under the 30 s a cluster grants between SIGTERM and SIGKILL
@@ -33,17 +33,9 @@ class Launchable(Protocol):
     def rdzv_endpoint(self) -> str | None: ...
 
 
-def is_worker(environment: Mapping[str, str] = os.environ) -> bool:
-    """True under torchrun, or as one of several tasks of an srun step (an sbatch script outside srun is not one)."""
-    if "RANK" in environment and "WORLD_SIZE" in environment:
-        return True
-    tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
-    return "SLURM_STEP_ID" in environment and int(tasks) > 1
-
-
 def needed(config: Launchable) -> bool:
     """Whether processes must be started for this line."""
-    return not is_worker() and (num_processes(config) > 1 or config.nnodes != "1")
+    return not _is_worker() and (num_processes(config) > 1 or config.nnodes != "1")
 
 
 def num_processes(config: Launchable) -> int:
@@ -89,7 +81,7 @@ def joined(config: Launchable, verb: str) -> Iterator[World]:
     """The world of this process for the length of a verb; running out of memory becomes a user's error."""
     import torch
 
-    if is_worker():
+    if _is_worker():
         _die_with_launcher()
     world = join(config.device)
     try:
@@ -102,6 +94,10 @@ def joined(config: Launchable, verb: str) -> Iterator[World]:
         raise CorecliError(f"out of memory on {world.device}", hint=hint) from error
     finally:
         leave(world)
+
+
+def _is_worker() -> bool:
+    return "RANK" in os.environ or find_launch(os.environ).size > 1
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

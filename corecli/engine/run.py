@@ -53,7 +53,7 @@ def open_folder(out: Path, identity: Mapping[str, Any], world: World, *, force: 
 class Run:
     """The steps of a training run: resumes, saves, logs, and stops on a signal with all ranks at the same step.
 
-    `state()` gives the tensors to save and `restore(tensors)` takes them back; both are called on every rank.
+    `state()` gives the tensors to save and `restore(tensors, step)` takes them back; both are called on every rank.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Run:
         world: World,
         total_steps: int,
         state: Callable[[], Tensors],
-        restore: Callable[[Tensors], None],
+        restore: Callable[[Tensors, int], None],
         save_every_sec: float,
         log_every_steps: int,
         quiet: bool,
@@ -73,7 +73,7 @@ class Run:
         self._state, self._save_every_sec, self._log_every_steps = state, save_every_sec, log_every_steps
         self.first_step, tensors = _newest_state(folder)
         if tensors:
-            restore(tensors)
+            restore(tensors, self.first_step)
         self._log = _Log(folder / "log.jsonl", self.first_step) if world.is_main else None
         shown = world.is_main and not quiet
         self._progress = Progress(label, total=total_steps, done=self.first_step, shown=shown)
@@ -138,6 +138,20 @@ class Run:
             for path in old[:-1]:  # the one before stays, should this one be damaged
                 path.unlink()
         self._last_save = time.monotonic()
+
+
+def merge(**parts: Tensors) -> Tensors:
+    """Several dicts of tensors as one, with names `part/name`."""
+    return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+def split(tensors: Tensors) -> dict[str, Tensors]:
+    """The inverse of `merge`."""
+    parts: dict[str, Tensors] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition("/")
+        parts.setdefault(part, {})[rest] = tensor
+    return parts
 
 
 def _newest_state(folder: Path) -> tuple[int, Tensors]:

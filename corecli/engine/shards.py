@@ -41,6 +41,9 @@ class Shards:
 
         Errors: InterruptedAfterSaving after a signal; finished shards are kept.
         """
+        if world.is_main:
+            self._delete_damaged()
+        barrier(world)
         missing = [i for i in range(self.num_shards) if not self._path(i).exists()]
         barrier(world)  # no rank may list the folder while another already fills it
         mine = missing[world.rank :: world.size]
@@ -58,15 +61,6 @@ class Shards:
         """The shards in row order."""
         for index in range(self.num_shards):
             yield checkpoint.load(self._path(index), kind="shard")[0]
-
-    def check(self) -> None:
-        """Delete every shard that does not match its hash, so that `compute` makes it again."""
-        for index in range(self.num_shards):
-            if self._path(index).exists():
-                try:
-                    checkpoint.load(self._path(index), kind="shard")
-                except DataError:
-                    self._path(index).unlink()
 
     def remove(self) -> None:
         """Delete the run folder once the target is in place."""
@@ -92,6 +86,14 @@ class Shards:
         tensors = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
         checkpoint.save(self._path(index), tensors, kind="shard")
         return True
+
+    def _delete_damaged(self) -> None:
+        for index in range(self.num_shards):
+            if self._path(index).exists():
+                try:
+                    checkpoint.load(self._path(index), kind="shard")
+                except DataError:
+                    self._path(index).unlink()
 
     def _rows(self, index: int) -> tuple[int, int]:
         return index * self.shard_size, min((index + 1) * self.shard_size, self.num_rows)

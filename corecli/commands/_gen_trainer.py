@@ -1,0 +1,139 @@
+"""What `train-gen` trains: a generator, its optimizer and its moving average."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from corecli.base import checkpoint, registry
+from corecli.base.errors import DataError
+from corecli.base.rng import derive
+from corecli.commands._families import chosen_fields
+from corecli.data.sheet import write_sheet
+from corecli.engine import optim
+from corecli.engine.dist import World, average_gradients, mean_over_ranks
+from corecli.engine.ema import EMA
+from corecli.engine.precision import autocast
+from corecli.engine.run import Tensors, merge, split
+
+if TYPE_CHECKING:
+    from corecli.commands.train_gen import Config
+    from corecli.data.features import FeatureTable
+    from corecli.data.imageset import ImageSet
+
+_FAMILY_FIELDS = (
+    "channels", "num_res_blocks", "channel_mult", "attention_resolutions", "head_channels", "dropout", "learn_sigma",
+    "schedule", "diffusion_steps", "condition_dropout", "feature_normalization", "feature_noise", "flip",
+)  # fmt: skip
+_PREVIEW_COLUMNS, _PREVIEW_ROWS, _PREVIEW_STEPS = 10, 4, 25
+
+
+class GenTrainer:
+    """A generator of the chosen family, learning; `learn` takes one step."""
+
+    def __init__(
+        self, config: Config, data: ImageSet, table: FeatureTable | None, *, condition: str, world: World
+    ) -> None:
+        self.config, self.data, self.world = config, data, world
+        self._table = table
+        self._conditions = _conditions(data, table, condition)
+        self.generator = _build(config, data, self._conditions, condition).to(world.device)
+        self.generator.check_condition(self._conditions)
+        self.optimizer = optim.build_optimizer(
+            "adamw", self.generator.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
+        self.ema = EMA(self.generator, decay=config.ema_decay)
+
+    def learn(self, step: int, images: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """One step on uint8 images [b, 3, H, W] of the given rows; returns this rank's loss."""
+        first = self.world.rank * len(rows)
+        draws = self.generator.draw(self.config.seed, step, batch=self.config.batch_size)[first : first + len(rows)]
+        condition = None if self._conditions is None else self._conditions[rows].to(self.world.device)
+        with autocast(self.config.precision, self.world.device):
+            loss = self.generator.loss(images, condition, draws)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        average_gradients(self.generator.parameters(), self.world)
+        if self.config.clip:
+            torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.config.clip, foreach=True)
+        self.optimizer.step()
+        self.ema.update(self.generator)
+        return loss.detach()
+
+    def figures(self, loss: torch.Tensor) -> dict[str, float]:
+        """What is logged: the loss of the step over all ranks."""
+        value = float(mean_over_ranks(loss))
+        if not np.isfinite(value):
+            raise DataError(f"the loss is {value}", hint="lower --lr")
+        return {"loss": value}
+
+    def preview(self, path: Path) -> None:
+        """A grid of samples of the average, from fixed seeds; below real images where it is conditioned."""
+        columns = min(_PREVIEW_COLUMNS, len(self.data.rows))
+        rows = np.tile(np.linspace(0, len(self.data.rows) - 1, columns).astype(int), _PREVIEW_ROWS)
+        seeds = [derive(self.config.seed, "preview", i) for i in range(len(rows))]
+        condition = None if self._conditions is None else self._conditions[rows]
+        with autocast(self.config.precision, self.world.device):
+            images = self.ema.module.generate(seeds, condition, steps=_PREVIEW_STEPS).cpu()
+        if condition is not None:
+            images = torch.cat([self.data.read(rows[:columns]), images])
+        write_sheet(path, images, columns=columns, head_rows=int(condition is not None))
+
+    def state(self) -> Tensors:
+        """Everything that changes, by name."""
+        return merge(
+            generator=self.generator.state_dict(),
+            optimizer=optim.optimizer_tensors(self.optimizer),
+            ema=self.ema.state(),
+        )
+
+    def restore(self, tensors: Tensors, step: int) -> None:
+        """Take back what `state` gave."""
+        parts = split(tensors)
+        self.generator.load_state_dict(parts["generator"])
+        optim.restore_optimizer(self.optimizer, parts["optimizer"])
+        self.ema.restore(parts["ema"])
+
+    def save(self, path: Path, **header: Any) -> None:
+        """Write the average as a generator file, with what it was conditioned on."""
+        told = {"encoder": self._table.header["encoder"], "layer": self._table.header["layer"]} if self._table else {}
+        checkpoint.save(
+            path,
+            self.ema.module.state_dict(),
+            kind="generator",
+            arch=self.config.arch,
+            generator=asdict(self.generator.config),
+            condition={"kind": self.generator.config.condition, **told},
+            class_names=list(self.data.class_names),
+            **header,
+        )
+
+
+def _build(config: Config, data: ImageSet, conditions: torch.Tensor | None, condition: str) -> Any:
+    """A generator of --arch for these images and conditions, its initial weights drawn from the seed."""
+    family = registry.load("generators", config.arch)
+    height, width = data.image_size
+    if height != width:
+        raise DataError(f"images of {width} x {height} are not square", where=config.data, hint="give --image-size")
+    chosen = chosen_fields(config, _FAMILY_FIELDS, family.Config, f"--arch {config.arch}")
+    if condition == "features" and conditions is not None:
+        chosen["condition_dim"] = conditions.shape[1]
+    if condition == "labels":
+        chosen["num_classes"] = len(data.class_names)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(config.seed, "init", "generator"))
+        return family.build(family.Config(image_size=height, condition=condition, **chosen))
+
+
+def _conditions(data: ImageSet, table: FeatureTable | None, condition: str) -> torch.Tensor | None:
+    """The condition of every row of the set: features [N, D], labels [N], or None."""
+    if condition == "labels":
+        labels = torch.from_numpy(data.rows.labels)
+        if bool((labels < 0).any()):
+            raise DataError(f"{int((labels < 0).sum())} images have no label", hint="--condition labels needs them all")
+        return labels
+    return None if table is None else table.lookup(data.rows.keys, or_groups=data.rows.groups)

@@ -1,0 +1,59 @@
+"""Opening and checking what several verbs read, without torch, so that --dry-run sees the same errors as the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from corecli.base import checkpoint
+from corecli.base.errors import DataError, MissingInputError
+from corecli.data.imageset import ImageSet, open_set
+
+if TYPE_CHECKING:
+    from corecli.data.features import FeatureTable
+
+
+def open_images(spec: str, *, image_size: int | None = None, on_bad: str = "fail") -> ImageSet:
+    """The image set a user named. Errors: MissingInputError, DataError."""
+    return open_set(spec, image_size=image_size, on_bad=on_bad)
+
+
+def bad_files(*sets: ImageSet) -> tuple[str, ...]:
+    """A note naming the images that --on-bad skip left out, or nothing."""
+    bad = [name for data in sets for name in getattr(data, "bad", ())]
+    if not bad:
+        return ()
+    return (f"skipped {len(bad)} unreadable images: {', '.join(map(str, bad[:5]))}{', ...' if len(bad) > 5 else ''}",)
+
+
+def check_batch(data: ImageSet, spec: str, batch_size: int) -> None:
+    """DataError when an epoch of the set does not fill one batch."""
+    if len(data.slots) < batch_size:
+        hint = f"give --batch-size {len(data.slots)} or less"
+        raise DataError(f"{len(data.slots)} images are fewer than a batch of {batch_size}", where=spec, hint=hint)
+
+
+def check_encoder(spec: str) -> None:
+    """An encoder's name or file, as far as it shows without torch. Errors: MissingInputError, DataError."""
+    if not spec.startswith("timm:"):
+        header = checkpoint.read_header(Path(spec)) if Path(spec).suffix != ".ckpt" else None
+        if header is not None and header["kind"] != "encoder":
+            raise DataError(f"is of kind {header['kind']!r}, not 'encoder'", where=spec)
+
+
+def check_header(path: Path, kind: str) -> dict[str, Any]:
+    """The header of one of our own files of `kind`. Errors: MissingInputError, DataError."""
+    if not path.exists():
+        raise MissingInputError("no such file", where=path)
+    header = checkpoint.read_header(path)
+    if header is None or header["kind"] != kind:
+        found = "no corecli header" if header is None else f"kind {header['kind']!r}"
+        raise DataError(f"has {found}, not kind {kind!r}", where=path)
+    return header
+
+
+def load_table(path: Path | None) -> FeatureTable | None:
+    """A feature table, when one was named. Errors: MissingInputError, DataError."""
+    from corecli.data.features import load_features
+
+    return None if path is None else load_features(path)

@@ -1,0 +1,102 @@
+"""Write the features of an image set as a table.
+
+Every image passes the encoder once, in evaluation mode. Rows carry the image's key, group and label, and the header
+the encoder's fingerprint, so that other verbs join a table to images by key and refuse one of another encoder.
+
+The encoder is one of ours, a foreign checkpoint (torchvision, solo-learn, lightly or MoCo naming, told by content), or
+`timm:NAME`, optionally `timm:NAME:WEIGHTS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from corecli.base import config as cfg
+from corecli.base.config import Common, Preset, option
+from corecli.base.outcome import Outcome, produced
+from corecli.base.target import is_finished
+from corecli.commands import _inputs
+
+if TYPE_CHECKING:
+    from corecli.engine.dist import World
+
+EXAMPLES = (
+    (
+        "The projector output that conditions a generator (CORE)",
+        "--data DIR --encoder f.safetensors --out z.safetensors",
+    ),
+    ("Backbone features of a timm model", "--data DIR --encoder timm:vit_small_patch16_224 --out h.safetensors"),
+)
+PRESETS: dict[str, Preset] = {}
+SHARD_ROWS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Common):
+    """Options of `corecli extract`."""
+
+    data: str = option(help="image set to read", role="input", metavar="SET")
+    encoder: str = option(help="encoder file, or timm:NAME[:WEIGHTS]", role="input", metavar="FILE|NAME")
+    out: Path = option(help="feature table to write", role="output", metavar="FILE")
+    layer: str = option(
+        "auto",
+        help="which features; auto is the projector's where there is one, as CORE conditions on",
+        choices=("auto", "backbone", "projector"),
+    )
+    image_size: int | None = option(None, help="resize the shorter side to this and crop the centre", minimum=1)
+    batch_size: int = option(256, help="images per forward pass", role="runtime", minimum=1)
+    workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
+    on_bad: str = option("fail", help="what to do with unreadable images", choices=("fail", "skip"))
+
+
+def check(config: Config) -> dict[str, Any]:
+    """What would be read and written. Errors: as `run`, as far as they show without torch."""
+    data = _inputs.open_images(config.data, image_size=config.image_size, on_bad=config.on_bad)
+    _inputs.check_encoder(config.encoder)
+    return {"num": len(data.rows), "out": str(config.out)}
+
+
+def run(config: Config, world: World) -> Outcome:
+    """Extract, shard by shard, and publish the table. Errors: DataError, CannotCreateError, InterruptedAfterSaving."""
+    import torch
+
+    from corecli.data.features import FeatureTable, save_features
+    from corecli.data.loader import read_rows
+    from corecli.engine.precision import autocast
+    from corecli.engine.run import open_folder
+    from corecli.engine.shards import Shards
+    from corecli.nets.encoder import load_encoder
+
+    data = _inputs.open_images(config.data, image_size=config.image_size, on_bad=config.on_bad)
+    encoder = load_encoder(config.encoder).to(world.device).eval()
+    identity = cfg.identity(config, {"data": data.fingerprint, "encoder": encoder.fingerprint})
+    if is_finished(config.out, identity, force=config.force):
+        return produced(config.out, notes=("already there, left alone",), num=len(data.rows))
+    layer = config.layer if config.layer != "auto" else ("projector" if encoder.projector_dim else "backbone")
+    folder = open_folder(config.out, identity, world, force=config.force)
+    shards = Shards(folder, num_rows=len(data.rows), shard_size=SHARD_ROWS)
+
+    def make(start: int, stop: int) -> dict[str, torch.Tensor]:
+        images = read_rows(data, start, stop).to(world.device)
+        with autocast(config.precision, world.device):
+            return {"features": encoder.encode(images, layer).float()}
+
+    shards.compute(make, label="extract", world=world, batch_size=config.batch_size, quiet=config.quiet)
+    if world.is_main:
+        features = torch.cat([shard["features"] for shard in shards.read()])
+        header = {
+            "encoder": encoder.fingerprint,
+            "layer": layer,
+            "preprocessing": encoder.spec["preprocessing"],
+            "source": data.fingerprint,
+            "class_names": list(data.class_names),
+            "config": cfg.settings(config),
+            "identity": identity,
+        }
+        rows = data.rows
+        table = FeatureTable(features=features, keys=rows.keys, groups=rows.groups, labels=rows.labels, header=header)
+        save_features(config.out, table)
+        shards.remove()
+    return produced(config.out, notes=_inputs.bad_files(data), num=len(data.rows), layer=layer)

@@ -1,0 +1,176 @@
+"""Mix real and synthetic image sets, or convert one.
+
+The mixture is a few lines of JSON that name its parts; nothing is copied. It is an image set like any other. --repeat
+is CORE's and AdaInf's N, --beta asks for a share of real images instead: beta = N|D| / (N|D| + |S|). With
+--materialize the images themselves are written too, in the format the name asks for, so that with one part
+this verb converts between formats.
+
+Printed: how many slots of an epoch are real and synthetic, the achieved share of real ones, the expected number of
+pairs of one group in a batch (each a false negative of a contrastive loss; --guard prevents them), images per class,
+and real images with and without a synthetic partner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from corecli.base import config as cfg
+from corecli.base.config import Common, Preset, option
+from corecli.base.errors import UsageError
+from corecli.base.outcome import Outcome
+from corecli.base.target import is_finished
+from corecli.commands import _inputs
+from corecli.data.imageset import write_set
+from corecli.data.mix import Mixture, Part, choose_rows, repeat_for_beta, save_mixture, summary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from corecli.data.imageset import ImageSet
+    from corecli.engine.dist import World
+
+EXAMPLES = (
+    ("CORE on CIFAR: real images twice, samples once", "--real DIR --synthetic syn --repeat 2 --out mix.json"),
+    (
+        "A tenth of each class of the real images, three quarters real",
+        "--real DIR --fraction 0.1 --synthetic syn --beta 0.75 --out mix.json",
+    ),
+    ("Pack a directory into one memory-mapped file", "--real DIR --materialize train.safetensors"),
+)
+PRESETS: dict[str, Preset] = {
+    "core-cifar": {"repeat": 2.0},  # CORE Table 12, CF-10, CF-100 and T-IN
+    "core-imagenet": {"repeat": 1.0},  # CORE Table 12, IN-1K
+    "core-scarce": {"repeat": 10.0, "per_class": 1000},  # CORE C.5
+}
+CHUNK = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Common):
+    """Options of `corecli inflate`."""
+
+    real: tuple[str, ...] = option((), help="set of real images, repeatable", role="input", metavar="SET")
+    synthetic: tuple[str, ...] = option(
+        (),
+        help="set of synthetic images, repeatable: the newest round alone replaces, several accumulate",
+        role="input",
+        metavar="SET",
+    )
+    out: Path | None = option(None, help="mixture to write", role="output", metavar="FILE.json")
+    materialize: Path | None = option(
+        None, help="write the images here: .safetensors, .npz, .tar, else a directory", role="output", metavar="PATH"
+    )
+    format: str | None = option(
+        None, help="format of --materialize, whatever its name", choices=("directory", "packed", "tar", "npz")
+    )
+    repeat: float = option(1.0, help="how often an epoch shows the real images (N)", minimum=1e-9)
+    beta: float | None = option(None, help="share of real slots, instead of --repeat", minimum=0, maximum=1)
+    fraction: float | None = option(None, help="take this part of the real images, of each class", minimum=0, maximum=1)
+    per_class: int | None = option(None, help="take this many real images of each class", minimum=1)
+    first: int | None = option(None, help="take the first real images", minimum=1)
+    order: str = option(
+        "union", help="shuffle all parts together, or show one after another", choices=("union", "sequential")
+    )
+    guard: bool = option(False, help="at most one member of a group in a batch")
+    missing: str = option(
+        "self",
+        help="real images without synthetic partner: keep, leave out, or refuse",
+        choices=("self", "drop", "fail"),
+    )
+    round: int | None = option(None, help="number of the round, for the record", minimum=0)
+    image_size: int | None = option(None, help="with --materialize: resize and crop to this", minimum=1)
+    batch_size: int = option(512, help="batch for which collisions are counted", role="runtime", minimum=1)
+    on_bad: str = option("fail", help="what to do with unreadable images", choices=("fail", "skip"))
+
+
+def check(config: Config) -> dict[str, Any]:
+    """What would be written. Errors: UsageError, MissingInputError, DataError."""
+    if not config.real and not config.synthetic:
+        raise UsageError("nothing to mix", hint="give --real or --synthetic")
+    if config.out is None and config.materialize is None:
+        raise UsageError("nothing to write", hint="give --out FILE.json or --materialize PATH")
+    if config.out is None and not _is_conversion(config):
+        raise UsageError("several parts or a subset need --out FILE.json", hint="--materialize alone converts one set")
+    if config.beta is not None and not (config.real and config.synthetic):
+        raise UsageError("--beta needs --real and --synthetic", hint="or use --repeat")
+    for spec in (*config.real, *config.synthetic):
+        _inputs.open_images(spec, image_size=config.image_size)
+    return {"out": str(config.out), "materialize": str(config.materialize)}
+
+
+def run(config: Config, world: World) -> Outcome:
+    """Write the mixture, and its images where asked. Errors: DataError, CannotCreateError, StorageError."""
+    if not world.is_main:
+        return Outcome()
+    sets = {spec: _inputs.open_images(spec, on_bad=config.on_bad) for spec in (*config.real, *config.synthetic)}
+    identity = cfg.identity(config, {spec: data.fingerprint for spec, data in sets.items()})
+    spec, notes = next(iter(sets)), ()
+    if config.out is not None:
+        spec = str(config.out)
+        if is_finished(config.out, identity, force=config.force):
+            notes = ("already there, left alone",)
+        else:
+            save_mixture(config.out, _mixture(config, sets, identity))
+    data = _inputs.open_images(spec, image_size=config.image_size, on_bad=config.on_bad)
+    if config.materialize is not None:
+        notes += _materialize(config.materialize, config, data, identity)
+    return _report(config, data, notes)
+
+
+def _is_conversion(config: Config) -> bool:
+    subset = (config.fraction, config.per_class, config.first, config.beta)
+    return len(config.real) + len(config.synthetic) == 1 and config.repeat == 1 and set(subset) == {None}
+
+
+def _mixture(config: Config, sets: dict[str, ImageSet], identity: dict[str, Any]) -> Mixture:
+    """The parts: real sets with their subset and repeat, then synthetic ones; from the second on under a prefix."""
+    subset = {"fraction": config.fraction, "per_class": config.per_class, "first": config.first, "seed": config.seed}
+    real = [Part(set=spec, origin="real", **subset) for spec in config.real]
+    synthetic = [
+        Part(set=spec, origin="synthetic", prefix=f"synthetic{number}" if number else "")
+        for number, spec in enumerate(config.synthetic)
+    ]
+    repeat = config.repeat
+    if config.beta is not None:
+        num_real = sum(len(choose_rows(sets[part.set].rows, part, part.set)) for part in real)
+        num_synthetic = sum(len(sets[spec].slots) for spec in config.synthetic)
+        repeat = repeat_for_beta(config.beta, num_real=num_real, num_synthetic=num_synthetic)
+    return Mixture(
+        parts=(*(replace(part, repeat=repeat) for part in real), *synthetic),
+        order=config.order,  # type: ignore[arg-type]
+        guard=config.guard,
+        missing=config.missing,  # type: ignore[arg-type]
+        round=config.round,
+        header={"identity": identity},
+    )
+
+
+def _materialize(path: Path, config: Config, data: ImageSet, identity: dict[str, Any]) -> tuple[str, ...]:
+    """Write every row once, whatever its repeat; a note when it was there."""
+    identity = {**identity, "materialize": config.format or "by name"}
+    if is_finished(path, identity, force=config.force):
+        return (f"{path} is already there, left alone",)
+    header = {"config": cfg.settings(config), "identity": identity}
+    write_set(path, data.rows, _chunks(data), class_names=data.class_names, header=header, format=config.format)
+    return ()
+
+
+def _chunks(data: ImageSet) -> Iterator[torch.Tensor]:
+    for start in range(0, len(data.rows), CHUNK):
+        yield data.read(np.arange(start, min(start + CHUNK, len(data.rows))))
+
+
+def _report(config: Config, data: ImageSet, notes: tuple[str, ...]) -> Outcome:
+    found = summary(data, config.batch_size)
+    lines = [str(path) for path in (config.out, config.materialize) if path is not None]
+    lines += [f"{name}\t{found[name]:.6g}" for name in ("real", "synthetic", "beta", "collisions_per_batch")]
+    lines += [f"partners_{name}\t{value}" for name, value in found["partners"].items()]
+    lines += [f"class {name}\t{real}\t{synthetic}" for name, (real, synthetic) in found["per_class"].items()]
+    paths = {"out": config.out, "materialize": config.materialize}
+    return Outcome(lines=tuple(lines), records=({**paths, **found},), notes=notes + _inputs.bad_files(data))

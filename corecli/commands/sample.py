@@ -1,0 +1,234 @@
+"""Make images with a trained generator.
+
+A feature-conditioned generator makes --per-row images for each row of --features; the image of row `dog/0007` and
+variant 2 has the key `dog/0007@2` and the group `dog/0007`, so real and synthetic images stay together. Its noise is a
+function of the seed, the key and the variant: the same image whatever the batch size, the number of processes, the
+rows chosen and the point a killed run resumed from. A table of another encoder than the generator was trained on is
+refused (--force accepts it).
+
+--num N makes N images in all, going through the rows in --order as often as it takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from corecli.base import config as cfg
+from corecli.base import registry
+from corecli.base.config import Common, Preset, option
+from corecli.base.errors import DataError, UsageError
+from corecli.base.outcome import Outcome, produced
+from corecli.base.rng import derive, numpy_generator
+from corecli.base.target import is_finished
+from corecli.commands import _inputs
+from corecli.data.rows import SYNTHETIC, Rows, make_rows, variant_key
+
+if TYPE_CHECKING:
+    import torch
+
+    from corecli.data.features import FeatureTable
+    from corecli.engine.dist import World
+
+EXAMPLES = (
+    ("One image a row, into samples/", "--ckpt g.pt --features z.safetensors"),
+    (
+        "CORE's 100K images of CIFAR-10",
+        "--ckpt g.pt --features z.safetensors --per-row 2 --sampler ddim --steps 50 --out syn.safetensors",
+    ),
+    ("From an unconditional generator", "--ckpt g0.pt --num 1024 --out syn"),
+)
+PRESETS: dict[str, Preset] = {
+    "core-cifar": {"sampler": "ddim", "steps": 50, "eta": 0.0, "per_row": 2},  # CORE C.2: DDIM 50, the set twice
+}
+SHARD_ROWS = 256
+DEFAULT_NUM = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Common):
+    """Options of `corecli sample`."""
+
+    ckpt: Path = option(help="generator file", role="input", metavar="FILE")
+    features: Path | None = option(None, help="feature table to condition on", role="input", metavar="FILE")
+    out: Path = option(
+        Path("samples"),
+        help="image set to write: .safetensors, .npz, .tar, else a directory",
+        role="output",
+        metavar="PATH",
+    )
+    format: str | None = option(
+        None, help="format of --out, whatever its name", choices=("directory", "packed", "tar", "npz"), role="runtime"
+    )
+    per_row: int | None = option(None, help="images a row, or a class (default 1)", minimum=1)
+    num: int | None = option(None, help="images in all (default without rows: 64)", minimum=1)
+    order: str = option(
+        "table",
+        help="order of rows for --num: as in the table, shuffled, or class by class in turn",
+        choices=("table", "shuffle", "class-balanced"),
+    )
+    rows: str | None = option(None, help="rows to use: START:STOP:STEP, or numbers such as 0,5,9", metavar="ROWS")
+    sampler: str = option("ddim", help="how to sample", choices=lambda: registry.choices("diffusion/samplers"))
+    steps: int | None = option(None, help="denoising steps (default: the sampler's; ddim 50)", minimum=1)
+    eta: float = option(0.0, help="randomness of ddim: 0 none, 1 as ddpm", minimum=0, maximum=1)
+    guidance: float = option(1.0, help="classifier-free guidance, 1 for none", minimum=0)
+    batch_size: int = option(64, help="images at once", role="runtime", minimum=1)
+
+
+def check(config: Config) -> dict[str, Any]:
+    """What would be written. Errors: as `run`, as far as they show without torch."""
+    header = _inputs.check_header(config.ckpt, "generator")
+    if config.features is not None:
+        _check_table(config, header, _inputs.check_header(config.features, "features"))
+    if config.num is not None and config.per_row is not None:
+        raise UsageError("--num and --per-row are two ways to say how many", hint="give one")
+    kind = header["condition"]["kind"]
+    if kind == "features" and config.features is None:
+        raise UsageError("the generator is conditioned on features", hint="give --features")
+    return {"conditioned_on": kind, "out": str(config.out)}
+
+
+def run(config: Config, world: World) -> Outcome:
+    """Sample, shard by shard, and publish the set. Errors: DataError, UsageError, CannotCreateError."""
+    from corecli.base import checkpoint
+    from corecli.data.imageset import write_set
+    from corecli.engine.precision import autocast
+    from corecli.engine.run import open_folder
+    from corecli.engine.shards import Shards
+
+    tensors, header = checkpoint.load(config.ckpt, kind="generator")
+    table = _inputs.load_table(config.features)
+    inputs = {"ckpt": header["fingerprint"], "features": table.header["fingerprint"] if table else None}
+    identity = cfg.identity(config, inputs)
+    plan = _plan(config, header, table)
+    if is_finished(config.out, identity, force=config.force):
+        return produced(config.out, notes=("already there, left alone",), num=len(plan.rows))
+    generator = _build(header, tensors).to(world.device)
+    generator.check_condition(plan.condition, guidance=config.guidance)
+    shards = Shards(
+        open_folder(config.out, identity, world, force=config.force), num_rows=len(plan.rows), shard_size=SHARD_ROWS
+    )
+
+    def make(start: int, stop: int) -> dict[str, torch.Tensor]:
+        condition = None if plan.condition is None else plan.condition[plan.source[start:stop]].to(world.device)
+        with autocast(config.precision, world.device):
+            images = generator.generate(
+                plan.seeds(config.seed, start, stop),
+                condition,
+                sampler=config.sampler,
+                steps=config.steps,
+                eta=config.eta,
+                guidance=config.guidance,
+            )
+        return {"images": images}
+
+    shards.compute(make, label="sample", world=world, batch_size=config.batch_size, quiet=config.quiet)
+    if world.is_main:
+        provenance = {"config": cfg.settings(config), "identity": identity, "parents": inputs}
+        chunks = (shard["images"] for shard in shards.read())
+        class_names = tuple(header["class_names"])
+        write_set(config.out, plan.rows, chunks, class_names=class_names, header=provenance, format=config.format)
+        shards.remove()
+    return produced(config.out, num=len(plan.rows), sampler=config.sampler, guidance=config.guidance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which images are to be made: their rows, and the row of `condition` each is made from."""
+
+    rows: Rows
+    source: np.ndarray
+    condition: torch.Tensor | None
+
+    def seeds(self, seed: int, start: int, stop: int) -> list[int]:
+        """The noise seeds of some images: functions of (seed, key), and the key ends in the variant."""
+        return [derive(seed, "noise", key) for key in self.rows.keys[start:stop]]
+
+
+def _plan(config: Config, header: dict[str, Any], table: FeatureTable | None) -> Plan:
+    """The images asked for. Errors: UsageError, DataError."""
+    import torch
+
+    kind = header["condition"]["kind"]
+    if table is not None:
+        _check_table(config, header, table.header)
+        rows = make_rows(table.keys, groups=table.groups, labels=table.labels)
+        return _repeat(config, rows, table.features)
+    if config.rows is not None or config.order == "shuffle":
+        raise UsageError("--rows and --order need --features")
+    if kind == "labels":
+        names = header["class_names"]
+        rows = make_rows([f"{name}/{name}" for name in names], labels=np.arange(len(names)))
+        return _repeat(config, rows, torch.arange(len(names)))
+    num = config.num or config.per_row or DEFAULT_NUM
+    rows = make_rows([f"{i:06d}" for i in range(num)], origins=SYNTHETIC)
+    return Plan(rows=rows, source=np.zeros(num, dtype=np.int64), condition=None)
+
+
+def _repeat(config: Config, rows: Rows, condition: torch.Tensor) -> Plan:
+    """`num` images, or `per_row` of each chosen row: image i is variant i // R of the i-th of R rows, modulo R."""
+    chosen = _ordered(config, rows, _selected(config.rows, len(rows)))
+    num = config.num if config.num is not None else len(chosen) * (config.per_row or 1)
+    source = chosen[np.arange(num) % len(chosen)]
+    variants = np.arange(num) // len(chosen)
+    groups = [rows.groups[i] for i in source]
+    keys = [variant_key(rows.keys[i], v) for i, v in zip(source.tolist(), variants.tolist(), strict=True)]
+    made = make_rows(keys, groups=groups, labels=rows.labels[source], origins=SYNTHETIC, variants=variants)
+    return Plan(rows=made, source=source, condition=condition)
+
+
+def _selected(text: str | None, num_rows: int) -> np.ndarray:
+    """The row numbers that --rows names. Errors: UsageError."""
+    everything = np.arange(num_rows)
+    if text is None:
+        return everything
+    try:
+        if ":" in text:
+            chosen = everything[slice(*(int(part) if part else None for part in text.split(":")))]
+        else:
+            chosen = everything[[int(part) for part in text.split(",")]]
+    except (ValueError, IndexError, TypeError) as error:
+        raise UsageError(f"--rows {text!r} names no rows of {num_rows}", hint="write 0:100, ::10 or 0,5,9") from error
+    if not len(chosen):
+        raise UsageError(f"--rows {text!r} names no rows of {num_rows}")
+    return chosen
+
+
+def _ordered(config: Config, rows: Rows, chosen: np.ndarray) -> np.ndarray:
+    if config.order == "table":
+        return chosen
+    shuffled = numpy_generator(config.seed, "rows").permutation(chosen)
+    if config.order == "shuffle":
+        return shuffled
+    labels = rows.labels[shuffled]
+    if (labels < 0).any():
+        raise DataError("rows without labels", where=config.features, hint="class-balanced order needs them")
+    turn = np.zeros(len(shuffled), dtype=np.int64)  # the how-many-eth of its class each row is
+    for label in np.unique(labels):
+        turn[labels == label] = np.arange((labels == label).sum())
+    return shuffled[np.lexsort((labels, turn))]
+
+
+def _check_table(config: Config, generator: dict[str, Any], table: dict[str, Any]) -> None:
+    """A table fits a generator when it is of the encoder and layer it was trained on."""
+    told = generator["condition"]
+    if told["kind"] != "features":
+        raise UsageError(f"the generator is conditioned on {told['kind']}, not on features", hint="drop --features")
+    if config.force:
+        return
+    for name in ("encoder", "layer"):
+        if told[name] != table[name]:
+            reason = f"features of {name} {table[name][:12]}, the generator was trained on {told[name][:12]}"
+            hint = "extract with the encoder and layer it was trained on; --force accepts it"
+            raise DataError(reason, where=config.features, hint=hint)
+
+
+def _build(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
+    family = registry.load("generators", header["arch"])
+    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in header["generator"].items()}
+    generator = family.build(family.Config(**fields))
+    generator.load_state_dict(tensors)
+    return generator.eval()

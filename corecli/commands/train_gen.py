@@ -1,0 +1,179 @@
+"""Train an image generator, on features (R2G), on labels or on nothing.
+
+With --features every image is generated from the features of its own table row (CORE, Eq. 2): rows are joined to
+images by key, and a synthetic image takes the row of the image it was made from. The table's encoder is recorded, and
+`sample` refuses a table of another one.
+
+The target holds the exponential moving average of the weights. Progress, a log and grids of fixed seeds are in the
+run folder, OUT.d/; a killed run continues when the same line is run again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from corecli.base import config as cfg
+from corecli.base import registry
+from corecli.base.config import Common, Preset, option
+from corecli.base.errors import DataError, UsageError
+from corecli.base.outcome import Outcome, produced
+from corecli.base.target import is_finished
+from corecli.commands import _inputs
+
+if TYPE_CHECKING:
+    from corecli.engine.dist import World
+
+EXAMPLES = (
+    ("R2G: a generator conditioned on features", "--data DIR --features z.safetensors --steps 1000 --out g.pt"),
+    ("The unconditional baseline", "--data DIR --steps 1000 --out g0.pt"),
+    (
+        "CORE's ADM on CIFAR-10",
+        "--preset adm-cifar --data torchvision:CIFAR10:train --features z.safetensors --out g.pt",
+    ),
+)
+PRESETS: dict[str, Preset] = {
+    # CORE Table 10. It states no learning rate, batch or iterations: those are the CIFAR recipe of IDDPM, whose 50M
+    # images in 500K steps of 128 it inherits, with the EMA rate, schedule and dropout of Table 10.
+    "adm-cifar": {
+        "arch": "adm",
+        "image_size": 32,
+        "channels": 128,
+        "num_res_blocks": 3,
+        "channel_mult": (1, 2, 2, 2),
+        "attention_resolutions": (16, 8),
+        "head_channels": 64,
+        "learn_sigma": True,
+        "schedule": "linear",
+        "diffusion_steps": 1000,
+        "dropout": 0.1,
+        "ema_decay": 0.999,
+        "lr": 1e-4,
+        "batch_size": 128,
+        "steps": 500_000,
+    },
+    # The smallest net that shows R2G on 16-pixel digits within a minute or two of one CPU core.
+    "tiny": {
+        "arch": "adm",
+        "channels": 16,
+        "num_res_blocks": 1,
+        "channel_mult": (2, 3, 4),
+        "attention_resolutions": (4,),
+        "head_channels": 32,
+        "learn_sigma": False,
+        "dropout": 0.0,
+        "ema_decay": 0.998,
+        "lr": 1e-3,
+        "batch_size": 64,
+        "steps": 500,
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Common):
+    """Options of `corecli train-gen`."""
+
+    data: str = option(help="image set or mixture to learn", role="input", metavar="SET")
+    features: Path | None = option(None, help="feature table to condition on", role="input", metavar="FILE")
+    out: Path = option(help="generator to write, .safetensors or .pt", role="output", metavar="FILE")
+    arch: str = option("adm", help="generator family", choices=lambda: registry.choices("generators"))
+    condition: str = option(
+        "auto",
+        help="what the generator is told; auto is features with --features, else none",
+        choices=("auto", "none", "features", "labels"),
+    )
+    image_size: int | None = option(None, help="train at this size (default: the set's own)", minimum=1)
+    steps: int = option(10_000, help="optimizer steps", minimum=1)
+    batch_size: int = option(128, help="images a step, over all processes", minimum=1)
+    lr: float = option(1e-4, help="learning rate of AdamW, constant", minimum=0)
+    weight_decay: float = option(0.0, help="weight decay of AdamW", minimum=0)
+    clip: float = option(1.0, help="largest gradient norm, 0 for any", minimum=0)
+    ema_decay: float = option(0.9999, help="decay of the moving average of the weights", minimum=0, maximum=1)
+    channels: int | None = option(None, help="width of the first level", minimum=1)
+    num_res_blocks: int | None = option(None, help="residual blocks a level", minimum=1)
+    channel_mult: tuple[int, ...] | None = option(None, help="width of each level, times --channels")
+    attention_resolutions: tuple[int, ...] | None = option(None, help="image sizes at which there is attention")
+    head_channels: int | None = option(None, help="channels of an attention head", minimum=1)
+    dropout: float | None = option(None, help="dropout in the residual blocks", minimum=0, maximum=1)
+    learn_sigma: bool | None = option(None, help="learn the variance too, with the hybrid loss")
+    schedule: str | None = option(None, help="noise schedule", choices=("linear", "cosine", "scaled_linear"))
+    diffusion_steps: int | None = option(None, help="steps of the noising process", minimum=2)
+    flip: bool | None = option(None, help="mirror half of the images; default yes")
+    condition_dropout: float | None = option(
+        None, help="share of images trained without their condition, for guidance", minimum=0, maximum=1
+    )
+    feature_normalization: str | None = option(
+        None, help="normalisation of a feature row; default per-sample", choices=("none", "per-sample", "l2")
+    )
+    feature_noise: float | None = option(
+        None, help="noise added to normalised features in training, against near copies", minimum=0
+    )
+    preview_every: int = option(1000, help="steps between preview grids, 0 for none", role="runtime", minimum=0)
+    log_every: int = option(50, help="steps between logged values", role="runtime", minimum=1)
+    save_sec: float = option(60.0, help="seconds between saved states", role="runtime", minimum=0)
+    workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
+    on_bad: str = option("fail", help="what to do with unreadable images", choices=("fail", "skip"))
+
+
+def check(config: Config) -> dict[str, Any]:
+    """What would be read and written. Errors: as `run`, as far as they show without torch."""
+    data = _inputs.open_images(config.data, image_size=config.image_size, on_bad=config.on_bad)
+    condition = condition_of(config)
+    if condition == "labels" and not data.class_names:
+        raise DataError("has no labels", where=config.data, hint="--condition labels needs class sub-folders")
+    if config.features is not None:
+        _inputs.check_header(config.features, "features")
+    _inputs.check_batch(data, config.data, config.batch_size)
+    return {"num": len(data.rows), "slots": len(data.slots), "conditioned_on": condition, "out": str(config.out)}
+
+
+def condition_of(config: Config) -> str:
+    """none, features or labels. Errors: UsageError when --condition and --features disagree."""
+    if config.condition == "auto":
+        return "none" if config.features is None else "features"
+    if (config.condition == "features") != (config.features is not None):
+        raise UsageError(f"--condition {config.condition} does not go with --features {config.features}")
+    return config.condition
+
+
+def run(config: Config, world: World) -> Outcome:
+    """Train and publish the average. Errors: DataError, UsageError, CannotCreateError, InterruptedAfterSaving."""
+    from corecli.commands._gen_trainer import GenTrainer
+    from corecli.data.loader import Loader
+    from corecli.data.order import Order
+    from corecli.engine.run import Run, open_folder
+
+    data = _inputs.open_images(config.data, image_size=config.image_size, on_bad=config.on_bad)
+    table = _inputs.load_table(config.features)
+    inputs = {"data": data.fingerprint, "features": table.header["fingerprint"] if table else None}
+    identity = cfg.identity(config, inputs)
+    if is_finished(config.out, identity, force=config.force):
+        return produced(config.out, notes=("already there, left alone",))
+    folder = open_folder(config.out, identity, world, force=config.force)
+    trainer = GenTrainer(config, data, table, condition=condition_of(config), world=world)
+    order = Order(data, batch_size=config.batch_size, seed=config.seed, total_steps=config.steps)
+    with Run(
+        folder,
+        label="train-gen",
+        world=world,
+        total_steps=config.steps,
+        state=trainer.state,
+        restore=trainer.restore,
+        save_every_sec=config.save_sec,
+        log_every_steps=config.log_every,
+        quiet=config.quiet,
+    ) as steps:
+        loader = Loader(data, order, world=world, workers=config.workers, first_step=steps.first_step)
+        for step, (images, rows) in zip(steps.steps(), loader, strict=False):
+            learned = trainer.learn(step, images, rows)
+            steps.presented(config.batch_size)
+            if steps.is_log_step(step):
+                steps.log(step, trainer.figures(learned))
+            if config.preview_every and (step + 1) % config.preview_every == 0 and world.is_main:
+                trainer.preview(folder / "previews" / f"step-{step + 1:07d}.png")
+    if world.is_main:
+        trainer.save(config.out, config=cfg.settings(config), parents=inputs, identity=identity)
+        steps.finish()
+    return produced(config.out, notes=_inputs.bad_files(data), steps=config.steps, folder=str(folder))

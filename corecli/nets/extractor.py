@@ -1,0 +1,76 @@
+"""A feature space to measure in: the FID Inception network, or any encoder, by file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from corecli.base import checkpoint
+from corecli.base.errors import DataError, UnavailableError
+from corecli.base.files import sniff
+from corecli.nets.encoder import Layer, load_encoder
+from corecli.nets.inception_weights import PUBLIC_FILES, load_inception
+
+Found = tuple[Tensor, Tensor | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extractor:
+    """uint8 images [B, 3, H, W] -> features float32 [B, D] and, where the network classifies, logits [B, K].
+
+    metric: `fid` in the space of the FID network, else `fd[NAME]`, which must not be called FID.
+    space: network, layer and resize; fingerprint: the hash of the weights.
+    """
+
+    metric: str
+    space: str
+    fingerprint: str
+    dim: int
+    extract: Callable[[Tensor], Found]
+
+
+def load_extractor(spec: str, *, layer: Layer, resize: str, device: torch.device) -> Extractor:
+    """The network a user named: Inception weights by content, else an encoder as `load_encoder` takes it.
+
+    Errors: UnavailableError naming the public file when there is none, DataError.
+    """
+    path = Path(spec)
+    if not spec.startswith("timm:"):
+        if not path.exists():
+            hint = f"FID needs {PUBLIC_FILES[0]}, fetched once; any encoder file serves for an fd"
+            raise UnavailableError("no such extractor", where=spec, hint=hint)
+        if _looks_like_inception(path):
+            return _inception(path, resize, device)
+    encoder = load_encoder(spec).to(device).eval()
+    dim = encoder.num_features if layer == "backbone" else encoder.projector_dim
+    if dim is None:
+        raise DataError("this encoder has no projector", where=spec, hint="use --layer backbone")
+    return Extractor(
+        metric=f"fd[{path.stem}]",
+        space=f"{encoder.spec['backbone']}/{layer}",
+        fingerprint=encoder.fingerprint,
+        dim=dim,
+        extract=lambda images: (encoder.encode(images, layer), None),
+    )
+
+
+def _looks_like_inception(path: Path) -> bool:
+    if sniff(path) in ("safetensors", "torch") and checkpoint.read_header(path) is not None:
+        return False
+    return any("Mixed_7c" in name or name.startswith("layers.") for name in checkpoint.load_tensors(path))
+
+
+def _inception(path: Path, resize: str, device: torch.device) -> Extractor:
+    net: Any = load_inception(path).to(device)
+
+    def extract(images: Tensor) -> Found:
+        found = net.features(images, resize)
+        return found["pool"], found["logits"]
+
+    space = f"inception/pool/{resize}"
+    return Extractor(metric="fid", space=space, fingerprint=net.fingerprint or "", dim=2048, extract=extract)

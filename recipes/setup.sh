@@ -1,0 +1,16 @@
+# Sourced by the recipes and tests/run.sh: a virtual environment with corecli in it, made once.
+# Usage: source recipes/setup.sh EXTRAS, from the repository root.
+if [[ -z ${VIRTUAL_ENV:-} ]]; then
+  if [[ ! -x .venv/bin/python ]]; then
+    python=$(command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "corecli needs Python 3.11 or newer" >&2; exit 69; }
+    "$python" -m venv .venv
+  fi
+  source .venv/bin/activate
+fi
+setup_stamp="$VIRTUAL_ENV/.corecli-$1-$({ pwd; cat pyproject.toml; } | sha256sum | cut -c1-16)"
+if [[ ! -e $setup_stamp ]]; then
+  echo "installing corecli[$1] into $VIRTUAL_ENV" >&2
+  python -m pip install --quiet --disable-pip-version-check --editable ".[$1]" >&2
+  touch "$setup_stamp"
+fi
