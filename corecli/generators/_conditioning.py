@@ -1,0 +1,142 @@
+"""What a diffusion network is told about the image: features of an encoder or class labels, as a vector it adds to
+its time embedding."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from corecli.base.errors import DataError, UsageError, unknown_name
+
+NULL_STD = 0.02
+
+
+class Conditioning(Protocol):
+    """A module from conditions to vectors [B, width]; zero at first, so that a new model ignores its condition."""
+
+    def check(self, condition: torch.Tensor) -> None:
+        """Refuse conditions of the wrong kind, shape or range. Errors: DataError."""
+        ...
+
+    def __call__(
+        self, condition: torch.Tensor, *, drop: torch.Tensor | None = None, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The vectors of conditions; rows where `drop` [B] is true get the null condition's."""
+        ...
+
+    def null(self, batch: int) -> torch.Tensor:
+        """The vector of no condition, [batch, width]; only for a model trained with condition dropout."""
+        ...
+
+
+class FeatureConditioning(nn.Module):
+    """z [B, D] float -> a zero-initialised linear map of normalised z (RCG on ADM).
+
+    The null condition is a learned vector that takes the place of normalised z (RCG on DiT); it exists only when
+    the model is trained with condition dropout.
+    """
+
+    def __init__(self, *, dim: int, width: int, normalize: str, droppable: bool) -> None:
+        super().__init__()
+        if normalize not in NORMALIZATIONS:
+            raise unknown_name("feature normalisation", normalize, NORMALIZATIONS)
+        if dim < 2:
+            raise UsageError("a feature-conditioned generator needs features of 2 or more dimensions")
+        self.dim, self.normalize = dim, normalize
+        self.linear = zero_linear(dim, width)
+        self.null_feature = nn.Parameter(torch.randn(dim) * NULL_STD) if droppable else None
+
+    def check(self, condition: torch.Tensor) -> None:
+        """Errors: DataError unless finite floats [B, D]."""
+        if condition.ndim != 2 or condition.shape[1] != self.dim:
+            shape = " x ".join(map(str, condition.shape[1:])) or "no"
+            raise DataError(
+                f"features have {shape} dimensions, the generator takes {self.dim}",
+                hint="extract them with the encoder and layer it was trained on",
+            )
+        if not condition.isfinite().all():
+            raise DataError("features hold NaN or infinite values", hint="extract them again")
+
+    def forward(
+        self, condition: torch.Tensor, *, drop: torch.Tensor | None = None, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Vectors [B, width]; `noise` [B, D] is added to the normalised features."""
+        z = NORMALIZATIONS[self.normalize](condition.float())
+        if noise is not None:
+            z = z + noise
+        if drop is not None and self.null_feature is not None:
+            z = torch.where(drop[:, None], self.null_feature, z)
+        return self.linear(z)
+
+    def null(self, batch: int) -> torch.Tensor:
+        """The vector of the learned null feature, [batch, width]."""
+        assert self.null_feature is not None, "trained without condition dropout"
+        return self.linear(self.null_feature.expand(batch, -1))
+
+
+class LabelConditioning(nn.Module):
+    """Class labels [B] int64 -> a zero-initialised linear map of embeddings; the class after the last one is null.
+
+    Zeroed embeddings alone would move by the learning rate a step; through the map they learn as fast as features.
+    """
+
+    def __init__(self, *, num_classes: int, width: int, droppable: bool) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise UsageError("a label-conditioned generator needs the number of classes")
+        self.num_classes, self.droppable = num_classes, droppable
+        self.embedding = nn.Embedding(num_classes + droppable, width)
+        self.linear = zero_linear(width, width)
+
+    def check(self, condition: torch.Tensor) -> None:
+        """Errors: DataError unless integers [B] in [0, num_classes)."""
+        if condition.ndim != 1 or condition.is_floating_point():
+            raise DataError("the generator takes one class label an image", hint="was it given features?")
+        if len(condition) and not 0 <= int(condition.min()) <= int(condition.max()) < self.num_classes:
+            raise DataError(
+                f"labels run from {int(condition.min())} to {int(condition.max())}, "
+                f"the generator takes 0 to {self.num_classes - 1}"
+            )
+
+    def forward(
+        self, condition: torch.Tensor, *, drop: torch.Tensor | None = None, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Vectors [B, width]; labels take no noise."""
+        assert noise is None, "labels take no noise"
+        if drop is not None and self.droppable:
+            condition = torch.where(drop, self.num_classes, condition)
+        return self.linear(self.embedding(condition))
+
+    def null(self, batch: int) -> torch.Tensor:
+        """The vector of the null class, [batch, width]."""
+        assert self.droppable, "trained without condition dropout"
+        return self.linear(self.embedding.weight[-1].expand(batch, -1))
+
+
+def zero_linear(dim: int, width: int) -> nn.Linear:
+    """A linear map that is zero at first."""
+    linear = nn.Linear(dim, width)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def standardize(z: torch.Tensor) -> torch.Tensor:
+    """(z - mean) / std over each row, the unbiased std (RCG)."""
+    return (z - z.mean(dim=1, keepdim=True)) / z.std(dim=1, keepdim=True).clamp(min=1e-6)
+
+
+def unit_length(z: torch.Tensor) -> torch.Tensor:
+    """Rows of length 1 (IC-GAN)."""
+    return F.normalize(z, dim=1)
+
+
+def unchanged(z: torch.Tensor) -> torch.Tensor:
+    """Rows as they are."""
+    return z
+
+
+NORMALIZATIONS = {"none": unchanged, "per-sample": standardize, "l2": unit_length}

@@ -1,0 +1,82 @@
+"""ADM: diffusion in pixel space with the U-Net of guided-diffusion (Dhariwal and Nichol 2021; CORE, Table 10)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from corecli.generators._pixel_diffusion import CHANNELS, PixelDiffusion, PixelDiffusionConfig
+from corecli.nets.unet import AdmUnet, norm_groups_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PixelDiffusionConfig):
+    """The defaults are CORE's Table 10 for CIFAR, unconditional.
+
+    attention_resolutions: sizes in px at which blocks attend; the middle block always does.
+    head_channels: channels of an attention head; it divides the widths that attend.
+    norm_groups: groups of every GroupNorm; None chooses, and the built generator's config says what.
+    """
+
+    channels: int = 128
+    channel_mult: tuple[int, ...] = (1, 2, 2, 2)
+    num_res_blocks: int = 3
+    attention_resolutions: tuple[int, ...] = (16, 8)
+    head_channels: int = 64
+    norm_groups: int | None = None
+    dropout: float = 0.1
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "adm-cifar": {
+        "image_size": 32,
+        "learn_sigma": True,
+        "schedule": "linear",
+        "diffusion_steps": 1000,
+        "channels": 128,
+        "channel_mult": (1, 2, 2, 2),
+        "num_res_blocks": 3,
+        "attention_resolutions": (16, 8),
+        "head_channels": 64,
+        "dropout": 0.1,
+    },
+    "tiny": {
+        "image_size": 16,
+        "learn_sigma": False,
+        "channels": 32,
+        "channel_mult": (1, 2),
+        "num_res_blocks": 1,
+        "attention_resolutions": (8,),
+        "head_channels": 32,
+        "dropout": 0.0,
+    },
+}
+
+
+def build(config: Config) -> PixelDiffusion:
+    """A generator with new weights, drawn from torch's global generator.
+
+    Errors: UsageError when image size, widths, heads or the choice of condition do not fit together.
+    """
+    groups = config.norm_groups or norm_groups_for(config.channels, config.channel_mult)
+    config = dataclasses.replace(
+        config,
+        norm_groups=groups,
+        channel_mult=tuple(config.channel_mult),
+        attention_resolutions=tuple(config.attention_resolutions),
+    )
+    network = AdmUnet(
+        image_size=config.image_size,
+        in_channels=CHANNELS,
+        out_channels=config.out_channels,
+        channels=config.channels,
+        channel_mult=config.channel_mult,
+        num_res_blocks=config.num_res_blocks,
+        attention_resolutions=config.attention_resolutions,
+        head_channels=config.head_channels,
+        norm_groups=groups,
+        dropout=config.dropout,
+        takes_vector=config.condition != "none",
+    )
+    return PixelDiffusion(config, network, width=network.width)
