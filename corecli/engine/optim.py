@@ -95,10 +95,18 @@ class LARS(Optimizer):
 
     def _update(self, group: dict[str, Any], weights: list[torch.Tensor]) -> None:
         gradients = [w.grad for w in weights if w.grad is not None]
-        updates = _adapted(group, weights, gradients) if group["adapt"] else _decayed(group, weights, gradients)
         velocities = [self._velocity(w) for w in weights]
         torch._foreach_mul_(velocities, group["momentum"])
-        torch._foreach_add_(velocities, updates)
+        if group["adapt"]:
+            trust, shrink = _trust(group, weights, gradients)
+            for v, g, factor in zip(velocities, gradients, trust.unbind(), strict=True):
+                v.addcmul_(g, factor)
+            if group["weight_decay"]:
+                for v, w, factor in zip(velocities, weights, shrink.unbind(), strict=True):
+                    v.addcmul_(w, factor)
+        else:
+            torch._foreach_add_(velocities, gradients)
+            torch._foreach_add_(velocities, weights, alpha=group["weight_decay"])
         torch._foreach_add_(weights, velocities, alpha=-group["lr"])
 
     def _velocity(self, weight: torch.Tensor) -> torch.Tensor:
@@ -145,28 +153,16 @@ def _groups(parameters: Iterable[torch.nn.Parameter], *, weight_decay: float, ex
     return [group for group in groups if group["params"]]
 
 
-def _adapted(
+def _trust(
     group: dict[str, Any], weights: list[torch.Tensor], gradients: list[torch.Tensor]
-) -> tuple[torch.Tensor, ...] | list[torch.Tensor]:
-    """trust * (g + weight_decay w) of each tensor, without waiting for the device."""
-    decay = group["weight_decay"]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(trust, trust * weight_decay) of each tensor, [N] each, without waiting for the device."""
     weight_norm = torch.stack(torch._foreach_norm(weights))
     gradient_norm = torch.stack(torch._foreach_norm(gradients))
-    trust = group["eta"] * weight_norm / (gradient_norm + decay * weight_norm + group["eps"])
+    denominator = gradient_norm + group["weight_decay"] * weight_norm + group["eps"]
+    trust = group["eta"] * weight_norm / denominator
     if group["clip"]:
         # lr may be 0 at the end of a cosine; the step is then 0 whatever the trust.
         trust = (trust / max(group["lr"], 1e-30)).clamp(max=1.0)
     usable = (weight_norm > 0) & (gradient_norm > 0)
-    trust = torch.where(usable, trust, 1.0)
-    updates = torch._foreach_mul(gradients, list(trust.unbind()))
-    if decay:
-        shrink = torch.where(usable, trust * decay, 0.0)
-        torch._foreach_add_(updates, torch._foreach_mul(weights, list(shrink.unbind())))
-    return updates
-
-
-def _decayed(
-    group: dict[str, Any], weights: list[torch.Tensor], gradients: list[torch.Tensor]
-) -> tuple[torch.Tensor, ...] | list[torch.Tensor]:
-    decay = group["weight_decay"]
-    return torch._foreach_add(gradients, weights, alpha=decay) if decay else gradients
+    return torch.where(usable, trust, 1.0), torch.where(usable, trust * group["weight_decay"], 0.0)

@@ -14,8 +14,8 @@ from torchvision.models import resnet
 
 from corecli.base.errors import UnavailableError, UsageError, unknown_name
 
-Stem = Literal["cifar", "imagenet", "cifar-padding2"]
-STEMS = ("cifar", "imagenet", "cifar-padding2")
+Stem = Literal["cifar", "imagenet", "cifar-solo", "cifar-lightly"]  # the last two: only to read their checkpoints
+STEMS = ("cifar", "imagenet", "cifar-solo", "cifar-lightly")
 TIMM = "timm:"
 
 _BUILDERS = {"resnet18": resnet.resnet18, "resnet34": resnet.resnet34, "resnet50": resnet.resnet50}
@@ -37,7 +37,9 @@ def build_backbone(name: str, *, stem: Stem | None, image_size: int | None) -> t
     num_features = net.fc.in_features
     net.fc = nn.Identity()
     if stem != "imagenet":
-        _shrink_stem(net, padding=2 if stem == "cifar-padding2" else 1)
+        _shrink_stem(net, padding=2 if stem == "cifar-solo" else 1)
+    if stem == "cifar-lightly":
+        net.relu = nn.Identity()
     return net, num_features
 
 

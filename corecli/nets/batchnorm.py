@@ -25,6 +25,8 @@ def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
         return module
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    if isinstance(module, ExactSyncBatchNorm):
+        return module
     if isinstance(module, _BatchNorm):
         return _replaced(module)
     for name, child in module.named_children():

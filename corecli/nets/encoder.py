@@ -6,7 +6,7 @@ views float [B, 3, H, W] in [0, 1] --forward--> h [B, D], z [B, P]   normalised 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -162,12 +162,12 @@ def build_projector(num_features: int, spec: ProjectorSpec) -> nn.Sequential:
     return nn.Sequential(first, nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), last, nn.BatchNorm1d(dim))
 
 
-def save_encoder(
-    path: Path, encoder: Encoder, *, config: Mapping[str, Any] | None = None, parents: Mapping[str, Any] | None = None
-) -> checkpoint.Header:
-    """Write an encoder and its spec; returns the header. Errors: StorageError, CannotCreateError."""
-    header = {"spec": encoder.spec, "config": dict(config or {}), "parents": dict(parents or {})}
-    return checkpoint.save(Path(path), encoder.state_dict(), kind="encoder", **header)
+def save_encoder(path: Path, encoder: Encoder, **provenance: Any) -> checkpoint.Header:
+    """Write an encoder, its spec and the JSON fields given; returns the header.
+
+    Errors: StorageError, CannotCreateError.
+    """
+    return checkpoint.save(Path(path), encoder.state_dict(), kind="encoder", spec=encoder.spec, **provenance)
 
 
 def load_encoder(path_or_name: str | Path) -> Encoder:

@@ -138,8 +138,14 @@ def _tell_depth(weights: Tensors, where: object) -> str:
 
 
 def _tell_stem(weights: Tensors, tensors: Tensors, prefix: str) -> Stem:
-    """A 7x7 kernel is ImageNet's; solo-learn, told by its online classifier, pads its 3x3 one by 2 and not by 1."""
+    """A 7x7 kernel is ImageNet's, a 3x3 one for small images, where two tools have ways of their own.
+
+    lightly's Sequential of its own ResNet's children loses the functional ReLU before the first stage; solo-learn, told
+    by its online classifier, pads by 2 and not by 1.
+    """
     if weights["conv1.weight"].shape[-1] != 3:
         return "imagenet"
+    if f"{prefix}2.0.conv1.weight" in tensors:
+        return "cifar-lightly"
     root, parent, _ = prefix.rpartition("backbone.") if "backbone." in prefix else prefix.rpartition("encoder.")
-    return "cifar-padding2" if parent and f"{root}classifier.weight" in tensors else "cifar"
+    return "cifar-solo" if parent and f"{root}classifier.weight" in tensors else "cifar"

@@ -1,0 +1,106 @@
+"""The methods' losses and options; NT-Xent's values are in tests/golden."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from corecli.base import registry
+from corecli.base.errors import UsageError
+from corecli.nets.encoder import Encoder, build_encoder
+from corecli.ssl._losses import cosine_distance, nt_xent
+from corecli.ssl._method import Batch, Options, embed, resolve
+
+
+@pytest.fixture
+def encoder() -> Encoder:
+    return build_encoder("resnet10-tiny", image_size=8, projector_hidden=16, projector_dim=6)
+
+
+def views(count: int, num: int = 4) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.rand(count, num, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+
+
+def batch(count: int) -> Batch:
+    targets = torch.randn(4, 6, generator=torch.Generator().manual_seed(2))
+    return Batch(views=views(count), labels=torch.arange(4), groups=torch.arange(4), targets=targets)
+
+
+def test_cosine_distance_is_equation_7() -> None:
+    z, targets = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[6.0, 8.0], [0.0, -2.0]])
+    assert cosine_distance(z, targets).item() == pytest.approx((0 + 1) / 2)
+    assert cosine_distance(-z, 5 * z).item() == pytest.approx(2)
+
+
+def test_nt_xent_ignores_lengths_order_and_which_view_is_first() -> None:
+    z0, z1 = torch.randn(2, 9, 5, dtype=torch.float64)
+    loss = nt_xent(z0, z1, temperature=0.3)
+    order = torch.randperm(9)
+    torch.testing.assert_close(nt_xent(z1, 7 * z0, temperature=0.3), loss)
+    torch.testing.assert_close(nt_xent(z0[order], z1[order], temperature=0.3), loss)
+
+
+def test_nt_xent_of_indistinguishable_views_is_the_log_of_their_number() -> None:
+    z = torch.ones(8, 3)
+    assert nt_xent(z, z, temperature=0.5).item() == pytest.approx(math.log(15))
+
+
+def test_views_pass_together_and_share_batch_statistics(encoder: Encoder) -> None:
+    h, z = embed(encoder.train(), views(2))
+    assert h.shape == (2, 4, 256)
+    assert z.shape == (2, 4, 6)
+    joint_h, _ = encoder(torch.cat(views(2)))
+    torch.testing.assert_close(h.flatten(0, 1), joint_h)
+    assert not torch.allclose(h[0], encoder(views(2)[0])[0])
+
+
+@pytest.mark.parametrize("num_views", [1, 2])
+def test_psl_is_the_mean_over_its_views(encoder: Encoder, num_views: int) -> None:
+    method = registry.load("ssl", "psl").build(encoder, options=Options(num_views=num_views, target_dim=6)).eval()
+    data = batch(num_views)
+    assert data.targets is not None
+    each = [cosine_distance(encoder(view)[1], data.targets) for view in data.views]
+    torch.testing.assert_close(method.loss(data), sum(each) / num_views)
+    assert method.num_views == num_views
+
+
+def test_supervised_trains_no_projector_and_saves_none(encoder: Encoder) -> None:
+    method = registry.load("ssl", "supervised").build(encoder, options=Options(num_classes=4))
+    assert encoder.projector_dim is None
+    assert encoder.spec["projector"] is None
+    assert not [n for n in method.state_dict() if "projector" in n]
+
+
+def test_classifier_is_a_function_of_the_seed(encoder: Encoder) -> None:
+    def weight(seed: int) -> torch.Tensor:
+        options = Options(num_classes=4, seed=seed)
+        return registry.load("ssl", "supervised").build(encoder, options=options).classifier.weight
+
+    assert torch.equal(weight(1), weight(1))
+    assert not torch.equal(weight(1), weight(2))
+
+
+def test_defaults_give_way_to_options() -> None:
+    defaults = Options(temperature=0.2)
+    assert resolve(Options(seed=3), defaults, method="m") == Options(temperature=0.2, seed=3)
+    assert resolve(Options(temperature=0.5), defaults, method="m").temperature == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("psl", Options(target_dim=7), "7 dimensions, the encoder's output 6"),
+        ("psl", Options(), "needs a feature table"),
+        ("psl", Options(target_dim=6, num_views=3), "1 or 2 views"),
+        ("psl", Options(target_dim=6, temperature=0.1), "psl has no temperature"),
+        ("simclr", Options(temperature=0.0), "above 0"),
+        ("simclr", Options(num_views=1), "simclr has no num views"),
+        ("supervised", Options(), "at least two classes"),
+        ("supervised", Options(num_classes=1), "at least two classes"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(encoder: Encoder, name: str, options: Options, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        registry.load("ssl", name).build(encoder, options=options)
