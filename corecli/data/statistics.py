@@ -1,0 +1,133 @@
+"""Statistics files: the mean and covariance of a set's features in an .npz, so that a reference is measured once.
+
+Read and written as pytorch-fid and EDM have them (`mu`, `sigma`) and as ADM's evaluator has its reference batches
+(also `mu_s`, `sigma_s` for sFID, and images in `arr_0`). Ours add as plain strings which feature space they are of,
+so that statistics of two networks or two resize protocols are not compared by accident.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corecli.base.errors import DataError, MissingInputError
+from corecli.base.files import atomic_write, sniff
+
+_MOMENTS = ("mu", "sigma", "mu_s", "sigma_s")
+_LABELS = ("feature_space", "fingerprint", "num_images")
+_ASYMMETRY = 1e-3  # the float32 files of some tools are not exactly symmetric
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Statistics:
+    """mean [D] and covariance [D, D] (divided by n - 1), float64; the spatial pair is for sFID.
+
+    space: the feature space with its layer and resize, such as `inception/pool/tf1`; fingerprint: the hash of the
+    network's weights; num_images: rows behind the mean. All three are None in files of other tools.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    spatial_mean: np.ndarray | None = None
+    spatial_covariance: np.ndarray | None = None
+    space: str | None = None
+    fingerprint: str | None = None
+    num_images: int | None = None
+
+
+def holds_statistics(path: Path | str) -> bool:
+    """Whether a file is an .npz with a mean and a covariance, judged by its content."""
+    if sniff(Path(path)) != "npz":
+        return False
+    return {"mu.npy", "sigma.npy"} <= set(zipfile.ZipFile(path).namelist())
+
+
+def read_statistics(path: Path | str) -> Statistics:
+    """Read a statistics file of ours, pytorch-fid, EDM or ADM; images in it are not read.
+
+    Errors: MissingInputError; DataError when there are no statistics in it, or broken ones, or it is a pickle.
+    """
+    path = Path(path)
+    arrays = _read_arrays(path)
+    if not {"mu", "sigma"} <= set(arrays):
+        raise DataError("no mu and sigma in this file", where=path, hint="is it an image set?")
+    mean, covariance = _checked(arrays["mu"], arrays["sigma"], path)
+    spatial = (None, None)
+    if {"mu_s", "sigma_s"} <= set(arrays):
+        spatial = _checked(arrays["mu_s"], arrays["sigma_s"], path)
+    space, fingerprint, num_images = (arrays[name].item() if name in arrays else None for name in _LABELS)
+    return Statistics(
+        mean=mean,
+        covariance=covariance,
+        spatial_mean=spatial[0],
+        spatial_covariance=spatial[1],
+        space=space,
+        fingerprint=fingerprint,
+        num_images=num_images,
+    )
+
+
+def write_statistics(path: Path | str, statistics: Statistics, *, images: np.ndarray | None = None) -> None:
+    """Write an .npz that pytorch-fid and EDM read, atomically; equal content gives equal bytes.
+
+    images: uint8 [N, H, W, 3], stored as `arr_0`, which ADM's evaluator insists on.
+    Errors: StorageError, CannotCreateError.
+    """
+    arrays: dict[str, Any] = {
+        "mu": statistics.mean,
+        "sigma": statistics.covariance,
+        "mu_s": statistics.spatial_mean,
+        "sigma_s": statistics.spatial_covariance,
+        "feature_space": statistics.space,
+        "fingerprint": statistics.fingerprint,
+        "num_images": statistics.num_images,
+        "arr_0": images,
+    }
+    with atomic_write(Path(path)) as file:
+        np.savez(file, **{name: value for name, value in arrays.items() if value is not None})
+
+
+def refuse_other_space(statistics: Statistics, other: Statistics, *, where: object = None) -> None:
+    """Raise DataError unless the two can be of one feature space.
+
+    What a file of another tool does not say cannot be checked, but the dimensions always can.
+    """
+    sizes = len(statistics.mean), len(other.mean)
+    if sizes[0] != sizes[1]:
+        raise DataError(f"statistics of {sizes[0]} dimensions do not compare with {sizes[1]}", where=where)
+    if None not in (statistics.space, other.space) and statistics.space != other.space:
+        hint = "measure both with the same extractor, layer and resize"
+        raise DataError(f"statistics of {statistics.space} do not compare with {other.space}", where=where, hint=hint)
+    prints = statistics.fingerprint, other.fingerprint
+    if None not in prints and prints[0] != prints[1]:
+        hint = "the extractors have different weights; measure both with one"
+        short = [str(p)[:12] for p in prints]
+        raise DataError(f"statistics of network {short[0]} do not compare with {short[1]}", where=where, hint=hint)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    found = sniff(path)
+    if found == "missing":
+        raise MissingInputError("no such file", where=path)
+    if found != "npz":
+        raise DataError("not an .npz statistics file", where=path, hint="pickles are not run: numpy.savez mu and sigma")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in _MOMENTS + _LABELS if name in archive}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"not a readable statistics file: {error}", where=path) from error
+
+
+def _checked(mean: np.ndarray, covariance: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise DataError(f"mu {mean.shape} and sigma {covariance.shape} do not fit together", where=path)
+    mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise DataError("mu or sigma contains NaN or infinity", where=path)
+    if np.abs(covariance - covariance.T).max() > _ASYMMETRY * np.abs(covariance).max():
+        raise DataError("sigma is not symmetric", where=path)
+    return mean, (covariance + covariance.T) / 2

@@ -1,0 +1,30 @@
+"""Effective rank (RankMe): how many directions features really use; collapse shows as a fall during training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from corecli.base.errors import DataError
+
+DIRECTION = {"effective_rank": "higher"}
+_EPSILON = 1e-7
+
+
+def compute(*, features: Tensor) -> dict[str, float]:
+    """`effective_rank` of features [N, D]. Errors: DataError."""
+    return {"effective_rank": effective_rank(features)}
+
+
+def effective_rank(features: Tensor) -> float:
+    """exp of the entropy of the normalised singular values of features [N, D], in 1..min(N, D); not centred.
+
+    Source: Garrido et al. 2023 (RankMe), Eq. 1 and 2. Errors: DataError when non-finite or all zero.
+    """
+    rows = features.detach().double()
+    if not torch.isfinite(rows).all() or not rows.any():
+        raise DataError("features are all zero or contain NaN or infinity")
+    gram = rows.T @ rows if len(rows) > rows.shape[1] else rows @ rows.T
+    values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    share = values / values.sum() + _EPSILON
+    return float((-(share * share.log()).sum()).exp())

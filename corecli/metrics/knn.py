@@ -1,0 +1,73 @@
+"""Weighted k-nearest-neighbour classification by cosine: what an encoder's space knows before a probe is trained on it.
+
+Each of the k nearest training rows votes for its class with weight exp(cosine / tau) (Wu et al. 2018, section 3.4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from corecli.metrics._classes import check_labelled, index_classes
+from corecli.metrics._neighbours import most_similar
+
+DIRECTION = {"knn_top1": "higher"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnResult:
+    """Accuracies in 0..1; top5 is None below 6 classes."""
+
+    top1: float
+    top5: float | None
+    k: int
+    num_train: int
+    num_test: int
+    num_classes: int
+
+
+def compute(
+    *, train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor
+) -> dict[str, float]:
+    """`knn_top1` with k 20 and tau 0.07. Errors: DataError."""
+    return {"knn_top1": knn_classify(train_features, train_labels, test_features, test_labels).top1}
+
+
+def knn_classify(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    k: int = 20,
+    tau: float = 0.07,
+) -> KnnResult:
+    """Classify test_features [M, D] by their neighbours in train_features [N, D]; labels int64, any values >= 0.
+
+    k is cut to N. Errors: DataError when labels are missing, of one class only, or in test but not in train.
+    """
+    check_labelled(train_features, train_labels, where="train")
+    check_labelled(test_features, test_labels, where="test")
+    classes, train_index, test_index = index_classes(train_labels, test_labels)
+    k = min(k, len(train_features))
+    ranked = _votes(train_features, train_index, test_features, num_classes=len(classes), k=k, tau=tau)
+    hits = ranked.argsort(dim=1, descending=True, stable=True)[:, :5] == test_index.to(ranked.device)[:, None]
+    return KnnResult(
+        top1=float(hits[:, 0].double().mean()),
+        top5=float(hits.any(1).double().mean()) if len(classes) > 5 else None,
+        k=k,
+        num_train=len(train_features),
+        num_test=len(test_features),
+        num_classes=len(classes),
+    )
+
+
+def _votes(
+    train_features: Tensor, train_index: Tensor, test_features: Tensor, *, num_classes: int, k: int, tau: float
+) -> Tensor:
+    """The summed votes [M, num_classes] for test_features [M, D]; train_index: int64 [N] in 0..num_classes - 1."""
+    cosines, neighbours = most_similar(test_features, train_features, k)
+    weights = ((cosines - cosines[:, :1]) / tau).exp()  # relative to the nearest one, or small tau would overflow
+    votes = weights.new_zeros(len(weights), num_classes)
+    return votes.scatter_add_(1, train_index.to(neighbours.device)[neighbours], weights)

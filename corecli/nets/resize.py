@@ -1,0 +1,71 @@
+"""The ways published tools bring images to Inception's 299 pixels and to its range; scores differ by protocol.
+
+The same images under two protocols are a measurable Frechet distance apart, so the name is part of every result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from corecli.base.errors import DataError, UsageError, unknown_name
+
+SIZE_PX = 299
+_MIN_PX = 75  # below, the network's last pooling has nothing left
+
+
+def to_inception_input(images: Tensor, resize: str = "tf1") -> Tensor:
+    """Images uint8 [B, 3, H, W] as float32 [B, 3, 299, 299] in about -1..1, by the protocol `resize`.
+
+    tf1: bilinear with TensorFlow 1's corner phase (the original FID, ADM, EDM, torch-fidelity); torch: bilinear with
+    half-pixel phase and 2x - 1 (pytorch-fid); clean: antialiased bicubic (clean-fid); none: the images as they are.
+    Errors: UsageError for an unknown protocol, or for none with images under 75 px; DataError unless uint8 RGB.
+    """
+    if resize not in RESIZES:
+        raise unknown_name("resize", resize, RESIZES)
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise DataError(f"expected uint8 images [B, 3, H, W], got {images.dtype} {list(images.shape)}")
+    return RESIZES[resize](images.float())
+
+
+def _tf1(x: Tensor) -> Tensor:
+    rows, columns = (_tf1_weights(size, x.device) for size in x.shape[-2:])
+    x = _between(x[..., columns[0]], x[..., columns[1]], columns[2])
+    return _centre(_between(x[..., rows[0], :], x[..., rows[1], :], rows[2][:, None]))
+
+
+def _between(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
+    return low + (high - low) * share  # not torch.lerp, which rounds otherwise than TensorFlow
+
+
+def _tf1_weights(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For every output pixel j: its two neighbours and the share of the second; the source is at j * size / 299."""
+    source = torch.arange(SIZE_PX, dtype=torch.float32, device=device) * torch.tensor(size / SIZE_PX)
+    low = source.long()
+    return low, (low + 1).clamp(max=size - 1), source - low
+
+
+def _torch(x: Tensor) -> Tensor:
+    return 2 * F.interpolate(x / 255, (SIZE_PX, SIZE_PX), mode="bilinear", align_corners=False) - 1
+
+
+def _clean(x: Tensor) -> Tensor:
+    x = F.interpolate(x, (SIZE_PX, SIZE_PX), mode="bicubic", align_corners=False, antialias=True)  # as PIL on floats
+    return _centre(x.clamp(0, 255))
+
+
+def _none(x: Tensor) -> Tensor:
+    if min(x.shape[-2:]) < _MIN_PX:
+        hint = f"at least {_MIN_PX} px, or choose another resize"
+        raise UsageError(f"images of {x.shape[-1]}x{x.shape[-2]} px are too small for resize none", hint=hint)
+    return _centre(x)
+
+
+def _centre(x: Tensor) -> Tensor:
+    return (x - 128) / 128
+
+
+RESIZES: dict[str, Callable[[Tensor], Tensor]] = {"tf1": _tf1, "torch": _torch, "clean": _clean, "none": _none}

@@ -1,0 +1,119 @@
+"""What every file in metrics/ promises, so that a new metric is tested the moment its file exists.
+
+A metric is `compute(*, ...) -> {name: number}`, whose parameter names say what it needs, and `DIRECTION`, which says
+for every name whether lower or higher is better.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from corecli.base import registry
+
+METRICS = registry.choices("metrics")
+MODULES = Path(inspect.getfile(registry)).parent.parent / "metrics"
+PAIRED = ({"train_features", "train_labels"}, {"test_features", "test_labels"})
+
+
+def world(quality: str) -> dict[str, Tensor]:
+    """Everything a metric may ask for: as it should be, or collapsed, copied and unaligned."""
+    good = quality == "good"
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    reference, mean = normal(300, 8), normal(1, 8)
+    labels = torch.arange(240) % 6
+    centres = (4.0 if good else 0.2) * normal(6, 8)
+    views = normal(200, 8)
+    return {
+        "reference": reference,
+        "samples": normal(280, 8) if good else reference[:4].repeat(70, 1) + 1e-3 * normal(280, 8),
+        "logits": normal(250, 20) * (8.0 if good else 0.1),
+        "features": normal(200, 8) if good else normal(200, 1) @ normal(1, 8) + 1e-3 * normal(200, 8),
+        "views": views + 0.1 * normal(2, 200, 8) if good else mean + 0.5 * normal(2, 200, 8),
+        "train_features": centres[labels] + normal(240, 8),
+        "train_labels": labels,
+        "test_features": centres[labels] + normal(240, 8),
+        "test_labels": labels,
+    }
+
+
+def needs(module: ModuleType) -> list[str]:
+    return list(inspect.signature(module.compute).parameters)
+
+
+def measure(module: ModuleType, inputs: dict[str, Tensor]) -> dict[str, float]:
+    return module.compute(**{name: inputs[name] for name in needs(module)})
+
+
+@cache
+def as_it_should_be(module: ModuleType) -> dict[str, float]:
+    return measure(module, world("good"))
+
+
+def permuted(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rows in another order; features keep their labels and views their partners."""
+    orders: dict[str, Tensor] = {}
+    found = {}
+    for name, value in inputs.items():
+        axis = 1 if name == "views" else 0
+        group = next((str(sorted(pair)) for pair in PAIRED if name in pair), name)
+        order = orders.setdefault(group, torch.randperm(value.shape[axis], generator=torch.Generator().manual_seed(1)))
+        found[name] = value.index_select(axis, order)
+    return found
+
+
+@pytest.fixture(params=METRICS)
+def metric(request) -> ModuleType:
+    return registry.load("metrics", request.param)
+
+
+def test_the_registry_holds_the_metrics_the_verbs_offer():
+    assert {"frechet", "inception-score", "knn", "linear-probe", "copies", "effective-rank"} <= set(METRICS)
+
+
+def test_needs_are_known_and_keyword_only(metric):
+    parameters = inspect.signature(metric.compute).parameters.values()
+    assert {p.name for p in parameters} <= set(world("good"))
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters)
+
+
+def test_values_are_finite_numbers_under_the_declared_names(metric):
+    found = as_it_should_be(metric)
+    assert set(found) == set(metric.DIRECTION)
+    assert all(isinstance(value, float) and math.isfinite(value) for value in found.values())
+
+
+def test_worse_inputs_give_worse_values(metric):
+    good, bad = as_it_should_be(metric), measure(metric, world("bad"))
+    for name, direction in metric.DIRECTION.items():
+        assert good[name] < bad[name] if direction == "lower" else good[name] > bad[name], name
+
+
+def test_the_order_of_rows_does_not_matter(metric):
+    """Up to the choice of splits and hold-outs, which are drawn by position."""
+    tolerance = 0.02 if metric.__name__.endswith(("linear_probe", "inception_score")) else 1e-9
+    found, other = as_it_should_be(metric), measure(metric, permuted(world("good")))
+    for name, value in found.items():
+        assert other[name] == pytest.approx(value, rel=tolerance, abs=tolerance), name
+
+
+def test_metrics_read_no_files_and_build_no_models():
+    allowed = {"corecli.base.errors", "corecli.base.rng"}
+    for path in MODULES.glob("*.py"):
+        imported = [
+            node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
+        ]
+        ours = {name for name in imported if name.startswith("corecli.") and not name.startswith("corecli.metrics")}
+        assert ours <= allowed, path.name

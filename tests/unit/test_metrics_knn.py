@@ -1,0 +1,116 @@
+"""Neighbour search in tiles, and the classifier on it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from corecli.base.errors import DataError
+from corecli.metrics import _neighbours
+from corecli.metrics._neighbours import most_similar, nearest
+from corecli.metrics.knn import knn_classify
+
+
+def rows(num: int, dim: int, seed: int, *, shift: float = 0.0) -> Tensor:
+    return torch.randn(num, dim, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+@pytest.fixture(params=[7, 4096], ids=["small-tiles", "one-tile"])
+def tiles(request, monkeypatch) -> None:
+    monkeypatch.setattr(_neighbours, "_TILE", request.param)
+
+
+@pytest.mark.usefixtures("tiles")
+def test_most_similar_equals_the_full_matrix():
+    queries, references = rows(20, 6, 0), rows(50, 6, 1)
+    cosines = F.normalize(queries.double()) @ F.normalize(references.double()).T
+    expected, where = cosines.topk(4)
+    found, indices = most_similar(queries, references, 4)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(indices, where)
+
+
+@pytest.mark.usefixtures("tiles")
+def test_nearest_equals_the_full_matrix():
+    queries, references = rows(20, 6, 0, shift=100), rows(50, 6, 1, shift=100)
+    distances, indices = nearest(queries, references)
+    expected = torch.cdist(queries.double(), references.double(), compute_mode="donot_use_mm_for_euclid_dist").min(1)
+    torch.testing.assert_close(distances, expected.values, rtol=1e-12, atol=0)
+    assert torch.equal(indices, expected.indices)
+
+
+@pytest.mark.usefixtures("tiles")
+def test_leave_one_out_skips_oneself_but_not_a_duplicate():
+    x = rows(30, 5, 2)
+    x[21] = x[4]
+    distances, indices = nearest(x, x, leave_one_out=True)
+    full = torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    torch.testing.assert_close(distances, full.min(1).values, rtol=1e-12, atol=0)
+    assert distances[4] == distances[21] == 0
+    assert (indices[4], indices[21]) == (21, 4)
+
+
+def test_nearest_reads_pixels_and_finds_exact_copies():
+    real = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    distances, indices = nearest(real[[5, 9]], real)
+    assert distances.tolist() == [0, 0]
+    assert indices.tolist() == [5, 9]
+
+
+def reference_knn(train: Tensor, labels: Tensor, test: Tensor, k: int, tau: float) -> Tensor:
+    """Votes one by one, in float64."""
+    found = []
+    for query in F.normalize(test.double()):
+        cosines = F.normalize(train.double()) @ query
+        votes = torch.zeros(int(labels.max()) + 1, dtype=torch.float64)
+        for i in cosines.argsort(descending=True)[:k]:
+            votes[labels[i]] += (cosines[i] / tau).exp()
+        found.append(votes.argsort(descending=True))
+    return torch.stack(found)
+
+
+def test_classifier_equals_votes_counted_one_by_one():
+    train, test = rows(200, 8, 4), rows(60, 8, 5)
+    labels, truth = train[:, :7].argmax(1), test[:, :7].argmax(1)
+    ranked = reference_knn(train, labels, test, 20, 0.07)
+    found = knn_classify(train, labels, test, truth)
+    assert found.top1 == pytest.approx(float((ranked[:, 0] == truth).double().mean()))
+    assert found.top5 == pytest.approx(float((ranked[:, :5] == truth[:, None]).any(1).double().mean()))
+    assert (found.k, found.num_train, found.num_test, found.num_classes) == (20, 200, 60, 7)
+
+
+def test_labels_need_not_be_contiguous_and_k_is_cut_to_the_set():
+    x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    found = knn_classify(x, torch.tensor([40, 40, 7]), x, torch.tensor([40, 40, 7]))
+    assert (found.top1, found.top5, found.k, found.num_classes) == (1.0, None, 3, 2)
+
+
+def test_small_tau_does_not_overflow():
+    x = rows(30, 4, 6)
+    labels = torch.arange(30) % 3
+    assert knn_classify(x, labels, x, labels, tau=1e-3).top1 == 1.0
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        ([1, 1, 1], [1, 1], "train: all images have the label 1"),
+        ([0, 1, -1], [0, 1], "train: 1 of 3 images have no label"),
+        ([0, 1, 1], [-1, -1], "test: 2 of 2 images have no label"),
+        ([0, 1, 1], [0, 5], "test: labels 5 do not occur in train"),
+        ([0, 1], [0, 1], r"train: features \(3, 2\) and labels \(2,\)"),
+    ],
+)
+def test_labels_that_cannot_be_scored_are_refused(train, test, words):
+    with pytest.raises(DataError, match=words):
+        knn_classify(torch.ones(3, 2), torch.tensor(train), torch.ones(2, 2), torch.tensor(test))
+
+
+def test_nan_and_empty_sets_are_refused():
+    labels = torch.tensor([0, 1])
+    with pytest.raises(DataError, match="test: features contain NaN"):
+        knn_classify(torch.eye(2), labels, torch.full((2, 2), torch.nan), labels)
+    with pytest.raises(DataError, match="test: no images"):
+        knn_classify(torch.eye(2), labels, torch.ones(0, 2), labels[:0])
