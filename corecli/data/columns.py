@@ -1,0 +1,69 @@
+"""Rows as plain numeric arrays, as the packed and npz formats keep them: strings are utf-8 bytes and offsets.
+
+The layout of a string column equals `base.checkpoint.pack_strings`; this side needs no torch, so sets open without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from corecli.base.errors import DataError
+from corecli.data.rows import Rows, make_rows
+
+Columns = dict[str, np.ndarray]
+
+
+def to_columns(rows: Rows) -> Columns:
+    """Rows as arrays: `keys.bytes` uint8, `keys.offsets` int64 [N + 1], the same for groups, and the number columns."""
+    return {
+        **pack_strings("keys", rows.keys),
+        **pack_strings("groups", rows.groups),
+        "labels": rows.labels,
+        "origins": rows.origins,
+        "variants": rows.variants,
+    }
+
+
+def from_columns(columns: Mapping[str, np.ndarray], *, num: int, where: object) -> Rows:
+    """The inverse of `to_columns` for a set of `num` images.
+
+    A file made elsewhere may lack any column: its keys are then row numbers, and the rest is what the keys tell.
+    Errors: DataError naming `where`.
+    """
+    keys = unpack_strings("keys", columns, num, where)
+    groups = unpack_strings("groups", columns, num, where)
+    return make_rows(
+        keys if keys is not None else [f"{i:0{max(6, len(str(num)))}d}" for i in range(num)],
+        groups=keys if keys == groups else groups,  # one list of strings, not two, where every image is its own group
+        labels=columns.get("labels"),
+        origins=columns.get("origins"),
+        variants=columns.get("variants"),
+        where=where,
+    )
+
+
+def pack_strings(name: str, strings: list[str]) -> Columns:
+    """A column of N strings as `<name>.bytes` uint8 and `<name>.offsets` int64 [N + 1]."""
+    encoded = [s.encode() for s in strings]
+    offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
+    np.cumsum([len(e) for e in encoded], out=offsets[1:])
+    return {f"{name}.bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8), f"{name}.offsets": offsets}
+
+
+def unpack_strings(name: str, columns: Mapping[str, np.ndarray], num: int, where: object) -> list[str] | None:
+    """The inverse of `pack_strings`; None when the column is not there. Errors: DataError naming `where`."""
+    if f"{name}.bytes" not in columns or f"{name}.offsets" not in columns:
+        return None
+    data, offsets = columns[f"{name}.bytes"].tobytes(), columns[f"{name}.offsets"]
+    if offsets.shape != (num + 1,) or offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets) < 0).any():
+        raise DataError(f"the {name} column does not fit {num} images", where=where, hint="the file is damaged")
+    ends = offsets.tolist()
+    try:
+        text = data.decode()
+        source = text if len(text) == len(data) else None  # pure ASCII: characters are bytes
+        pieces = zip(ends[:-1], ends[1:], strict=True)
+        return [source[a:b] for a, b in pieces] if source is not None else [data[a:b].decode() for a, b in pieces]
+    except UnicodeDecodeError as error:
+        raise DataError(f"the {name} column is not utf-8", where=where, hint="the file is damaged") from error

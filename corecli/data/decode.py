@@ -1,0 +1,97 @@
+"""From an image file's bytes to uint8 RGB pixels: the one place that knows about image modes, orientation and bombs."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from corecli.base.errors import CorecliError, DataError
+
+EXTENSIONS = frozenset({"png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm"})
+MAX_PIXELS = 64_000_000
+
+# Named, so that no file reaches a decoder that runs other programs, as Pillow's PostScript one does.
+_DECODERS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+# The cap of `decode` is lower than the size from which Pillow warns.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def decode(
+    data: bytes | Image.Image, *, name: object, image_size: int | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Decode one image to uint8 [3, H, W] RGB.
+
+    The EXIF orientation is applied; animations give their first frame; see `to_rgb` for the modes. With
+    `image_size=N` the shorter side is resized to N and the centre cropped. `name` is what errors call the image.
+    Errors: DataError when truncated, damaged, of unknown kind, or of more than `max_pixels`, before it is decoded.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=_DECODERS) if isinstance(data, bytes) else data
+        _refuse_bomb(image.size, max_pixels, name)
+        image.load()
+        mode_is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+        ImageOps.exif_transpose(image, in_place=True)
+        image = _from_16_bit(image) if mode_is_16_bit else image
+        image = to_rgb(image, name=name)
+        image = image if image_size is None else resize_crop(image, image_size)
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    except CorecliError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(str(error).split(",")[0], where=name, hint=_BOMB_HINT) from error
+    except UnidentifiedImageError as error:
+        raise DataError("not an image, or damaged at its start", where=name, hint=_BAD_HINT) from error
+    except Exception as error:  # the decoders raise whatever a damaged file leads them into
+        raise DataError(f"truncated or damaged image: {error}", where=name, hint=_BAD_HINT) from error
+
+
+_BOMB_HINT = "shrink the image, or leave it out with --on-bad skip"
+_BAD_HINT = "replace the image, or leave it out with --on-bad skip"
+
+
+def to_rgb(image: Image.Image, *, name: object) -> Image.Image:
+    """An image of any mode of 8 bits or fewer as RGB.
+
+    Palette, greyscale, bilevel and CMYK images are converted. Transparency is laid on white: dropping it, as
+    `convert("RGB")` does, would show the arbitrary colours that editors leave under transparent pixels.
+    Errors: DataError for 32-bit integer and float pixels, which have no agreed range.
+    """
+    if image.mode in ("I", "F"):
+        raise DataError("32-bit pixels have no agreed range", where=name, hint="convert it to 8 or 16 bits")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def resize_crop(image: Image.Image, size: int) -> Image.Image:
+    """Resize the shorter side to `size`, bicubic and antialiased, and crop the centre, as torchvision does."""
+    width, height = image.size
+    target = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+    if target != image.size:
+        image = image.resize(target, Image.Resampling.BICUBIC)
+    left, top = round((target[0] - size) / 2), round((target[1] - size) / 2)
+    return image if target == (size, size) else image.crop((left, top, left + size, top + size))
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """uint8 [3, H, W] as the bytes of a PNG file; lossless, because JPEG loss would become part of what is measured."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _refuse_bomb(size: tuple[int, int], max_pixels: int, name: object) -> None:
+    if size[0] * size[1] > max_pixels:
+        reason = f"{size[0]} x {size[1]} pixels are over the limit of {max_pixels:,}"
+        raise DataError(reason, where=name, hint=_BOMB_HINT)
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    """Scale 0..65535 to 0..255, rounded; Pillow's own conversion clips at 255, which turns most images white."""
+    values = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))

@@ -1,0 +1,184 @@
+"""Where every image of some tar shards lies: scanned once, strictly, then kept beside them."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from corecli.base.errors import CorecliError, DataError
+from corecli.base.files import atomic_write
+from corecli.data.columns import pack_strings, unpack_strings
+from corecli.data.decode import EXTENSIONS
+from corecli.data.manifest import Manifest
+
+HIDDEN_MANIFEST = ".manifest.json"  # inside a tar; WebDataset readers pass over hidden members
+_MAX_SIDECAR_BYTES = 1 << 20
+_END_OF_ARCHIVE = bytes(tarfile.BLOCKSIZE)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Index:
+    """N images sorted by key: their member names, shard numbers, byte offsets and sizes, labels (None if not given)."""
+
+    names: list[str]
+    shards: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray | None
+    manifest: Manifest | None
+
+
+def index_of(paths: list[Path], beside: Path) -> Index:
+    """The index of shards `paths`, read from the file `beside` if it is theirs, else scanned and written there.
+
+    Where that place is not writable the index stays in memory. Errors: DataError naming the shard and the member.
+    """
+    state = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    found = _load(beside, state)
+    if found is None:
+        found = scan(paths)
+        with suppress(CorecliError):
+            _save(beside, state, found)
+    return found
+
+
+def scan(paths: list[Path]) -> Index:
+    """Read every member's header. Errors: DataError for a truncated tar, a duplicate key, a link, a climbing name."""
+    content = _Content()
+    for number, path in enumerate(paths):
+        with _tar_errors(path):
+            for info, tar in _members(path):
+                content.add(info, tar, number, path)
+    keys = sorted(content.images)
+    found = [content.images[key] for key in keys]
+    labels = np.array([content.labels.get(key, -1) for key in keys], dtype=np.int64)
+    return Index(
+        names=[name for name, *_ in found],
+        shards=np.array([shard for _, shard, _, _ in found], dtype=np.int32),
+        offsets=np.array([offset for _, _, offset, _ in found], dtype=np.int64),
+        sizes=np.array([size for *_, size in found], dtype=np.int64),
+        labels=labels if content.labels else None,
+        manifest=content.manifest,
+    )
+
+
+@dataclass
+class _Content:
+    images: dict[str, tuple[str, int, int, int]] = field(default_factory=dict)  # key: name, shard, offset, size
+    labels: dict[str, int] = field(default_factory=dict)
+    manifest: Manifest | None = None
+
+    def add(self, info: tarfile.TarInfo, tar: tarfile.TarFile, shard: int, path: Path) -> None:
+        name = str(PurePosixPath(info.name))
+        key, _, extension = name.rpartition(".")
+        if name == HIDDEN_MANIFEST:
+            if self.manifest is not None:
+                hint = "mix them as parts of one mixture: corecli inflate"
+                raise DataError("several tars here have a manifest of their own", where=path, hint=hint)
+            self.manifest = json.loads(_payload(info, tar, path))
+        elif any(part.startswith(".") for part in name.split("/")):
+            return
+        elif extension.lower() in EXTENSIONS:
+            if key in self.images:
+                reason = f"duplicate key {key!r}: {self.images[key][0]} and {name}"
+                raise DataError(reason, where=path, hint="every image needs a key of its own")
+            self.images[key] = (name, shard, info.offset_data, info.size)
+        elif extension in ("cls", "json"):
+            label = _label(_payload(info, tar, path), extension, name, path)
+            if label is not None:
+                self.labels[key] = label
+
+
+def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+    """The regular members. Python's reader stops silently at a damaged header, so the end mark is checked here."""
+    with tarfile.open(path, "r:") as tar, open(path, "rb") as raw:
+        for info in tar:
+            _refuse_unsafe(info, path)
+            if info.isfile():
+                yield info, tar
+        raw.seek(tar.offset)
+        end = raw.read()
+        if not end.startswith(_END_OF_ARCHIVE) or len(end) % tarfile.BLOCKSIZE:
+            raise DataError(f"truncated or damaged at byte {tar.offset}", where=path, hint="make or copy it again")
+
+
+@contextmanager
+def _tar_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+        raise DataError(f"truncated or damaged tar: {error}", where=path, hint="make or copy it again") from error
+
+
+def _refuse_unsafe(info: tarfile.TarInfo, path: Path) -> None:
+    name = info.name.replace("\\", "/")
+    if name.startswith("/") or ".." in name.split("/"):
+        raise DataError(f"member {info.name!r} climbs out of the archive", where=path, hint="do not trust this file")
+    if info.issym() or info.islnk():
+        raise DataError(f"member {info.name!r} is a link", where=path, hint="pack the files themselves: tar -h")
+    if info.issparse() or not (info.isfile() or info.isdir()):
+        raise DataError(f"member {info.name!r} is not a plain file", where=path, hint="pack plain files only")
+
+
+def _payload(info: tarfile.TarInfo, tar: tarfile.TarFile, path: Path) -> bytes:
+    if info.size > _MAX_SIDECAR_BYTES and info.name != HIDDEN_MANIFEST:
+        raise DataError(f"member {info.name!r} is too large for a label", where=path)
+    file = tar.extractfile(info)
+    return b"" if file is None else file.read()
+
+
+def _label(payload: bytes, extension: str, name: str, path: Path) -> int | None:
+    """The class number in a `.cls` member, or under "cls" or "label" in a `.json` one, if there is one."""
+    try:
+        if extension == "cls":
+            return int(payload)
+        fields: Any = json.loads(payload)
+    except ValueError as error:
+        raise DataError(f"member {name!r} is malformed: {error}", where=path) from error
+    found = fields.get("cls", fields.get("label")) if isinstance(fields, dict) else None
+    return found if isinstance(found, int) else None
+
+
+def _save(beside: Path, state: list[list[Any]], index: Index) -> None:
+    import safetensors.numpy
+
+    arrays = {
+        **pack_strings("names", index.names),
+        "shards": index.shards,
+        "offsets": index.offsets,
+        "sizes": index.sizes,
+        **({} if index.labels is None else {"labels": index.labels}),
+    }
+    metadata = {"state": json.dumps(state), "manifest": json.dumps(index.manifest)}
+    with atomic_write(beside) as file:
+        file.write(safetensors.numpy.save(arrays, metadata=metadata))
+
+
+def _load(beside: Path, state: list[list[Any]]) -> Index | None:
+    """The kept index; None when there is none, it is damaged, or the shards have changed since."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(beside, "numpy") as file:
+            metadata = file.metadata()
+            if json.loads(metadata["state"]) != state:
+                return None
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        names = unpack_strings("names", arrays, len(arrays["sizes"]), beside)
+        return Index(
+            names=names or [],
+            shards=arrays["shards"],
+            offsets=arrays["offsets"],
+            sizes=arrays["sizes"],
+            labels=arrays.get("labels"),
+            manifest=json.loads(metadata["manifest"]),
+        )
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, DataError):
+        return None

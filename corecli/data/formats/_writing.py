@@ -1,0 +1,86 @@
+"""What the writers of all formats check about the rows and the stream of images they are given."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from corecli.base.errors import CannotCreateError, DataError
+from corecli.base.files import storage_errors, sync_directory
+from corecli.data.imageset import MANIFEST
+from corecli.data.rows import Rows
+
+if TYPE_CHECKING:
+    import torch
+
+
+def begin_stream(
+    chunks: Iterable[torch.Tensor], rows: Rows, where: object
+) -> tuple[tuple[int, int], Iterator[np.ndarray]]:
+    """((H, W), uint8 arrays [n, 3, H, W]) of a stream of tensors; the size comes from the first chunk.
+
+    Only one chunk is held at a time. Errors: DataError for an empty set; a stream that does not fit `rows` is a
+    programmer's mistake.
+    """
+    if not len(rows):
+        raise DataError("no images to write", where=where)
+    stream = iter(chunks)
+    first = next(stream).numpy(force=True)
+    height, width = first.shape[2:]
+    return (height, width), _checked(first, stream, len(rows))
+
+
+def check_file_keys(rows: Rows, where: object) -> None:
+    """Errors: DataError when a key cannot be a file's path inside the set."""
+    for key in rows.keys:
+        parts = key.split("/")
+        if any(not part or part.startswith(".") for part in parts):
+            hint = "keys are relative paths without empty, hidden or '..' parts"
+            raise DataError(f"key {key!r} cannot be a file name", where=where, hint=hint)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """A hidden sibling of `path` to write into; on success it takes the place of `path`, on failure it is removed.
+
+    Errors: CannotCreateError when `path` holds anything but an earlier set of ours, told by its manifest; StorageError.
+    """
+    temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    with storage_errors(path):
+        if path.exists() and not (path / MANIFEST).is_file() and (not path.is_dir() or any(path.iterdir())):
+            hint = "it has no manifest, so it is not replaced: remove it or choose another name"
+            raise CannotCreateError("exists already", where=path, hint=hint)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.replace(path, old)  # a directory cannot be replaced in one step
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+        sync_directory(path.parent)
+
+
+def _checked(first: np.ndarray, stream: Iterator[torch.Tensor], num: int) -> Iterator[np.ndarray]:
+    size, written, chunk = first.shape[2:], 0, first
+    del first
+    while True:
+        assert (chunk.dtype, chunk.shape[1:]) == (np.uint8, (3, *size)), f"a chunk of {chunk.dtype} {chunk.shape}"
+        written += len(chunk)
+        yield np.ascontiguousarray(chunk)
+        del chunk
+        following = next(stream, None)
+        if following is None:
+            break
+        chunk = following.numpy(force=True)
+        del following
+    assert written == num, f"{written} images for {num} rows"

@@ -1,0 +1,58 @@
+"""`digits:[size][:split]`: scikit-learn's 1,797 bundled handwritten digits, 8 x 8, real images without a download.
+
+`digits:16` resizes them to 16 pixels; `train` and `test` are a fixed stratified split: every fifth image of a class is
+for testing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from corecli.base.errors import UnavailableError, UsageError
+from corecli.data.imageset import OnBad, PlainSet, digest
+from corecli.data.pixels import ArrayPixels, resize_array
+from corecli.data.rows import make_rows, numbered_keys
+
+CLASS_NAMES = tuple("0123456789")
+TEST_EVERY = 5
+
+
+def claims(spec: str) -> bool:
+    """Named sets are found by name."""
+    return spec.startswith("digits:")
+
+
+def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
+    """Open the digits. Errors: UsageError for a malformed name, UnavailableError without scikit-learn."""
+    size, split = _parse(spec)
+    images, labels = _load()
+    if size is not None:
+        images = resize_array(images, size)
+    keys = numbered_keys(labels.tolist(), CLASS_NAMES)
+    is_test = np.array([int(key.rpartition("/")[2]) % TEST_EVERY == TEST_EVERY - 1 for key in keys])
+    chosen = {"": np.ones_like(is_test), "train": ~is_test, "test": is_test}[split]
+    order = np.array(sorted(np.flatnonzero(chosen).tolist(), key=keys.__getitem__), dtype=np.int64)
+    rows = make_rows([keys[i] for i in order], labels=labels[order], where=spec)
+    pixels = ArrayPixels(array=images[order], content=digest(spec), resize=image_size)
+    return PlainSet(rows=rows, pixels=pixels, class_names=CLASS_NAMES)
+
+
+def _parse(spec: str) -> tuple[int | None, str]:
+    _, size, split, *more = [*spec.split(":"), "", ""]
+    size_is_valid = size == "" or (size.isascii() and size.isdigit() and int(size) > 0)
+    if not size_is_valid or split not in ("", "train", "test") or any(more):
+        raise UsageError(
+            "not a digits set", where=spec, hint="write digits:, digits:16, digits:16:train or digits::test"
+        )
+    return int(size) if size else None, split
+
+
+def _load() -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [1797, 3, 8, 8] and int64 [1797]."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise UnavailableError("digits: needs scikit-learn", hint="pip install 'corecli[digits]'") from error
+    values, labels = load_digits(return_X_y=True)
+    grey = np.rint(np.asarray(values) * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    return np.repeat(grey, 3, axis=1), np.asarray(labels).astype(np.int64)

@@ -1,0 +1,133 @@
+"""A directory of image files; class sub-folders, where there are any, give the labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from corecli.base.errors import DataError, MissingInputError
+from corecli.base.files import storage_errors
+from corecli.data.decode import EXTENSIONS, encode_png
+from corecli.data.formats import tar
+from corecli.data.formats._writing import atomic_directory, begin_stream, check_file_keys
+from corecli.data.imageset import OnBad, PlainSet
+from corecli.data.manifest import finish, read_manifest, rows_from_files
+from corecli.data.pixels import EncodedPixels, sizes_identity, without_bad
+from corecli.data.rows import Rows
+
+if TYPE_CHECKING:
+    import torch
+
+SUFFIX = ""  # any other name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Image files by position; `names` are paths inside `root`."""
+
+    root: Path
+    names: list[str]
+
+    def name(self, position: int) -> str:
+        """The file's path."""
+        return str(self.root / self.names[position])
+
+    def fetch(self, position: int) -> bytes:
+        """The file's bytes. Errors: MissingInputError."""
+        try:
+            with open(self.name(position), "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise MissingInputError(f"cannot be read: {error.strerror}", where=self.name(position)) from error
+
+    def identity(self, positions: Sequence[int]) -> str:
+        """The files' sizes."""
+        return sizes_identity(os.stat(self.name(position)).st_size for position in positions)
+
+
+def claims(spec: str) -> bool:
+    """A directory that is not one of tar shards."""
+    return Path(spec).is_dir() and not tar.claims(spec)
+
+
+def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
+    """Open the images below a directory, sorted by key bytewise; hidden files and other files are ignored.
+
+    Errors: DataError when empty, incomplete by its manifest, or when two files give one key.
+    """
+    root = Path(spec)
+    manifest = read_manifest(root)
+    names = _by_key(_walk(root), root)
+    if not names:
+        raise DataError("no images in this directory", where=root, hint=f"looked for {', '.join(sorted(EXTENSIONS))}")
+    keys = list(names)
+    rows, class_names = rows_from_files(keys, manifest, where=root)
+    store = Files(root=root, names=list(names.values()))
+    pixels = EncodedPixels(store=store, positions=np.arange(len(keys)), resize=image_size)
+    return without_bad(PlainSet(rows=rows, pixels=pixels, class_names=class_names), pixels, on_bad, root)
+
+
+def write(
+    path: Path, rows: Rows, chunks: Iterable[torch.Tensor], *, class_names: tuple[str, ...], header: dict[str, Any]
+) -> None:
+    """Write PNG files `<key>.png` and a manifest as a new directory, which may replace an earlier one of ours.
+
+    Errors: CannotCreateError when it holds anything else; StorageError.
+    """
+    check_file_keys(rows, path)
+    (height, width), arrays = begin_stream(chunks, rows, path)
+    with atomic_directory(path) as root:
+        start = 0
+        for images in arrays:
+            put(root, rows.keys[start : start + len(images)], images)
+            start += len(images)
+        finish(root, rows, class_names=class_names, header={**header, "image_size": [height, width]})
+
+
+def put(root: Path, keys: Sequence[str], images: np.ndarray) -> None:
+    """Write images, uint8 [n, 3, H, W], as `root/<key>.png`, each by rename, so that a file that exists is whole.
+
+    Errors: CannotCreateError, StorageError.
+    """
+    for key, pixels in zip(keys, images, strict=True):
+        target = root / f"{key}.png"
+        temporary = target.with_name(f".{target.name}.tmp")
+        with storage_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(encode_png(pixels))
+            os.replace(temporary, target)
+
+
+def _by_key(names: Iterator[str], root: Path) -> dict[str, str]:
+    """Names by key, in the order of keys; code points sort as their utf-8 bytes do."""
+    found: dict[str, str] = {}
+    for name in names:
+        key = name.rpartition(".")[0]
+        if key in found:
+            reason = f"duplicate key {key!r}: {found[key]} and {name}"
+            raise DataError(reason, where=root, hint="rename or remove one of them")
+        found[key] = name
+    return dict(sorted(found.items()))
+
+
+def _walk(root: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Paths of image files below `root`, relative to it; links are followed, but not in a circle."""
+    folder = os.path.join(root, inside)
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise MissingInputError(f"cannot be listed: {error.strerror}", where=folder) from error
+    above = (*above, os.path.realpath(folder))
+    for entry in found:
+        if entry.is_dir():
+            if os.path.realpath(entry.path) in above:
+                raise DataError("a link to a folder it lies in", where=entry.path, hint="remove the link")
+            yield from _walk(root, f"{inside}{entry.name}/", above)
+        elif entry.name.rpartition(".")[2].lower() in EXTENSIONS:
+            yield f"{inside}{entry.name}"

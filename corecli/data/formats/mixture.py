@@ -1,0 +1,206 @@
+"""The mixture `.json` that `inflate` writes, opened as one image set over its parts."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from corecli.base.errors import DataError
+from corecli.base.files import read_json, sniff
+from corecli.data import imageset
+from corecli.data.imageset import ImageSet, OnBad, digest
+from corecli.data.mix import Mixture, Part, choose_rows, has_partner, is_mixture, load_mixture, repeat_slots
+from corecli.data.rows import ORIGINS, REAL, Rows, check_labels, make_rows
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MixtureSet:
+    """An ImageSet over the chosen rows of several sets; row i is row `inner[i]` of `sets[part_of[i]]`."""
+
+    rows: Rows
+    class_names: tuple[str, ...]
+    slots: np.ndarray
+    stages: tuple[int, ...]
+    guard: bool
+    sets: tuple[ImageSet, ...]
+    part_of: np.ndarray
+    inner: np.ndarray
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of every image."""
+        return self.sets[0].image_size
+
+    @property
+    def decodes(self) -> bool:
+        """True when a part decodes."""
+        return any(part.decodes for part in self.sets)
+
+    @property
+    def bad(self) -> tuple[str, ...]:
+        """The images left out of the parts."""
+        return tuple(line for part in self.sets for line in part.bad)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the parts' fingerprints, the keys and the slots."""
+        shown = [hashlib.sha256(self.slots.tobytes()).hexdigest(), repr(self.stages), repr(self.guard)]
+        return digest(*(part.fingerprint for part in self.sets), *self.rows.keys, *shown)
+
+    def read(self, indices: np.ndarray) -> torch.Tensor:
+        """The images of the given rows, uint8 [B, 3, H, W]."""
+        import torch
+
+        indices = np.asarray(indices, dtype=np.int64)
+        images = torch.empty((len(indices), 3, *self.image_size), dtype=torch.uint8)
+        for number in np.unique(self.part_of[indices]).tolist():
+            here = np.flatnonzero(self.part_of[indices] == number)
+            images[torch.from_numpy(here)] = self.sets[number].read(self.inner[indices[here]])
+        return images
+
+
+def claims(spec: str) -> bool:
+    """A JSON file that says it is a mixture."""
+    return sniff(Path(spec)) == "json" and is_mixture(read_json(Path(spec)))
+
+
+def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> MixtureSet:
+    """Open a mixture and its parts.
+
+    Rows are those of the parts in turn. A key that two parts share is refused unless one has a `prefix`; class names
+    are joined by name. Errors: DataError, also for parts of different image sizes, missing partners where the mixture
+    says "fail", and a mixture inside itself.
+    """
+    return _open(Path(spec), image_size, on_bad, ())
+
+
+def _open(path: Path, image_size: int | None, on_bad: OnBad, above: tuple[Path, ...]) -> MixtureSet:
+    above = (*above, path.resolve())
+    mixture = load_mixture(path)
+    sets = tuple(_open_part(part.set, image_size, on_bad, above) for part in mixture.parts)
+    _refuse_mixed_sizes(mixture, sets, path)
+    chosen = [choose_rows(s.rows, part, part.set) for s, part in zip(sets, mixture.parts, strict=True)]
+    class_names = _join_class_names(sets)
+    rows = _join_rows(mixture, sets, chosen, class_names, path)
+    slots, stages = _join_slots(mixture, sets, chosen)
+    if not len(slots):
+        raise DataError("an epoch without images", where=path, hint="raise a repeat")
+    whole = MixtureSet(
+        rows=rows,
+        class_names=class_names,
+        slots=slots,
+        stages=stages if mixture.order == "sequential" else (len(slots),),
+        guard=mixture.guard,
+        sets=sets,
+        part_of=np.repeat(np.arange(len(sets)), [len(c) for c in chosen]),
+        inner=np.concatenate(chosen),
+    )
+    return whole if mixture.missing == "self" else _partnered(whole, mixture, path)
+
+
+def _open_part(spec: str, image_size: int | None, on_bad: OnBad, above: tuple[Path, ...]) -> ImageSet:
+    if imageset.is_named(spec) or not Path(spec).is_file() or not claims(spec):
+        return imageset.open_set(spec, image_size=image_size, on_bad=on_bad)
+    if Path(spec).resolve() in above:
+        raise DataError("a mixture inside itself", where=spec)
+    return _open(Path(spec), image_size, on_bad, above)
+
+
+def _refuse_mixed_sizes(mixture: Mixture, sets: tuple[ImageSet, ...], path: Path) -> None:
+    (height, width), first = sets[0].image_size, mixture.parts[0].set
+    for part, image_set in zip(mixture.parts, sets, strict=True):
+        if image_set.image_size != (height, width):
+            other_height, other_width = image_set.image_size
+            reason = (
+                f"parts differ in size: {first} is {width} x {height}, {part.set} is {other_width} x {other_height}"
+            )
+            raise DataError(reason, where=path, hint="--image-size N resizes and crops all to N x N")
+
+
+def _join_class_names(sets: tuple[ImageSet, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for image_set in sets for name in image_set.class_names))
+
+
+def _join_rows(
+    mixture: Mixture, sets: tuple[ImageSet, ...], chosen: list[np.ndarray], class_names: tuple[str, ...], path: Path
+) -> Rows:
+    parts = [
+        _rows_of(part, image_set, rows, class_names)
+        for part, image_set, rows in zip(mixture.parts, sets, chosen, strict=True)
+    ]
+    _refuse_collisions(mixture, parts, path)
+    rows = make_rows(
+        [key for part in parts for key in part.keys],
+        groups=[group for part in parts for group in part.groups],
+        labels=np.concatenate([part.labels for part in parts]),
+        origins=np.concatenate([part.origins for part in parts]),
+        variants=np.concatenate([part.variants for part in parts]),
+        where=path,
+    )
+    check_labels(rows, class_names, path)
+    return rows
+
+
+def _rows_of(part: Part, image_set: ImageSet, chosen: np.ndarray, class_names: tuple[str, ...]) -> Rows:
+    """A part's rows under the mixture's class numbers; labels of a set without class names stay as they are."""
+    rows = image_set.rows.take(chosen)
+    if image_set.class_names:
+        number = np.array([*(class_names.index(name) for name in image_set.class_names), -1], dtype=np.int64)
+        rows = replace(rows, labels=number[rows.labels])  # label -1 picks the last entry, -1
+    if part.origin is not None:
+        rows = replace(rows, origins=np.full(len(rows), ORIGINS.index(part.origin), dtype=np.uint8))
+    return replace(rows, keys=[f"{part.prefix}/{key}" for key in rows.keys]) if part.prefix else rows
+
+
+def _refuse_collisions(mixture: Mixture, parts: list[Rows], path: Path) -> None:
+    owner: dict[str, str] = {}
+    for part, rows in zip(mixture.parts, parts, strict=True):
+        for key in rows.keys:
+            if key in owner:
+                reason = f"key {key!r} is in {owner[key]} and in {part.set}"
+                raise DataError(reason, where=path, hint='give one part a "prefix", or use "repeat" for one set')
+        owner.update(dict.fromkeys(rows.keys, part.set))
+
+
+def _join_slots(
+    mixture: Mixture, sets: tuple[ImageSet, ...], chosen: list[np.ndarray]
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Slots of all parts in turn, as rows of the mixture, and how many each part has."""
+    parts, start = [], 0
+    for part, image_set, rows in zip(mixture.parts, sets, chosen, strict=True):
+        new_row = np.full(len(image_set.rows), -1, dtype=np.int64)
+        new_row[rows] = np.arange(start, start + len(rows))
+        slots = image_set.slots[new_row[image_set.slots] >= 0]  # a nested mixture repeats rows itself
+        parts.append(new_row[repeat_slots(slots, image_set.rows.labels, part)])
+        start += len(rows)
+    return np.concatenate(parts), tuple(len(slots) for slots in parts)
+
+
+def _partnered(whole: MixtureSet, mixture: Mixture, path: Path) -> MixtureSet:
+    """`whole` without the real rows that have no synthetic partner, or an error if it must have none."""
+    lonely = (whole.rows.origins == REAL) & ~has_partner(whole.rows)
+    if not lonely.any():
+        return whole
+    if mixture.missing == "fail":
+        first = ", ".join(whole.rows.keys[i] for i in np.flatnonzero(lonely)[:3])
+        reason = f"{int(lonely.sum())} real images have no synthetic partner: {first}"
+        raise DataError(reason, where=path, hint='make them with sample, or set "missing" to drop or self')
+    kept = np.flatnonzero(~lonely)
+    new_row = np.cumsum(~lonely) - 1
+    shown = ~lonely[whole.slots]
+    ends = np.cumsum([0, *whole.stages])
+    return replace(
+        whole,
+        rows=whole.rows.take(kept),
+        slots=new_row[whole.slots[shown]],
+        stages=tuple(int(shown[a:b].sum()) for a, b in zip(ends[:-1], ends[1:], strict=True)),
+        part_of=whole.part_of[kept],
+        inner=whole.inner[kept],
+    )

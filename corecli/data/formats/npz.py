@@ -1,0 +1,138 @@
+"""The ADM evaluator's `.npz`: `arr_0` uint8 [N, H, W, 3] and, if known, labels in `arr_1`.
+
+Our own files carry the remaining columns as further members, which other readers pass over.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from corecli.base.checkpoint import HEADER_KEY
+from corecli.base.errors import DataError
+from corecli.base.files import atomic_write, sniff
+from corecli.data.columns import from_columns, to_columns
+from corecli.data.formats._writing import begin_stream
+from corecli.data.imageset import OnBad, PlainSet, digest
+from corecli.data.pixels import ArrayPixels
+from corecli.data.rows import Rows, check_labels
+
+if TYPE_CHECKING:
+    import torch
+
+SUFFIX = ".npz"
+
+_IMAGES, _LABELS = "arr_0", "arr_1"
+_FIXED_DATE = (1980, 1, 1, 0, 0, 0)
+_LOCAL_HEADER_BYTES = 30
+
+
+def claims(spec: str) -> bool:
+    """Any npz file."""
+    return sniff(Path(spec)) == "npz"
+
+
+def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
+    """Open an npz of images: mapped where `arr_0` is stored as it is, read into memory where it is compressed.
+
+    Errors: DataError when damaged, or when it holds something else, such as statistics.
+    """
+    path = Path(spec)
+    with _npz_errors(path), zipfile.ZipFile(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if _IMAGES not in members:
+            raise DataError(f"holds no {_IMAGES}", where=path, hint=f"it holds {', '.join(sorted(members))[:80]}")
+        images = _read_images(path, archive, members[_IMAGES])
+        columns = {name: _read(archive, info) for name, info in members.items() if name != _IMAGES}
+        header = json.loads(columns.pop(HEADER_KEY).tobytes()) if HEADER_KEY in columns else {}
+    if _LABELS in columns:
+        columns["labels"] = columns.pop(_LABELS)
+    rows = from_columns(columns, num=len(images), where=path)
+    class_names = tuple(header.get("class_names", ()))
+    check_labels(rows, class_names, path)
+    content = digest(*(f"{name} {info.CRC} {info.file_size}" for name, info in sorted(members.items())))
+    pixels = ArrayPixels(array=images, content=content, layout="NHWC", resize=image_size)
+    return PlainSet(rows=rows, pixels=pixels, class_names=class_names)
+
+
+def write(
+    path: Path, rows: Rows, chunks: Iterable[torch.Tensor], *, class_names: tuple[str, ...], header: dict[str, Any]
+) -> None:
+    """Write an npz, uncompressed and holding one chunk of pixels at a time; equal content gives equal bytes.
+
+    Errors: CannotCreateError, StorageError.
+    """
+    (height, width), arrays = begin_stream(chunks, rows, path)
+    columns = to_columns(rows)
+    labels = columns.pop("labels")
+    if (labels >= 0).any():
+        columns[_LABELS] = labels
+    text = json.dumps({**header, "kind": "images", "class_names": list(class_names)}, sort_keys=True)
+    columns[HEADER_KEY] = np.frombuffer(text.encode(), dtype=np.uint8)
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        with _member(archive, _IMAGES) as member:
+            _write_npy_header(member, (len(rows), height, width, 3), np.dtype(np.uint8))
+            for images in arrays:
+                member.write(np.ascontiguousarray(images.transpose(0, 2, 3, 1)).data)
+        for name, column in columns.items():
+            with _member(archive, name) as member:
+                _write_npy_header(member, column.shape, column.dtype)
+                member.write(column.tobytes())
+
+
+@contextmanager
+def _npz_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
+        raise DataError(f"damaged npz file: {error}", where=path, hint="make or copy it again") from error
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    return archive.open(zipfile.ZipInfo(f"{name}.npy", _FIXED_DATE), "w", force_zip64=True)
+
+
+def _write_npy_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> None:
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, description)
+
+
+def _read_images(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(info) as member:
+        shape, fortran, dtype, head_bytes = _read_npy_header(member)
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
+        raise DataError(f"{_IMAGES} is {dtype} {list(shape)}, not uint8 [N, H, W, 3]", where=path)
+    if not np.prod(shape):
+        raise DataError("an empty image set", where=path)
+    if fortran or info.compress_type != zipfile.ZIP_STORED:
+        return _read(archive, info)
+    if info.file_size != head_bytes + int(np.prod(shape, dtype=np.int64)):
+        raise DataError(f"{_IMAGES} does not have the size its header says", where=path, hint="the file is damaged")
+    return np.memmap(path, dtype=np.uint8, mode="r", offset=_data_offset(path, info) + head_bytes, shape=shape)
+
+
+def _read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    return shape, fortran, dtype, file.tell()
+
+
+def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where a member's bytes begin: its local header may have other extra fields than the directory at the end."""
+    with open(path, "rb") as file:
+        file.seek(info.header_offset)
+        head = file.read(_LOCAL_HEADER_BYTES)
+    name_bytes, extra_bytes = int.from_bytes(head[26:28], "little"), int.from_bytes(head[28:30], "little")
+    return info.header_offset + _LOCAL_HEADER_BYTES + name_bytes + extra_bytes
+
+
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(info) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)

@@ -1,0 +1,145 @@
+"""Tar shards in the WebDataset convention, `part-000000.tar` and so on, or one tar; read in place, never extracted.
+
+The last dot of a member's name starts its extension; a `.cls` or `.json` member of the same key may give its label.
+An index of offsets is kept beside the shards, so that only the first opening scans them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from corecli.base.errors import DataError, MissingInputError
+from corecli.base.files import atomic_write, sniff
+from corecli.data.decode import EXTENSIONS, encode_png
+from corecli.data.formats._tar_index import HIDDEN_MANIFEST, Index, index_of
+from corecli.data.formats._writing import atomic_directory, begin_stream, check_file_keys
+from corecli.data.imageset import OnBad, PlainSet
+from corecli.data.manifest import Manifest, check_manifest, finish, manifest_of, read_manifest, rows_from_files
+from corecli.data.pixels import EncodedPixels, sizes_identity, without_bad
+from corecli.data.rows import Rows
+
+if TYPE_CHECKING:
+    import torch
+
+SUFFIX = ".tar"
+SHARD_IMAGES = 10_000
+
+Member = tuple[str, bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shards:
+    """Members of tar files by position."""
+
+    paths: list[Path]
+    index: Index
+
+    def name(self, position: int) -> str:
+        """The shard and the member."""
+        return f"{self.paths[self.index.shards[position]]}: {self.index.names[position]}"
+
+    def fetch(self, position: int) -> bytes:
+        """The member's bytes. Errors: DataError when they are not there any more."""
+        path, size = self.paths[self.index.shards[position]], int(self.index.sizes[position])
+        try:
+            with open(path, "rb", buffering=0) as file:
+                data = os.pread(file.fileno(), size, int(self.index.offsets[position]))
+        except OSError as error:
+            raise MissingInputError(f"cannot be read: {error.strerror}", where=path) from error
+        if len(data) != size:
+            raise DataError("truncated since it was opened", where=self.name(position))
+        return data
+
+    def identity(self, positions: Sequence[int]) -> str:
+        """The members' sizes."""
+        return sizes_identity(self.index.sizes[positions].tolist())
+
+
+def claims(spec: str) -> bool:
+    """A tar, or a directory that holds some."""
+    return bool(_shard_paths(Path(spec)))
+
+
+def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
+    """Open one tar or a directory of shards; rows are sorted by key bytewise.
+
+    Errors: DataError for a damaged tar, a member that is a link or climbs out, duplicate keys, an incomplete manifest,
+    no images, or images beside the shards, which would be passed over.
+    """
+    where = Path(spec)
+    manifest = _folder_manifest(where) if where.is_dir() else None
+    paths = _shard_paths(where)
+    index = index_of(paths, _index_path(where))
+    if not index.names:
+        raise DataError("no images in this tar", where=where, hint=f"looked for {', '.join(sorted(EXTENSIONS))}")
+    if manifest is None and index.manifest is not None:
+        manifest = check_manifest(index.manifest, where=where)
+    keys = [name.rpartition(".")[0] for name in index.names]
+    rows, class_names = rows_from_files(keys, manifest, labels=index.labels, where=where)
+    pixels = EncodedPixels(store=Shards(paths=paths, index=index), positions=np.arange(len(keys)), resize=image_size)
+    return without_bad(PlainSet(rows=rows, pixels=pixels, class_names=class_names), pixels, on_bad, where)
+
+
+def write(
+    path: Path, rows: Rows, chunks: Iterable[torch.Tensor], *, class_names: tuple[str, ...], header: dict[str, Any]
+) -> None:
+    """Write one tar when the name ends in `.tar`, else a new directory of shards and a manifest.
+
+    Every image is `<key>.png`, followed by `<key>.cls` where its label is known.
+    Errors: CannotCreateError when the directory holds anything but an earlier set of ours; StorageError.
+    """
+    check_file_keys(rows, path)
+    (height, width), arrays = begin_stream(chunks, rows, path)
+    header = {**header, "image_size": [height, width]}
+    samples = _samples(rows, arrays)
+    if path.suffix == SUFFIX:
+        manifest = json.dumps(manifest_of(rows, class_names=class_names, header=header)).encode()
+        _write_tar(path, chain(samples, [[(HIDDEN_MANIFEST, manifest)]]))
+        return
+    with atomic_directory(path) as root:
+        for number, _ in enumerate(range(0, len(rows), SHARD_IMAGES)):
+            _write_tar(root / f"part-{number:06d}.tar", islice(samples, SHARD_IMAGES))
+        finish(root, rows, class_names=class_names, header=header)
+
+
+def _samples(rows: Rows, arrays: Iterator[np.ndarray]) -> Iterator[list[Member]]:
+    images = (image for chunk in arrays for image in chunk)
+    for key, label, image in zip(rows.keys, rows.labels.tolist(), images, strict=True):
+        members = [(f"{key}.png", encode_png(image))]
+        yield members if label < 0 else [*members, (f"{key}.cls", str(label).encode())]
+
+
+def _write_tar(path: Path, samples: Iterable[list[Member]]) -> None:
+    with atomic_write(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, payload in chain.from_iterable(samples):
+            info = tarfile.TarInfo(name)  # no times and no owner, so that equal images give equal bytes
+            info.size = len(payload)
+            archive.addfile(info, io.BytesIO(payload))
+
+
+def _shard_paths(where: Path) -> list[Path]:
+    if not where.is_dir():
+        return [where] if sniff(where) == "tar" else []
+    return sorted(path for path in where.iterdir() if path.suffix == SUFFIX and not path.name.startswith("."))
+
+
+def _index_path(where: Path) -> Path:
+    return where / ".index.safetensors" if where.is_dir() else where.with_name(f".{where.name}.index.safetensors")
+
+
+def _folder_manifest(where: Path) -> Manifest | None:
+    beside = [path.name for path in where.iterdir() if path.suffix[1:].lower() in EXTENSIONS]
+    if beside:
+        reason = f"holds both tar shards and images such as {min(beside)}"
+        raise DataError(reason, where=where, hint="move one kind elsewhere")
+    return read_manifest(where)

@@ -1,0 +1,132 @@
+"""`torchvision:NAME[:split]`: an image-classification set of torchvision.datasets, e.g. `torchvision:CIFAR10:train`.
+
+It is looked for under $TORCHVISION_DATA, ./data and ~/.cache/torchvision, and downloaded only where CORECLI_DOWNLOAD=1.
+Opening one imports torch, because torchvision does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from corecli.base.errors import DataError, MissingInputError, UnavailableError, UsageError, unknown_name
+from corecli.data.imageset import OnBad, PlainSet, digest
+from corecli.data.pixels import EncodedPixels, without_bad
+from corecli.data.rows import make_rows, numbered_keys
+
+ROOT_VARIABLE, DOWNLOAD_VARIABLE = "TORCHVISION_DATA", "CORECLI_DOWNLOAD"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """Images of a torchvision dataset by position."""
+
+    dataset: Any
+    keys: list[str]
+    spec: str
+
+    def name(self, position: int) -> str:
+        """The set and the key."""
+        return f"{self.spec} {self.keys[position]}"
+
+    def fetch(self, position: int) -> Image.Image:
+        """The image. Errors: DataError."""
+        try:
+            return self.dataset[position][0]
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(f"cannot be read: {error}", where=self.name(position)) from error
+
+    def identity(self, positions: Sequence[int]) -> str:
+        """The set's name; its keys tell the rest."""
+        return digest(self.spec)
+
+
+def claims(spec: str) -> bool:
+    """Named sets are found by name."""
+    return spec.startswith("torchvision:")
+
+
+def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
+    """Open a torchvision set; keys are `class/number in class`.
+
+    Errors: UsageError for an unknown name or split; MissingInputError saying where it was looked for.
+    """
+    _, name, split = (*spec.split(":", 2), "", "")[:3]
+    dataset = _load(name, split, spec)
+    labels, class_names = _labels(dataset)
+    keys = numbered_keys(labels.tolist(), class_names)
+    order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+    rows = make_rows(keys, labels=labels, where=spec).take(order)
+    pixels = EncodedPixels(store=Items(dataset=dataset, keys=keys, spec=spec), positions=order, resize=image_size)
+    return without_bad(PlainSet(rows=rows, pixels=pixels, class_names=class_names), pixels, on_bad, spec)
+
+
+def _load(name: str, split: str, spec: str) -> Any:
+    dataset_class = _dataset_class(name)
+    chosen = _split_argument(dataset_class, split, spec)
+    roots = _roots()
+    for root in roots:
+        if root.is_dir():
+            try:
+                return dataset_class(str(root), **chosen)
+            except (RuntimeError, FileNotFoundError):
+                continue  # torchvision's way of saying that it is not there
+    if os.environ.get(DOWNLOAD_VARIABLE) == "1":
+        return _download(dataset_class, roots, chosen, spec)
+    places = ", ".join(str(root) for root in roots)
+    hint = f"set {ROOT_VARIABLE} to its folder, or {DOWNLOAD_VARIABLE}=1 to download it"
+    raise MissingInputError(f"not found under {places}", where=spec, hint=hint)
+
+
+def _download(dataset_class: Any, roots: list[Path], chosen: dict[str, Any], spec: str) -> Any:
+    root = roots[0] if os.environ.get(ROOT_VARIABLE) else roots[-1]
+    try:
+        return dataset_class(str(root), **chosen, download=True)
+    except TypeError as error:
+        raise MissingInputError("torchvision cannot download this set", where=spec) from error
+    except (OSError, RuntimeError) as error:
+        raise UnavailableError(f"the download failed: {error}", where=spec) from error
+
+
+def _roots() -> list[Path]:
+    given = os.environ.get(ROOT_VARIABLE)
+    return [*([Path(given)] if given else []), Path("data"), Path.home() / ".cache" / "torchvision"]
+
+
+def _dataset_class(name: str) -> Any:
+    from torchvision import datasets
+
+    names = [n for n in datasets.__all__ if inspect.isclass(getattr(datasets, n))]
+    if name not in names:
+        raise unknown_name("torchvision dataset", name, names)
+    return getattr(datasets, name)
+
+
+def _split_argument(dataset_class: Any, split: str, spec: str) -> dict[str, Any]:
+    """The constructor's argument that chooses the split: `split="val"` in newer sets, `train=True` in older ones."""
+    parameters = inspect.signature(dataset_class.__init__).parameters
+    if not split:
+        return {}
+    if "split" in parameters:
+        return {"split": split}
+    if "train" in parameters and split in ("train", "test"):
+        return {"train": split == "train"}
+    choices = "train or test" if "train" in parameters else "leave it out"
+    raise UsageError(f"no split {split!r}", where=spec, hint=choices)
+
+
+def _labels(dataset: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels and class names where the dataset tells them; torchvision has no one name for either."""
+    found = next((getattr(dataset, n) for n in ("targets", "labels", "_labels") if hasattr(dataset, n)), None)
+    if found is None:
+        return np.full(len(dataset), -1, dtype=np.int64), ()
+    labels = np.asarray(found, dtype=np.int64)
+    names = getattr(dataset, "classes", None) or [str(i) for i in range(int(labels.max()) + 1)]
+    return labels, tuple(name if isinstance(name, str) else name[0] for name in names)

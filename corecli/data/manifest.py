@@ -1,0 +1,109 @@
+"""The manifest of a written directory, shard folder or tar: completeness, class names, and what the keys do not tell.
+
+It is written last, so it is the thing for Make to depend on; a first, incomplete one makes readers refuse what is
+still being written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corecli.base.errors import DataError
+from corecli.base.files import read_json, write_json
+from corecli.data.imageset import MANIFEST
+from corecli.data.rows import Rows, check_labels, label_by_folder, make_rows
+
+Manifest = dict[str, Any]
+
+
+def begin(directory: Path, header: Manifest) -> None:
+    """Mark a directory as being written. Errors: CannotCreateError, StorageError."""
+    write_json(directory / MANIFEST, {**header, "kind": "images", "complete": False})
+
+
+def finish(directory: Path, rows: Rows, *, class_names: tuple[str, ...], header: Manifest) -> None:
+    """Write the complete manifest. Errors: CannotCreateError, StorageError."""
+    write_json(directory / MANIFEST, manifest_of(rows, class_names=class_names, header=header))
+
+
+def manifest_of(rows: Rows, *, class_names: tuple[str, ...], header: Manifest) -> Manifest:
+    """The manifest of finished images; columns the keys tell are left out, constant ones are one value."""
+    rows = rows.take(np.array(sorted(range(len(rows)), key=rows.keys.__getitem__), dtype=np.int64))
+    told = make_rows(rows.keys, labels=label_by_folder(rows.keys, class_names)[0])
+    columns: dict[str, Any] = {} if rows.groups == told.groups else {"groups": rows.groups}
+    for name in ("labels", "origins", "variants"):
+        column = getattr(rows, name)
+        if not np.array_equal(column, getattr(told, name)):
+            columns[name] = int(column[0]) if (column == column[0]).all() else column.tolist()
+    return {
+        **header,
+        "kind": "images",
+        "complete": True,
+        "num": len(rows),
+        "keys_sha256": _keys_hash(rows.keys),
+        "class_names": list(class_names),
+        "rows": columns,
+    }
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """The manifest of a directory, None for a plain folder. Errors: DataError when it says incomplete."""
+    path = directory / MANIFEST
+    return check_manifest(read_json(path), where=path) if path.exists() else None
+
+
+def check_manifest(manifest: Any, *, where: object) -> Manifest:
+    """`manifest` if it is one of complete images. Errors: DataError."""
+    if not isinstance(manifest, dict) or manifest.get("kind") != "images":
+        raise DataError("not the manifest of an image set", where=where)
+    if manifest.get("complete") is not True:
+        hint = "run the command that makes it again; it continues where it stopped"
+        raise DataError("the images are incomplete", where=where, hint=hint)
+    return manifest
+
+
+def rows_from_files(
+    keys: list[str], manifest: Manifest | None, *, labels: np.ndarray | None = None, where: object
+) -> tuple[Rows, tuple[str, ...]]:
+    """Rows and class names of files found under sorted `keys`.
+
+    In this order of precedence they come from the manifest, from `labels` found beside the images, and from the keys.
+    Errors: DataError when files are missing or added since the manifest was written.
+    """
+    if manifest is None:
+        by_folder, class_names = label_by_folder(keys)
+        if labels is not None:
+            return make_rows(keys, labels=labels, where=where), ()
+        return make_rows(keys, labels=by_folder, where=where), class_names
+    _check_files(keys, manifest, where)
+    class_names, columns = tuple(manifest.get("class_names") or ()), manifest.get("rows") or {}
+    try:
+        rows = make_rows(
+            keys,
+            groups=columns.get("groups"),
+            labels=columns.get("labels", label_by_folder(keys, class_names)[0]),
+            origins=columns.get("origins"),
+            variants=columns.get("variants"),
+            where=where,
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"its manifest is malformed: {error}", where=where) from error
+    check_labels(rows, class_names, where)
+    return rows, class_names
+
+
+def _check_files(keys: list[str], manifest: Manifest, where: object) -> None:
+    num = manifest.get("num", len(keys))
+    hint = "make it again, or remove the manifest to read it as a plain folder"
+    if len(keys) != num:
+        raise DataError(f"{len(keys)} images found, but its manifest says {num}", where=where, hint=hint)
+    if manifest.get("keys_sha256", _keys_hash(keys)) != _keys_hash(keys):
+        raise DataError("its files are not those its manifest was written for", where=where, hint=hint)
+
+
+def _keys_hash(keys: list[str]) -> str:
+    return hashlib.sha256("\0".join(keys).encode()).hexdigest()

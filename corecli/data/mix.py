@@ -1,0 +1,300 @@
+"""Mixtures: which rows of which sets an epoch shows, how often and in which order; a few lines of JSON, no pixels.
+
+`inflate` writes them. Whether the synthetic images of a round replace or join the earlier is a choice of parts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from corecli.base.errors import DataError
+from corecli.base.files import read_json, write_json
+from corecli.base.rng import numpy_generator
+from corecli.data.imageset import ImageSet, is_named
+from corecli.data.rows import ORIGINS, REAL, SYNTHETIC, Rows
+
+KIND = "mixture"
+Order = Literal["union", "sequential"]
+Missing = Literal["fail", "drop", "self"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Some rows of one set, each shown `repeat` times an epoch.
+
+    set: a path or a named set. repeat: N of CORE; its fraction .x shows a seeded, class-balanced .x of the rows again.
+    At most one of fraction (of each class), per_class (images of each class) and first (rows in order) takes a subset.
+    seed: of the subset and the fractional repeat. origin: "real" or "synthetic" instead of what the rows say.
+    prefix: put before the part's keys, as a folder, when two parts have keys in common; groups stay, so pairs survive.
+    """
+
+    set: str
+    repeat: float = 1
+    fraction: float | None = None
+    per_class: int | None = None
+    first: int | None = None
+    seed: int = 0
+    origin: str | None = None
+    prefix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Parts and how they are shown.
+
+    order: "union" shuffles all parts together; "sequential" shows one part after another, each shuffled by itself.
+    guard: a batch holds at most one member of a group. missing: what becomes of a real row without a synthetic one in
+    its group: "self" keeps it (it is its own partner), "drop" leaves it out, "fail" refuses. round: of the loop.
+    identity, config: how the file was made, kept as they are.
+    """
+
+    parts: tuple[Part, ...]
+    order: Order = "union"
+    guard: bool = False
+    missing: Missing = "self"
+    round: int | None = None
+    identity: dict[str, Any] | None = None
+    config: dict[str, Any] | None = None
+
+    def with_header(self, *, identity: dict[str, Any], config: dict[str, Any]) -> Mixture:
+        """The same mixture with a record of how it was made."""
+        return replace(self, identity=identity, config=config)
+
+
+def save_mixture(path: Path, mixture: Mixture) -> None:
+    """Write a mixture whose parts' paths are valid from here; relative ones become relative to the file.
+
+    Errors: DataError for a mixture that makes no sense, CannotCreateError, StorageError.
+    """
+    _check(mixture, path)
+    moved = [replace(part, set=_relative(part.set, Path(path).parent)) for part in mixture.parts]
+    plain = {**_without_defaults(mixture), "parts": [_without_defaults(part) for part in moved]}
+    write_json(Path(path), {"kind": KIND, "format": 1, **plain})
+
+
+def load_mixture(path: Path) -> Mixture:
+    """Read a mixture; its parts' paths are then valid from here. Errors: MissingInputError, DataError."""
+    found = read_json(path)
+    if not is_mixture(found):
+        raise DataError("not a mixture", where=path, hint=f'a mixture is a JSON object with "kind": "{KIND}"')
+    if found.get("format", 1) != 1:
+        raise DataError(f"format {found['format']} is newer than 1", where=path, hint="upgrade corecli to read it")
+    values = {name: value for name, value in found.items() if name not in ("kind", "format")}
+    _known(values, Mixture, path)
+    parts = values.pop("parts", None)
+    if not isinstance(parts, list) or not all(isinstance(p, dict) and isinstance(p.get("set"), str) for p in parts):
+        raise DataError("'parts' is not a list of objects with a 'set'", where=path)
+    for part in parts:
+        _known(part, Part, path)
+    mixture = Mixture(parts=tuple(Part(**part) for part in parts), **values)
+    _check(mixture, path)
+    return replace(mixture, parts=tuple(replace(p, set=_resolved(p.set, Path(path).parent)) for p in mixture.parts))
+
+
+def is_mixture(value: Any) -> bool:
+    """Whether a JSON value is a mixture."""
+    return isinstance(value, dict) and value.get("kind") == KIND
+
+
+def repeat_for_beta(beta: float, *, num_real: int, num_synthetic: int) -> float:
+    """The repeat N of |D| real rows that makes them a share `beta` of the epoch: N = beta |S| / ((1 - beta) |D|).
+
+    Errors: DataError unless 0 < beta < 1 and both sets have rows (AdaInf, Sec. 3).
+    """
+    if not (0 < beta < 1 and num_real > 0 and num_synthetic > 0):
+        raise DataError(
+            f"no repeat gives a real share of {beta} with {num_real} real and {num_synthetic} synthetic images"
+        )
+    return beta * num_synthetic / ((1 - beta) * num_real)
+
+
+def choose_rows(rows: Rows, part: Part, where: object) -> np.ndarray:
+    """The row indices of a part, ascending: a function of the keys, the labels and the seed, not of the order of rows.
+
+    With one seed a smaller subset is, up to rounding between classes, contained in a larger one.
+    Errors: DataError when a class has too few images, or the set no labels.
+    """
+    if part.first is not None:
+        if part.first > len(rows):
+            raise DataError(f"first {part.first} of {len(rows)} images", where=where)
+        return np.arange(part.first, dtype=np.int64)
+    if part.fraction is None and part.per_class is None:
+        return np.arange(len(rows), dtype=np.int64)
+    by_key = np.array(sorted(range(len(rows)), key=rows.keys.__getitem__), dtype=np.int64)
+    labels = rows.labels[by_key]
+    if part.per_class is not None:
+        quotas = _per_class(labels, part.per_class, where)
+    else:
+        quotas = _balanced(labels, _rounded(part.fraction or 0, len(rows)))
+    chosen = by_key[_draw(labels, quotas, part.seed, "subset")]
+    if not len(chosen):
+        raise DataError("a subset without images", where=where)
+    return np.sort(chosen)
+
+
+def repeat_slots(slots: np.ndarray, labels: np.ndarray, part: Part) -> np.ndarray:
+    """`slots` floor(repeat) times, and the remaining fraction of them once more, class-balanced and seeded."""
+    whole = math.floor(part.repeat)
+    extra = _rounded(part.repeat - whole, len(slots))
+    again = np.sort(_draw(labels[slots], _balanced(labels[slots], extra), part.seed, "repeat"))
+    return np.concatenate([np.tile(slots, whole), slots[again]])
+
+
+def has_partner(rows: Rows) -> np.ndarray:
+    """bool [N]: whether a row's group has a member of the other origin."""
+    groups = rows.group_ids
+    num_groups = int(groups.max(initial=-1)) + 1
+    has = [np.bincount(groups[rows.origins == origin], minlength=num_groups) > 0 for origin in (REAL, SYNTHETIC)]
+    return np.where(rows.origins == REAL, has[SYNTHETIC][groups], has[REAL][groups])
+
+
+def summary(image_set: ImageSet, batch_size: int) -> dict[str, Any]:
+    """What an epoch of a set consists of.
+
+    real, synthetic: slots, N|D| and |S|; beta: the real share; partners: real rows with (matched) and without
+    (missing) a synthetic one in their group, and synthetic rows without a real one (extra); collisions_per_batch: the
+    expected number of pairs of one group in a batch drawn without replacement, each a false negative of a contrastive
+    loss; per_class: [real, synthetic] slots by class name.
+    """
+    rows, slots = image_set.rows, image_set.slots
+    origins = rows.origins[slots]
+    num_real = int((origins == REAL).sum())
+    partnered, is_real = has_partner(rows), rows.origins == REAL
+    return {
+        "real": num_real,
+        "synthetic": len(slots) - num_real,
+        "beta": num_real / len(slots),
+        "images": {"real": int(is_real.sum()), "synthetic": int((~is_real).sum())},
+        "partners": {
+            "matched": int((partnered & is_real).sum()),
+            "missing": int((~partnered & is_real).sum()),
+            "extra": int((~partnered & ~is_real).sum()),
+        },
+        "collisions_per_batch": 0.0 if image_set.guard else _collisions(image_set, batch_size),
+        "per_class": _slots_per_class(image_set),
+    }
+
+
+def _collisions(image_set: ImageSet, batch_size: int) -> float:
+    """Sum over stages of their share of the batches times B(B-1)/2 P(two slots drawn are of one group)."""
+    groups = image_set.rows.group_ids[image_set.slots]
+    expected, start = 0.0, 0
+    for length in image_set.stages:
+        counts = np.bincount(groups[start : start + length]).astype(np.float64)
+        batch = min(batch_size, length)
+        same = float((counts * (counts - 1)).sum()) / max(1, length * (length - 1))
+        expected += length / len(groups) * batch * (batch - 1) / 2 * same
+        start += length
+    return expected
+
+
+def _slots_per_class(image_set: ImageSet) -> dict[str, list[int]]:
+    rows, slots = image_set.rows, image_set.slots
+    counts = Counter(zip(rows.labels[slots].tolist(), rows.origins[slots].tolist(), strict=True))
+    found = sorted({label for label, _ in counts if label >= 0} | set(range(len(image_set.class_names))))
+    names = {label: image_set.class_names[label] if image_set.class_names else str(label) for label in found}
+    if any(label < 0 for label, _ in counts):
+        names[-1] = "unlabelled"
+    return {name: [counts[label, REAL], counts[label, SYNTHETIC]] for label, name in names.items()}
+
+
+def _draw(labels: np.ndarray, quotas: dict[int, int], seed: int, purpose: str) -> np.ndarray:
+    """Positions: for each label the first `quota` of a seeded permutation of its positions."""
+    drawn = [
+        numpy_generator(seed, purpose, label).permutation(np.flatnonzero(labels == label))[:quota]
+        for label, quota in quotas.items()
+    ]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *drawn])
+
+
+def _balanced(labels: np.ndarray, total: int) -> dict[int, int]:
+    """`total` shared out over the labels in proportion, by largest remainder; ties go to the smaller label."""
+    found, counts = np.unique(labels, return_counts=True)
+    shares = counts.astype(np.int64) * total
+    quotas, remainders = shares // max(1, len(labels)), shares % max(1, len(labels))
+    for i in np.argsort(-remainders, kind="stable")[: total - int(quotas.sum())]:
+        quotas[i] += 1
+    return dict(zip(found.tolist(), quotas.tolist(), strict=True))
+
+
+def _per_class(labels: np.ndarray, quota: int, where: object) -> dict[int, int]:
+    found, counts = np.unique(labels[labels >= 0], return_counts=True)
+    if not len(found):
+        raise DataError("per_class needs labels, and this set has none", where=where, hint="use fraction or first")
+    if counts.min() < quota:
+        label, count = int(found[counts.argmin()]), int(counts.min())
+        raise DataError(f"class {label} has {count} images, fewer than {quota}", where=where)
+    return dict.fromkeys(found.tolist(), quota)
+
+
+def _rounded(share: float, of: int) -> int:
+    return math.floor(share * of + 0.5)
+
+
+def _check(mixture: Mixture, where: object) -> None:
+    """Errors: DataError naming the field."""
+    if not mixture.parts:
+        raise DataError("a mixture without parts", where=where)
+    if not isinstance(mixture.guard, bool):
+        raise DataError(f"guard is {mixture.guard!r}", where=where, hint="true or false")
+    for name, choices in (("order", get_args(Order)), ("missing", get_args(Missing))):
+        if getattr(mixture, name) not in choices:
+            raise DataError(f"{name} is {getattr(mixture, name)!r}", where=where, hint=f"one of {', '.join(choices)}")
+    for part in mixture.parts:
+        _check_part(part, where)
+
+
+def _check_part(part: Part, where: object) -> None:
+    for name, (holds, wanted) in _RANGES.items():
+        value = getattr(part, name)
+        is_left_out = value is None and name in _SUBSETS
+        if not is_left_out and not (_is_number(value) and holds(value)):
+            raise DataError(f"{name} of part {part.set} is {value!r}", where=where, hint=f"expected {wanted}")
+    if sum(getattr(part, name) is not None for name in _SUBSETS) > 1:
+        raise DataError(f"part {part.set} has several subsets", where=where, hint=f"one of {', '.join(_SUBSETS)}")
+    if part.origin not in (None, *ORIGINS):
+        raise DataError(f"origin of part {part.set} is {part.origin!r}", where=where, hint="real or synthetic")
+    if part.prefix and any(not piece or piece.startswith(".") for piece in part.prefix.split("/")):
+        raise DataError(f"prefix {part.prefix!r} is not a relative path", where=where, hint='write "round1"')
+
+
+_SUBSETS = ("fraction", "per_class", "first")
+_RANGES = {
+    "repeat": (lambda n: 0 < n < 1e9, "a number above 0"),
+    "fraction": (lambda n: 0 < n <= 1, "a number in 0..1"),
+    "per_class": (lambda n: n > 0 and isinstance(n, int), "a whole number above 0"),
+    "first": (lambda n: n > 0 and isinstance(n, int), "a whole number above 0"),
+    "seed": (lambda n: isinstance(n, int), "a whole number"),
+}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _known(values: dict[str, Any], cls: type[Part] | type[Mixture], where: object) -> None:
+    names = [f.name for f in fields(cls)]
+    unknown = [name for name in values if name not in names]
+    if unknown:
+        raise DataError(f"unknown key {unknown[0]!r}", where=where, hint=f"known are {', '.join(names)}")
+
+
+def _without_defaults(value: Part | Mixture) -> dict[str, Any]:
+    return {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != f.default}
+
+
+def _relative(spec: str, folder: Path) -> str:
+    if is_named(spec) or os.path.isabs(spec):
+        return spec
+    return Path(os.path.relpath(spec, folder)).as_posix()
+
+
+def _resolved(spec: str, folder: Path) -> str:
+    return spec if is_named(spec) else str(folder / spec)
