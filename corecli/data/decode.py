@@ -15,6 +15,8 @@ MAX_PIXELS = 64_000_000
 
 # Named, so that no file reaches a decoder that runs other programs, as Pillow's PostScript one does.
 _DECODERS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_BOMB_HINT = "shrink the image, or leave it out with --on-bad skip"
+_BAD_HINT = "replace the image, or leave it out with --on-bad skip"
 
 # The cap of `decode` is lower than the size from which Pillow warns.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -47,10 +49,6 @@ def decode(
         raise DataError("not an image, or damaged at its start", where=name, hint=_BAD_HINT) from error
     except Exception as error:  # the decoders raise whatever a damaged file leads them into
         raise DataError(f"truncated or damaged image: {error}", where=name, hint=_BAD_HINT) from error
-
-
-_BOMB_HINT = "shrink the image, or leave it out with --on-bad skip"
-_BAD_HINT = "replace the image, or leave it out with --on-bad skip"
 
 
 def to_rgb(image: Image.Image, *, name: object) -> Image.Image:

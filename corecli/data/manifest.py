@@ -1,7 +1,7 @@
 """The manifest of a written directory, shard folder or tar: completeness, class names, and what the keys do not tell.
 
-It is written last, so it is the thing for Make to depend on; a first, incomplete one makes readers refuse what is
-still being written.
+In a directory it is written last, so it is the thing for Make to depend on; a first, incomplete one makes readers
+refuse what is still being written.
 """
 
 from __future__ import annotations

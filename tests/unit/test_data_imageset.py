@@ -332,6 +332,14 @@ def test_tar_with_bad_content(tmp_path: Path) -> None:
     _fails(tmp_path / "both", "both tar shards and images such as x.png")
 
 
+def test_one_tar_begins_with_its_manifest(tmp_path: Path) -> None:
+    with tarfile.open(_write(tmp_path / "x.tar")) as archive:
+        first = archive.next()
+        assert first is not None
+        found = json.load(archive.extractfile(first))  # type: ignore[arg-type]
+    assert (first.name, found["steps"], found["class_names"]) == (".manifest.json", 5, ["dog"])
+
+
 def test_tars_that_describe_themselves_are_not_shards_of_one_set(tmp_path: Path) -> None:
     for name in ("a", "b"):
         image = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)

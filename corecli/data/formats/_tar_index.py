@@ -18,7 +18,7 @@ from corecli.data.columns import pack_strings, unpack_strings
 from corecli.data.decode import EXTENSIONS
 from corecli.data.manifest import Manifest
 
-HIDDEN_MANIFEST = ".manifest.json"  # inside a tar; WebDataset readers pass over hidden members
+HIDDEN_MANIFEST = ".manifest.json"  # the first member of one tar we write; WebDataset readers pass over it
 _MAX_SIDECAR_BYTES = 1 << 20
 _END_OF_ARCHIVE = bytes(tarfile.BLOCKSIZE)
 

@@ -104,7 +104,7 @@ def write(
     samples = _samples(rows, arrays)
     if path.suffix == SUFFIX:
         manifest = json.dumps(manifest_of(rows, class_names=class_names, header=header)).encode()
-        _write_tar(path, chain(samples, [[(HIDDEN_MANIFEST, manifest)]]))
+        _write_tar(path, chain([[(HIDDEN_MANIFEST, manifest)]], samples))
         return
     with atomic_directory(path) as root:
         for number, _ in enumerate(range(0, len(rows), SHARD_IMAGES)):
