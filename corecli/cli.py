@@ -29,7 +29,7 @@ VERBS: Mapping[str, str] = {
     "completion": "print the completion script of a shell",
 }
 SUMMARY = "Train image encoders and image generators and let each improve the other."
-_PARSER_ERROR = typer.BadParameter.__bases__[0]  # the usage error of typer's parser, whatever module it lives in
+_PARSER_ERROR: Any = typer.BadParameter.__bases__[0]  # the usage error of typer's parser, whatever module it lives in
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def run_line(argv: list[str]) -> int:
             raise unknown_name("verb", verb, VERBS)
         return build_app(verb)(argv, prog_name="corecli", standalone_mode=False) or 0
     except _PARSER_ERROR as error:
-        return _fail(verb, str(error.format_message()).rstrip("."), 2)  # type: ignore[attr-defined]
+        return _fail(verb, str(error.format_message()).rstrip("."), 2)
     except CorecliError as error:
         if debug:
             raise
@@ -188,6 +188,6 @@ def _print(outcome: Outcome, *, as_json: bool) -> None:
 
 def _fail(verb: str | None, message: str, code: int) -> int:
     name = f"corecli {verb}" if verb in VERBS else "corecli"
-    line = " ".join(message.split())
+    line = " ".join("".join(c if c.isprintable() else " " for c in message).split())  # file names may hold anything
     print(f"{name}: error: {line}", file=sys.stderr)
     return code

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small tensors gain nothing from threads that wait
 
 import pytest
 from ranks import Ranks

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import warnings
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,23 +138,6 @@ def fingerprint(tensors: Tensors) -> str:
     return digest.hexdigest()
 
 
-def pack_strings(strings: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """A list of strings as (utf-8 bytes: uint8 [total], offsets: int64 [N + 1])."""
-    import torch
-
-    encoded = [s.encode() for s in strings]
-    offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
-    np.cumsum([len(e) for e in encoded], out=offsets[1:])
-    blob = np.frombuffer(b"".join(encoded), dtype=np.uint8).copy()
-    return torch.from_numpy(blob), torch.from_numpy(offsets)
-
-
-def unpack_strings(blob: torch.Tensor, offsets: torch.Tensor) -> list[str]:
-    """The inverse of `pack_strings`."""
-    data, ends = blob.numpy().tobytes(), offsets.tolist()
-    return [data[a:b].decode() for a, b in zip(ends[:-1], ends[1:], strict=True)]
-
-
 def _torch_bytes(tensors: Tensors, header: str) -> bytes:
     import torch
 
@@ -180,7 +164,8 @@ def _load_torch(path: Path) -> Tensors:
     import torch
 
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # one clear line follows; torch's advice would only come before it
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -58,11 +58,10 @@ class Common:
     config: Path | None = option(None, help="read options from this JSON or TOML file", role="runtime", metavar="FILE")
     preset: str | None = option(None, help="start from a named set of options", role="runtime", metavar="NAME")
     seed: int = option(0, help="every random draw is a function of this", minimum=0)
-    device: str = option("auto", help="where to compute", choices=("auto", "cpu", "cuda"), role="runtime")
-    precision: str = option(
+    device: Literal["auto", "cpu", "cuda"] = option("auto", help="where to compute", role="runtime")
+    precision: Literal["auto", "fp32", "bf16"] = option(
         "auto",
         help="arithmetic of the networks; losses and statistics stay float32; auto is bf16 on CUDA, else fp32",
-        choices=("auto", "fp32", "bf16"),
     )
     nproc: str = option("1", help="processes on this node, or auto for one a GPU", role="runtime", metavar="N|auto")
     nnodes: str = option("1", help="nodes, passed on to torchrun", role="runtime", metavar="N")
@@ -78,9 +77,14 @@ class Common:
 
 
 def described(config_class: type[Any]) -> dict[str, tuple[Field[Any], Option, Any]]:
-    """Every option of a Config class by field name: (field, Option, type)."""
+    """Every option of a Config class by field name: (field, Option, type); a Literal type gives the choices."""
     hints = typing.get_type_hints(config_class)
-    return {f.name: (f, f.metadata["option"], hints[f.name]) for f in fields(config_class)}
+    found = {}
+    for f in fields(config_class):
+        opt = f.metadata["option"]
+        literals = _literals(hints[f.name])
+        found[f.name] = (f, dataclasses.replace(opt, choices=literals) if literals else opt, hints[f.name])
+    return found
 
 
 def flag(name: str) -> str:
@@ -144,7 +148,14 @@ def kind_of(hint: Any) -> tuple[type[Any], bool, bool]:
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
     if typing.get_origin(hint) is tuple:
         return typing.get_args(hint)[0], True, optional
-    return hint, False, optional
+    return str if typing.get_origin(hint) is Literal else hint, False, optional
+
+
+def _literals(hint: Any) -> tuple[str, ...]:
+    for part in (hint, *typing.get_args(hint)):
+        if typing.get_origin(part) is Literal:
+            return typing.get_args(part)
+    return ()
 
 
 def scalar(hint: Any) -> type[Any]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from corecli.base.checkpoint import read_header
 from corecli.base.errors import CannotCreateError, DataError
@@ -43,12 +48,28 @@ def _identity_of(out: Path) -> dict[str, Any] | None:
         content = read_json(manifest)
         return content.get("identity") if content.get("complete") else None
     if kind == "json":
-        return read_json(out).get("header", {}).get("identity")
+        return read_json(out).get("identity")
+    if kind in ("tar", "npz"):
+        return _archive_manifest(out, kind).get("identity")
     try:
         header = read_header(out)
     except DataError:
         return None
     return header.get("identity") if header else None
+
+
+def _archive_manifest(out: Path, kind: str) -> dict[str, Any]:
+    """The manifest in a tar's first member or an npz's `corecli` array; {} in files of other tools."""
+    try:
+        if kind == "npz":
+            with np.load(out, allow_pickle=False) as arrays:
+                return json.loads(arrays["corecli"].tobytes()) if "corecli" in arrays else {}
+        with tarfile.open(out) as archive:
+            first = archive.next()
+            text = archive.extractfile(first) if first and first.name == f".{MANIFEST}" else None
+            return json.loads(text.read()) if text else {}
+    except (OSError, ValueError, tarfile.TarError, zipfile.BadZipFile):
+        return {}
 
 
 def _short(value: Any) -> str:

@@ -78,7 +78,8 @@ class GenTrainer:
         seeds = [derive(self.config.seed, "preview", i) for i in range(len(rows))]
         condition = None if self._conditions is None else self._conditions[rows]
         with autocast(self.config.precision, self.world.device):
-            images = self.ema.module.generate(seeds, condition, steps=_PREVIEW_STEPS).cpu()
+            average: Any = self.ema.module
+            images = average.generate(seeds, condition, steps=_PREVIEW_STEPS).cpu()
         if condition is not None:
             images = torch.cat([self.data.read(rows[:columns]), images])
         write_sheet(path, images, columns=columns, head_rows=int(condition is not None))

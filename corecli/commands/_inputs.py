@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corecli.base import checkpoint
-from corecli.base.errors import DataError, MissingInputError
-from corecli.data.imageset import ImageSet, open_set
+from corecli.base.errors import DataError, MissingInputError, UsageError
+from corecli.data.imageset import ImageSet, OnBad, open_set
 
 if TYPE_CHECKING:
     from corecli.data.features import FeatureTable
+    from corecli.data.loader import Workers
 
 
-def open_images(spec: str, *, image_size: int | None = None, on_bad: str = "fail") -> ImageSet:
+def open_images(spec: str, *, image_size: int | None = None, on_bad: OnBad = "fail") -> ImageSet:
     """The image set a user named. Errors: MissingInputError, DataError."""
     return open_set(spec, image_size=image_size, on_bad=on_bad)
 
@@ -57,3 +58,12 @@ def load_table(path: Path | None) -> FeatureTable | None:
     from corecli.data.features import load_features
 
     return None if path is None else load_features(path)
+
+
+def num_workers(text: str) -> Workers:
+    """--workers as a number of decoding processes, or auto. Errors: UsageError."""
+    if text == "auto":
+        return "auto"
+    if not text.isdigit():
+        raise UsageError(f"--workers {text!r} is neither a number nor auto")
+    return int(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from corecli.base.config import Preset, option
 from corecli.base.outcome import Outcome
@@ -15,7 +15,7 @@ PRESETS: dict[str, Preset] = {}
 class Config:
     """Options of `corecli completion`."""
 
-    shell: str = option(help="the shell", choices=("bash", "zsh", "fish"), positional=True)
+    shell: Literal["bash", "zsh", "fish"] = option(help="the shell", positional=True)
 
 
 def check(config: Config) -> dict[str, Any]:

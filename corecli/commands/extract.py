@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from corecli.base import config as cfg
 from corecli.base.config import Common, Preset, option
@@ -20,6 +22,10 @@ from corecli.base.target import is_finished
 from corecli.commands import _inputs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
     from corecli.engine.dist import World
 
 EXAMPLES = (
@@ -40,15 +46,14 @@ class Config(Common):
     data: str = option(help="image set to read", role="input", metavar="SET")
     encoder: str = option(help="encoder file, or timm:NAME[:WEIGHTS]", role="input", metavar="FILE|NAME")
     out: Path = option(help="feature table to write", role="output", metavar="FILE")
-    layer: str = option(
+    layer: Literal["auto", "backbone", "projector"] = option(
         "auto",
         help="which features; auto is the projector's where there is one, as CORE conditions on",
-        choices=("auto", "backbone", "projector"),
     )
     image_size: int | None = option(None, help="resize the shorter side to this and crop the centre", minimum=1)
     batch_size: int = option(256, help="images per forward pass", role="runtime", minimum=1)
     workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
-    on_bad: str = option("fail", help="what to do with unreadable images", choices=("fail", "skip"))
+    on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
 
 
 def check(config: Config) -> dict[str, Any]:
@@ -63,7 +68,7 @@ def run(config: Config, world: World) -> Outcome:
     import torch
 
     from corecli.data.features import FeatureTable, save_features
-    from corecli.data.loader import read_rows
+    from corecli.data.loader import read_batches
     from corecli.engine.precision import autocast
     from corecli.engine.run import open_folder
     from corecli.engine.shards import Shards
@@ -74,14 +79,19 @@ def run(config: Config, world: World) -> Outcome:
     identity = cfg.identity(config, {"data": data.fingerprint, "encoder": encoder.fingerprint})
     if is_finished(config.out, identity, force=config.force):
         return produced(config.out, notes=("already there, left alone",), num=len(data.rows))
-    layer = config.layer if config.layer != "auto" else ("projector" if encoder.projector_dim else "backbone")
+    layer: Literal["backbone", "projector"] = "projector" if encoder.projector_dim else "backbone"
+    if config.layer != "auto":
+        layer = config.layer
     folder = open_folder(config.out, identity, world, force=config.force)
     shards = Shards(folder, num_rows=len(data.rows), shard_size=SHARD_ROWS)
 
-    def make(start: int, stop: int) -> dict[str, torch.Tensor]:
-        images = read_rows(data, start, stop).to(world.device)
-        with autocast(config.precision, world.device):
-            return {"features": encoder.encode(images, layer).float()}
+    def make(batches: Iterator[tuple[int, int]]) -> Iterator[dict[str, torch.Tensor]]:
+        rows = (np.arange(start, stop) for start, stop in batches)
+        workers = _inputs.num_workers(config.workers)
+        for images, _ in read_batches(data, rows, device=world.device, workers=workers):
+            with autocast(config.precision, world.device):
+                features = encoder.encode(images, layer)
+            yield {"features": features}
 
     shards.compute(make, label="extract", world=world, batch_size=config.batch_size, quiet=config.quiet)
     if world.is_main:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from corecli.base.config import Common, Preset, option
 from corecli.base.errors import UsageError
@@ -56,17 +56,17 @@ class Config(Common):
         role="input",
         metavar="FILE|NAME",
     )
-    layer: str = option("backbone", help="features of an encoder", choices=("backbone", "projector"))
-    resize: str = option(
+    layer: Literal["backbone", "projector"] = option("backbone", help="features of an encoder")
+    resize: Literal["tf1", "torch", "clean", "none"] = option(
         "tf1",
         help="how Inception's input is resized: as TensorFlow and ADM, pytorch-fid, clean-fid, or not at all",
-        choices=("tf1", "torch", "clean", "none"),
     )
     save_stats: Path | None = option(None, help="write the reference's statistics", role="output", metavar="FILE.npz")
     copies: bool = option(True, help="compare nearest-image distances, to see near copies")
     image_size: int | None = option(None, help="resize and crop images to this first", minimum=1)
     batch_size: int = option(128, help="images per forward pass", role="runtime", minimum=1)
-    on_bad: str = option("fail", help="what to do with unreadable images", choices=("fail", "skip"))
+    workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
+    on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
 
 
 def check(config: Config) -> dict[str, Any]:
@@ -185,7 +185,8 @@ def _measure_images(config: Config, spec: str, extractor: Extractor, world: Worl
     """Features of every image, batches dealt out to the ranks; moments and features are then summed over ranks."""
     import torch
 
-    from corecli.data.loader import read_rows
+    from corecli.data.loader import read_batches
+    from corecli.data.order import sequential_batches
     from corecli.engine.dist import sum_over_ranks
     from corecli.engine.progress import Progress
     from corecli.metrics.frechet import Moments
@@ -196,16 +197,17 @@ def _measure_images(config: Config, spec: str, extractor: Extractor, world: Worl
     kept = torch.zeros(num, extractor.dim, dtype=torch.float16) if config.copies else None
     logits: torch.Tensor | None = None
     with Progress(f"fid {spec}", total=num, shown=world.is_main and not config.quiet) as progress:
-        for start in range(world.rank * config.batch_size, num, world.size * config.batch_size):
-            stop = min(start + config.batch_size, num)
-            features, scores = extractor.extract(read_rows(data, start, stop).to(world.device))
-            moments.update(features.cpu(), groups[start:stop])
+        batches = sequential_batches(num, config.batch_size, rank=world.rank, world_size=world.size)
+        workers = _inputs.num_workers(config.workers)
+        for images, rows in read_batches(data, batches, device=world.device, workers=workers):
+            features, scores = extractor.extract(images)
+            moments.update(features.cpu(), groups[rows])
             if kept is not None:
-                kept[start:stop] = features.cpu()
+                kept[rows] = features.cpu().half()
             if scores is not None:
                 logits = torch.zeros(num, scores.shape[1]) if logits is None else logits
-                logits[start:stop] = scores.cpu()
-            progress.advance((stop - start) * world.size, images=(stop - start) * world.size)
+                logits[rows] = scores.cpu()
+            progress.advance(len(rows) * world.size, images=len(rows) * world.size)
     if world.size > 1:
         for tensor in moments.tensors():
             tensor.copy_(sum_over_ranks(tensor))
@@ -242,7 +244,7 @@ def _compare(samples: Measured, reference: Measured) -> tuple[dict[str, Any], tu
         score = inception_score(samples.logits)
         record |= {"is": score.mean, "is_std": score.std}
     if samples.features is not None and reference.features is not None:
-        copies = copy_check(samples.features.float(), reference.features.float())
+        copies = copy_check(samples.features, reference.features)
         record |= {
             "nearest_real": copies.mean_to_real,
             "real_nearest_real": copies.mean_among_real,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -66,27 +66,26 @@ class Config(Common):
     materialize: Path | None = option(
         None, help="write the images here: .safetensors, .npz, .tar, else a directory", role="output", metavar="PATH"
     )
-    format: str | None = option(
-        None, help="format of --materialize, whatever its name", choices=("directory", "packed", "tar", "npz")
+    format: Literal["directory", "packed", "tar", "npz"] | None = option(
+        None, help="format of --materialize, whatever its name"
     )
     repeat: float = option(1.0, help="how often an epoch shows the real images (N)", minimum=1e-9)
     beta: float | None = option(None, help="share of real slots, instead of --repeat", minimum=0, maximum=1)
     fraction: float | None = option(None, help="take this part of the real images, of each class", minimum=0, maximum=1)
     per_class: int | None = option(None, help="take this many real images of each class", minimum=1)
     first: int | None = option(None, help="take the first real images", minimum=1)
-    order: str = option(
-        "union", help="shuffle all parts together, or show one after another", choices=("union", "sequential")
+    order: Literal["union", "sequential"] = option(
+        "union", help="shuffle all parts together, or show one after another"
     )
     guard: bool = option(False, help="at most one member of a group in a batch")
-    missing: str = option(
+    missing: Literal["self", "drop", "fail"] = option(
         "self",
         help="real images without synthetic partner: keep, leave out, or refuse",
-        choices=("self", "drop", "fail"),
     )
     round: int | None = option(None, help="number of the round, for the record", minimum=0)
     image_size: int | None = option(None, help="with --materialize: resize and crop to this", minimum=1)
     batch_size: int = option(512, help="batch for which collisions are counted", role="runtime", minimum=1)
-    on_bad: str = option("fail", help="what to do with unreadable images", choices=("fail", "skip"))
+    on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
 
 
 def check(config: Config) -> dict[str, Any]:
@@ -143,11 +142,12 @@ def _mixture(config: Config, sets: dict[str, ImageSet], identity: dict[str, Any]
         repeat = repeat_for_beta(config.beta, num_real=num_real, num_synthetic=num_synthetic)
     return Mixture(
         parts=(*(replace(part, repeat=repeat) for part in real), *synthetic),
-        order=config.order,  # type: ignore[arg-type]
+        order=config.order,
         guard=config.guard,
-        missing=config.missing,  # type: ignore[arg-type]
+        missing=config.missing,
         round=config.round,
-        header={"identity": identity},
+        identity=identity,
+        config=cfg.settings(config),
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -44,14 +44,15 @@ class Config(Common):
     train: str = option(help="labelled image set, or feature table", role="input", metavar="SET|FILE")
     test: str = option(help="labelled image set, or feature table", role="input", metavar="SET|FILE")
     encoder: str | None = option(None, help="encoder file, or timm:NAME[:WEIGHTS]", role="input", metavar="FILE|NAME")
-    layer: str = option("backbone", help="which features", choices=("backbone", "projector"))
+    layer: Literal["backbone", "projector"] = option("backbone", help="which features")
     seeds: int = option(3, help="repetitions, for the interval", minimum=1)
     epochs: int = option(20, help="passes over the training features", minimum=1)
     k: int = option(20, help="neighbours of the k-NN vote", minimum=1)
     per_class: bool = option(False, help="also print the accuracy of each class", role="runtime")
     image_size: int | None = option(None, help="resize and crop images to this first", minimum=1)
     batch_size: int = option(256, help="images per forward pass", role="runtime", minimum=1)
-    on_bad: str = option("fail", help="what to do with unreadable images", choices=("fail", "skip"))
+    workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
+    on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
 
 
 def check(config: Config) -> dict[str, Any]:
@@ -132,7 +133,8 @@ def _features(config: Config, spec: str, encoder: Encoder, world: World) -> torc
     """Features of an image set, its batches dealt out to the ranks and summed over them."""
     import torch
 
-    from corecli.data.loader import read_rows
+    from corecli.data.loader import read_batches
+    from corecli.data.order import sequential_batches
     from corecli.engine.dist import sum_over_ranks
     from corecli.engine.precision import autocast
     from corecli.engine.progress import Progress
@@ -143,11 +145,12 @@ def _features(config: Config, spec: str, encoder: Encoder, world: World) -> torc
     dim = encoder.num_features if layer == "backbone" else encoder.projector_dim or 0
     features = torch.zeros(num, dim)
     with Progress(f"probe {spec}", total=num, shown=world.is_main and not config.quiet) as progress:
-        for start in range(world.rank * config.batch_size, num, world.size * config.batch_size):
-            stop = min(start + config.batch_size, num)
+        batches = sequential_batches(num, config.batch_size, rank=world.rank, world_size=world.size)
+        workers = _inputs.num_workers(config.workers)
+        for images, rows in read_batches(data, batches, device=world.device, workers=workers):
             with autocast(config.precision, world.device):
-                features[start:stop] = encoder.encode(read_rows(data, start, stop), layer).cpu()
-            progress.advance((stop - start) * world.size, images=(stop - start) * world.size)
+                features[rows] = encoder.encode(images, layer).cpu()
+            progress.advance(len(rows) * world.size, images=len(rows) * world.size)
     return sum_over_ranks(features) if world.size > 1 else features
 
 

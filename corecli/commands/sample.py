@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from corecli.commands import _inputs
 from corecli.data.rows import SYNTHETIC, Rows, make_rows, variant_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
     from corecli.data.features import FeatureTable
@@ -60,15 +62,14 @@ class Config(Common):
         role="output",
         metavar="PATH",
     )
-    format: str | None = option(
-        None, help="format of --out, whatever its name", choices=("directory", "packed", "tar", "npz"), role="runtime"
+    format: Literal["directory", "packed", "tar", "npz"] | None = option(
+        None, help="format of --out, whatever its name", role="runtime"
     )
     per_row: int | None = option(None, help="images a row, or a class (default 1)", minimum=1)
     num: int | None = option(None, help="images in all (default without rows: 64)", minimum=1)
-    order: str = option(
+    order: Literal["table", "shuffle", "class-balanced"] = option(
         "table",
         help="order of rows for --num: as in the table, shuffled, or class by class in turn",
-        choices=("table", "shuffle", "class-balanced"),
     )
     rows: str | None = option(None, help="rows to use: START:STOP:STEP, or numbers such as 0,5,9", metavar="ROWS")
     sampler: str = option("ddim", help="how to sample", choices=lambda: registry.choices("diffusion/samplers"))
@@ -112,18 +113,19 @@ def run(config: Config, world: World) -> Outcome:
         open_folder(config.out, identity, world, force=config.force), num_rows=len(plan.rows), shard_size=SHARD_ROWS
     )
 
-    def make(start: int, stop: int) -> dict[str, torch.Tensor]:
-        condition = None if plan.condition is None else plan.condition[plan.source[start:stop]].to(world.device)
-        with autocast(config.precision, world.device):
-            images = generator.generate(
-                plan.seeds(config.seed, start, stop),
-                condition,
-                sampler=config.sampler,
-                steps=config.steps,
-                eta=config.eta,
-                guidance=config.guidance,
-            )
-        return {"images": images}
+    def make(batches: Iterator[tuple[int, int]]) -> Iterator[dict[str, torch.Tensor]]:
+        for start, stop in batches:
+            condition = None if plan.condition is None else plan.condition[plan.source[start:stop]].to(world.device)
+            with autocast(config.precision, world.device):
+                images = generator.generate(
+                    plan.seeds(config.seed, start, stop),
+                    condition,
+                    sampler=config.sampler,
+                    steps=config.steps,
+                    eta=config.eta,
+                    guidance=config.guidance,
+                )
+            yield {"images": images}
 
     shards.compute(make, label="sample", world=world, batch_size=config.batch_size, quiet=config.quiet)
     if world.is_main:

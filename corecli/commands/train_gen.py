@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from corecli.base import config as cfg
 from corecli.base import registry
@@ -79,10 +79,9 @@ class Config(Common):
     features: Path | None = option(None, help="feature table to condition on", role="input", metavar="FILE")
     out: Path = option(help="generator to write, .safetensors or .pt", role="output", metavar="FILE")
     arch: str = option("adm", help="generator family", choices=lambda: registry.choices("generators"))
-    condition: str = option(
+    condition: Literal["auto", "none", "features", "labels"] = option(
         "auto",
         help="what the generator is told; auto is features with --features, else none",
-        choices=("auto", "none", "features", "labels"),
     )
     image_size: int | None = option(None, help="train at this size (default: the set's own)", minimum=1)
     steps: int = option(10_000, help="optimizer steps", minimum=1)
@@ -98,14 +97,14 @@ class Config(Common):
     head_channels: int | None = option(None, help="channels of an attention head", minimum=1)
     dropout: float | None = option(None, help="dropout in the residual blocks", minimum=0, maximum=1)
     learn_sigma: bool | None = option(None, help="learn the variance too, with the hybrid loss")
-    schedule: str | None = option(None, help="noise schedule", choices=("linear", "cosine", "scaled_linear"))
+    schedule: Literal["linear", "cosine", "scaled_linear"] | None = option(None, help="noise schedule")
     diffusion_steps: int | None = option(None, help="steps of the noising process", minimum=2)
     flip: bool | None = option(None, help="mirror half of the images; default yes")
     condition_dropout: float | None = option(
         None, help="share of images trained without their condition, for guidance", minimum=0, maximum=1
     )
-    feature_normalization: str | None = option(
-        None, help="normalisation of a feature row; default per-sample", choices=("none", "per-sample", "l2")
+    feature_normalization: Literal["none", "per-sample", "l2"] | None = option(
+        None, help="normalisation of a feature row; default per-sample"
     )
     feature_noise: float | None = option(
         None, help="noise added to normalised features in training, against near copies", minimum=0
@@ -114,7 +113,7 @@ class Config(Common):
     log_every: int = option(50, help="steps between logged values", role="runtime", minimum=1)
     save_sec: float = option(60.0, help="seconds between saved states", role="runtime", minimum=0)
     workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
-    on_bad: str = option("fail", help="what to do with unreadable images", choices=("fail", "skip"))
+    on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
 
 
 def check(config: Config) -> dict[str, Any]:
@@ -153,7 +152,13 @@ def run(config: Config, world: World) -> Outcome:
         return produced(config.out, notes=("already there, left alone",))
     folder = open_folder(config.out, identity, world, force=config.force)
     trainer = GenTrainer(config, data, table, condition=condition_of(config), world=world)
-    order = Order(data, batch_size=config.batch_size, seed=config.seed, total_steps=config.steps)
+    order = Order(
+        data.slots,
+        stages=data.stages,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        total_steps=config.steps,
+    )
     with Run(
         folder,
         label="train-gen",
@@ -165,8 +170,9 @@ def run(config: Config, world: World) -> Outcome:
         log_every_steps=config.log_every,
         quiet=config.quiet,
     ) as steps:
-        loader = Loader(data, order, world=world, workers=config.workers, first_step=steps.first_step)
-        for step, (images, rows) in zip(steps.steps(), loader, strict=False):
+        workers = _inputs.num_workers(config.workers)
+        loader = Loader(data, order, world=world, workers=workers, first_step=steps.first_step)
+        for step, (_, images, rows) in zip(steps.steps(), loader, strict=False):
             learned = trainer.learn(step, images, rows)
             steps.presented(config.batch_size)
             if steps.is_log_step(step):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from corecli.base import config as cfg
 from corecli.base import registry
@@ -91,8 +91,8 @@ class Config(Common):
     features: Path | None = option(None, help="feature table with the targets of psl", role="input", metavar="FILE")
     init: str | None = option(None, help="start from this encoder", role="input", metavar="FILE|NAME")
     backbone: str = option("resnet18", help="network: resnet18, resnet34, resnet50, resnet10-tiny or timm:NAME")
-    stem: str = option(
-        "auto", help="first layers; auto is cifar up to 64 pixels, else imagenet", choices=("auto", "cifar", "imagenet")
+    stem: Literal["auto", "cifar", "imagenet"] = option(
+        "auto", help="first layers; auto is cifar up to 64 pixels, else imagenet"
     )
     projector_hidden: int = option(2048, help="width of the projector", minimum=1)
     projector_dim: int = option(128, help="dimension of the projector's output", minimum=1)
@@ -102,13 +102,13 @@ class Config(Common):
     )
     steps: int = option(10_000, help="optimizer steps", minimum=1)
     batch_size: int = option(256, help="images a step, over all processes", minimum=1)
-    optimizer: str = option("lars", help="optimizer", choices=("lars", "sgd", "adamw"))
+    optimizer: Literal["lars", "sgd", "adamw"] = option("lars", help="optimizer")
     lr: float = option(0.4, help="peak learning rate, as it is: not scaled by the batch", minimum=0)
     weight_decay: float = option(1e-4, help="weight decay, of weights but not of biases and norms", minimum=0)
     momentum: float = option(0.9, help="momentum of lars and sgd", minimum=0, maximum=1)
     lars_eta: float = option(0.02, help="trust coefficient of lars", minimum=0)
     lars_clip: bool = option(True, help="cap the rate of lars at --lr (LARC)")
-    schedule: str = option("cosine", help="learning rate after the warm-up", choices=("cosine", "constant"))
+    schedule: Literal["cosine", "constant"] = option("cosine", help="learning rate after the warm-up")
     warmup: str = option(
         "auto", help="linear warm-up: 500, 10ep or 100k images; auto is a tenth of a stage, at most 10 epochs"
     )
@@ -118,7 +118,7 @@ class Config(Common):
     log_every: int = option(50, help="steps between logged values", role="runtime", minimum=1)
     save_sec: float = option(60.0, help="seconds between saved states", role="runtime", minimum=0)
     workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
-    on_bad: str = option("fail", help="what to do with unreadable images", choices=("fail", "skip"))
+    on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
 
 
 def check(config: Config) -> dict[str, Any]:
@@ -153,8 +153,8 @@ def stages_of(config: Config, data: ImageSet) -> tuple[Stage, ...]:
 def run(config: Config, world: World) -> Outcome:
     """Train, stage by stage, and publish the encoder. Errors: DataError, CannotCreateError, InterruptedAfterSaving."""
     from corecli.commands._learner import Learner
-    from corecli.data.augment import keep_freed_memory
     from corecli.data.loader import Loader
+    from corecli.data.memory import keep_freed_memory
     from corecli.data.order import Order
     from corecli.engine.run import Run, open_folder
     from corecli.nets.encoder import save_encoder
@@ -170,7 +170,14 @@ def run(config: Config, world: World) -> Outcome:
     total_steps = sum(stage.steps for stage in stages)
     folder = open_folder(config.out, identity, world, force=config.force)
     learner = Learner(config, encoder, data, table, stages=stages, world=world)
-    order = Order(data, batch_size=config.batch_size, seed=config.seed, total_steps=total_steps, guard=config.guard)
+    order = Order(
+        data.slots,
+        stages=data.stages,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        total_steps=total_steps,
+        distinct_groups=data.rows.group_ids if config.guard or data.guard else None,
+    )
     with Run(
         folder,
         label="train-ssl",
@@ -182,8 +189,9 @@ def run(config: Config, world: World) -> Outcome:
         log_every_steps=config.log_every,
         quiet=config.quiet,
     ) as steps:
-        loader = Loader(data, order, world=world, workers=config.workers, first_step=steps.first_step)
-        for step, (images, rows) in zip(steps.steps(), loader, strict=False):
+        workers = _inputs.num_workers(config.workers)
+        loader = Loader(data, order, world=world, workers=workers, first_step=steps.first_step)
+        for step, (_, images, rows) in zip(steps.steps(), loader, strict=False):
             learned = learner.learn(step, images, rows)
             steps.presented(config.batch_size)
             if steps.is_log_step(step):

@@ -30,15 +30,16 @@ class Shards:
 
     def compute(
         self,
-        make: Callable[[int, int], Tensors],
+        make: Callable[[Iterator[tuple[int, int]]], Iterator[Tensors]],
         *,
         label: str,
         world: World,
         batch_size: int,
         quiet: bool,
     ) -> None:
-        """Fill every missing shard with `make(start, stop)` of its batches, shards dealt out to the ranks in turn.
+        """Fill every missing shard, shards dealt out to the ranks in turn.
 
+        `make` is given the (start, stop) rows of batches and yields the tensors of each, in order.
         Errors: InterruptedAfterSaving after a signal; finished shards are kept.
         """
         if world.is_main:
@@ -47,11 +48,13 @@ class Shards:
         missing = [i for i in range(self.num_shards) if not self._path(i).exists()]
         barrier(world)  # no rank may list the folder while another already fills it
         mine = missing[world.rank :: world.size]
-        todo = sum(self._rows(i)[1] - self._rows(i)[0] for i in mine)
+        batches = {index: self._batches(index, batch_size) for index in mine}
+        made = make(batch for index in mine for batch in batches[index])
+        todo = sum(stop - start for index in mine for start, stop in batches[index])
         shown = world.is_main and not quiet
         with StopRequest() as stop, Progress(label, total=todo, shown=shown) as progress:
             for index in mine:
-                if not self._fill(index, make, batch_size, stop, progress):
+                if not self._fill(index, batches[index], made, stop, progress):
                     break
             stopped = any_rank(int(stop.asked), world)
         if stopped:
@@ -69,20 +72,18 @@ class Shards:
     def _fill(
         self,
         index: int,
-        make: Callable[[int, int], Tensors],
-        batch_size: int,
+        batches: list[tuple[int, int]],
+        made: Iterator[Tensors],
         stop: StopRequest,
         progress: Progress,
     ) -> bool:
         """Make one shard batch by batch; False when a signal came first."""
-        first, last = self._rows(index)
         parts: list[Tensors] = []
-        for start in range(first, last, batch_size):
+        for first, last in batches:
             if stop.asked:
                 return False
-            end = min(start + batch_size, last)
-            parts.append({name: t.cpu() for name, t in make(start, end).items()})
-            progress.advance(end - start, images=end - start)
+            parts.append({name: t.cpu() for name, t in next(made).items()})
+            progress.advance(last - first, images=last - first)
         tensors = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
         checkpoint.save(self._path(index), tensors, kind="shard")
         return True
@@ -95,8 +96,9 @@ class Shards:
                 except DataError:
                     self._path(index).unlink()
 
-    def _rows(self, index: int) -> tuple[int, int]:
-        return index * self.shard_size, min((index + 1) * self.shard_size, self.num_rows)
+    def _batches(self, index: int, batch_size: int) -> list[tuple[int, int]]:
+        first, last = index * self.shard_size, min((index + 1) * self.shard_size, self.num_rows)
+        return [(start, min(start + batch_size, last)) for start in range(first, last, batch_size)]
 
     def _path(self, index: int) -> Path:
         return self.folder / f"shard-{index:06d}.safetensors"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from corecli.generators._pixel_diffusion import CHANNELS, PixelDiffusion, PixelDiffusionConfig
 from corecli.nets.unet import AdmUnet, norm_groups_for
@@ -26,32 +25,6 @@ class Config(PixelDiffusionConfig):
     head_channels: int = 64
     norm_groups: int | None = None
     dropout: float = 0.1
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "adm-cifar": {
-        "image_size": 32,
-        "learn_sigma": True,
-        "schedule": "linear",
-        "diffusion_steps": 1000,
-        "channels": 128,
-        "channel_mult": (1, 2, 2, 2),
-        "num_res_blocks": 3,
-        "attention_resolutions": (16, 8),
-        "head_channels": 64,
-        "dropout": 0.1,
-    },
-    "tiny": {
-        "image_size": 16,
-        "learn_sigma": False,
-        "channels": 32,
-        "channel_mult": (1, 2),
-        "num_res_blocks": 1,
-        "attention_resolutions": (8,),
-        "head_channels": 32,
-        "dropout": 0.0,
-    },
-}
 
 
 def build(config: Config) -> PixelDiffusion:

@@ -44,7 +44,7 @@ class AdmUnet(nn.Module):
         _check(image_size, widths, has_attention, head_channels, norm_groups)
         down = tuple("AttnDownBlock2D" if a else "ResnetDownsampleBlock2D" for a in has_attention)
         up = tuple("AttnUpBlock2D" if a else "ResnetUpsampleBlock2D" for a in reversed(has_attention))
-        self.width = 4 * channels
+        self.width = 4 * widths[0]  # of the time embedding
         self.unet = UNet2DModel(
             sample_size=image_size,
             in_channels=in_channels,

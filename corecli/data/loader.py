@@ -1,0 +1,202 @@
+"""Image batches on the device, one step ahead of their use.
+
+Reading a memory-mapped set costs less than talking to a worker process, so the main process does it, in a thread.
+Worker processes pay where files are decoded. A set that is small enough is read once and indexed in memory. What
+comes out is the same in every case.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from corecli.base.errors import CorecliError, UsageError
+from corecli.data.imageset import ImageSet
+from corecli.data.order import Order, sequential_batches
+
+Workers = int | Literal["auto"]
+
+_MOST_WORKERS = 8
+_PREFETCH = 2  # batches ready per worker
+_MOST_MEMORY_BYTES = 1 << 30  # a decoded set up to this size stays in memory
+_MOST_GPU_MEMORY = 1 / 8  # of what is free: the share a set may take
+
+
+class Rank(Protocol):
+    """What a loader has to know about its process; engine.dist.World has it."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+class Loader:
+    """A rank's part of the global batches of an order: iterates (step, images, rows) from `first_step` to its end.
+
+    images: uint8 [b, 3, H, W] on the rank's device; rows: int64 [b], the rank's contiguous slice of the global batch,
+    b = batch_size / world.size. workers: processes that decode, 0 for none; their number never changes the result.
+
+    Errors: UsageError when the ranks do not divide the batch; while iterating, DataError naming a bad file.
+    """
+
+    def __init__(
+        self, image_set: ImageSet, order: Order, *, world: Rank, workers: Workers = "auto", first_step: int = 0
+    ) -> None:
+        if order.batch_size % world.size:
+            reason = f"a batch of {order.batch_size} cannot be shared equally by {world.size} processes"
+            raise UsageError(reason, hint=f"make the batch size a multiple of {world.size}")
+        self._image_set, self._order, self._device = image_set, order, world.device
+        self._workers: Workers = workers
+        self._share = order.batch_size // world.size
+        self._first = world.rank * self._share
+        self._steps = range(first_step, order.total_steps)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor, np.ndarray]]:
+        batches = (self._order.batch(step)[self._first : self._first + self._share] for step in self._steps)
+        held = _worth_holding(self._image_set, len(self._steps) * self._share, self._device)
+        read = (_read_held if held else read_batches)(
+            self._image_set, batches, device=self._device, workers=self._workers
+        )
+        for step, (images, rows) in zip(self._steps, read, strict=True):
+            yield step, images, rows
+
+
+def read_batches(
+    image_set: ImageSet, batches: Iterable[np.ndarray], *, device: torch.device, workers: Workers = "auto"
+) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """For each batch of rows: (images uint8 [b, 3, H, W] on `device`, rows), in order and read ahead.
+
+    Errors: while iterating, DataError naming a bad file.
+    """
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        return
+    num_workers = _num_workers(image_set, len(first)) if workers == "auto" else workers
+    batches, pin = chain([first], batches), device.type == "cuda"
+    if image_set.decodes and num_workers:
+        read = _by_processes(image_set, batches, num_workers, pin=pin)
+    else:
+        read = _by_thread(image_set, batches, pin=pin)
+    for images, rows in read:
+        yield images.to(device, non_blocking=True), rows
+
+
+def read_rows(image_set: ImageSet, start: int, stop: int) -> Tensor:
+    """Rows from start up to stop: uint8 [stop - start, 3, H, W] on the CPU. Errors: DataError naming a bad file."""
+    return image_set.read(np.arange(start, stop, dtype=np.int64))
+
+
+def _by_thread(image_set: ImageSet, batches: Iterator[np.ndarray], *, pin: bool) -> Iterator[tuple[Tensor, np.ndarray]]:
+    def read(rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        images = image_set.read(rows)
+        return (images.pin_memory() if pin else images), rows
+
+    with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
+        ahead = pool.submit(read, next(batches))
+        for rows in batches:
+            current, ahead = ahead, pool.submit(read, rows)
+            yield current.result()
+        yield ahead.result()
+
+
+def _by_processes(
+    image_set: ImageSet, batches: Iterator[np.ndarray], num_workers: int, *, pin: bool
+) -> Iterator[tuple[Tensor, np.ndarray]]:
+    loader = DataLoader(
+        _Reader(image_set),
+        sampler=batches,
+        batch_size=None,
+        num_workers=num_workers,
+        prefetch_factor=_PREFETCH,
+        collate_fn=_unchanged,
+        generator=torch.Generator(),  # torch's global one must not depend on the workers
+        worker_init_fn=_begin_worker,
+        pin_memory=pin,
+        multiprocessing_context="fork" if "fork" in multiprocessing.get_all_start_methods() else None,
+    )
+    for batch in loader:
+        if isinstance(batch, CorecliError):
+            raise batch
+        yield batch
+
+
+class _Reader(Dataset):
+    """Reads batches in a worker; a user's error is handed over as a value, since torch would garble it."""
+
+    def __init__(self, image_set: ImageSet) -> None:
+        self._image_set = image_set
+
+    def __getitem__(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray] | CorecliError:
+        try:
+            return self._image_set.read(rows), rows
+        except CorecliError as error:
+            return error
+
+
+def _unchanged(batch: object) -> object:
+    return batch
+
+
+def _begin_worker(_: int) -> None:
+    """Signals are the main process's to answer: it saves its state first. Workers end when it does."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _num_workers(image_set: ImageSet, batch: int) -> int:
+    """A worker for every core but one of this rank's, as far as shared memory holds what they have ready."""
+    if not image_set.decodes:
+        return 0
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = min(_MOST_WORKERS, cores // ranks_here - 1)
+    if os.path.isdir("/dev/shm"):
+        ready_bytes = 2 * _PREFETCH * _num_bytes(image_set, batch)
+        wanted = min(wanted, shutil.disk_usage("/dev/shm").free // ranks_here // ready_bytes)
+    return max(0, wanted)
+
+
+def _num_bytes(image_set: ImageSet, num_images: int) -> int:
+    height, width = image_set.image_size
+    return 3 * height * width * num_images
+
+
+def _worth_holding(image_set: ImageSet, num_images: int, device: torch.device) -> bool:
+    """Whether to read the whole set once: it fits, is about to be shown at least once, and is faster to index there."""
+    num_rows = len(image_set.rows)
+    if num_images < num_rows:
+        return False
+    if device.type == "cuda":
+        return _num_bytes(image_set, num_rows) <= _MOST_GPU_MEMORY * torch.cuda.mem_get_info(device)[0]
+    return image_set.decodes and _num_bytes(image_set, num_rows) <= _MOST_MEMORY_BYTES
+
+
+def _read_held(
+    image_set: ImageSet, batches: Iterable[np.ndarray], *, device: torch.device, workers: Workers
+) -> Iterator[tuple[Tensor, np.ndarray]]:
+    num_rows = len(image_set.rows)
+    held = torch.empty(num_rows, 3, *image_set.image_size, dtype=torch.uint8, device=device)
+    for images, rows in read_batches(image_set, sequential_batches(num_rows, 256), device=device, workers=workers):
+        held[rows[0] : rows[-1] + 1] = images
+    for rows in batches:
+        yield held.index_select(0, torch.from_numpy(rows).to(device, non_blocking=True)), rows
