@@ -7,10 +7,7 @@ comes out is the same in every case.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import shutil
-import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -19,16 +16,15 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from corecli.base.errors import CorecliError, UsageError
+from corecli.base.errors import UsageError
 from corecli.data.imageset import ImageSet
 from corecli.data.order import Order, sequential_batches
+from corecli.data.workers import AVAILABLE, read_by_workers
 
 Workers = int | Literal["auto"]
 
 _MOST_WORKERS = 8
-_PREFETCH = 2  # batches ready per worker
 _MOST_MEMORY_BYTES = 1 << 30  # a decoded set up to this size stays in memory
 _MOST_GPU_MEMORY = 1 / 8  # of what is free: the share a set may take
 
@@ -85,16 +81,16 @@ def read_batches(
 ) -> Iterator[tuple[Tensor, np.ndarray]]:
     """For each batch of rows: (images uint8 [b, 3, H, W] on `device`, rows), in order and read ahead.
 
-    Errors: while iterating, DataError naming a bad file.
+    No batch may be larger than the first. Errors: while iterating, DataError naming a bad file.
     """
     batches = iter(batches)
     first = next(batches, None)
     if first is None:
         return
-    num_workers = _num_workers(image_set, len(first)) if workers == "auto" else workers
+    num_workers = _num_workers() if workers == "auto" else workers
     batches, pin = chain([first], batches), device.type == "cuda"
-    if image_set.decodes and num_workers:
-        read = _by_processes(image_set, batches, num_workers, pin=pin)
+    if image_set.decodes and num_workers and AVAILABLE:
+        read = _by_workers(image_set, batches, num_workers=num_workers, batch_size=len(first), pin=pin)
     else:
         read = _by_thread(image_set, batches, pin=pin)
     for images, rows in read:
@@ -119,61 +115,18 @@ def _by_thread(image_set: ImageSet, batches: Iterator[np.ndarray], *, pin: bool)
         yield ahead.result()
 
 
-def _by_processes(
-    image_set: ImageSet, batches: Iterator[np.ndarray], num_workers: int, *, pin: bool
+def _by_workers(
+    image_set: ImageSet, batches: Iterator[np.ndarray], *, num_workers: int, batch_size: int, pin: bool
 ) -> Iterator[tuple[Tensor, np.ndarray]]:
-    loader = DataLoader(
-        _Reader(image_set),
-        sampler=batches,
-        batch_size=None,
-        num_workers=num_workers,
-        prefetch_factor=_PREFETCH,
-        collate_fn=_unchanged,
-        generator=torch.Generator(),  # torch's global one must not depend on the workers
-        worker_init_fn=_begin_worker,
-        pin_memory=pin,
-        multiprocessing_context="fork" if "fork" in multiprocessing.get_all_start_methods() else None,
-    )
-    for batch in loader:
-        if isinstance(batch, CorecliError):
-            raise batch
-        yield batch
+    for images, rows in read_by_workers(image_set, batches, num_workers=num_workers, batch_size=batch_size):
+        yield (images.pin_memory() if pin else images.clone()), rows
 
 
-class _Reader(Dataset):
-    """Reads batches in a worker; a user's error is handed over as a value, since torch would garble it."""
-
-    def __init__(self, image_set: ImageSet) -> None:
-        self._image_set = image_set
-
-    def __getitem__(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray] | CorecliError:
-        try:
-            return self._image_set.read(rows), rows
-        except CorecliError as error:
-            return error
-
-
-def _unchanged(batch: object) -> object:
-    return batch
-
-
-def _begin_worker(_: int) -> None:
-    """Signals are the main process's to answer: it saves its state first. Workers end when it does."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _num_workers(image_set: ImageSet, batch: int) -> int:
-    """A worker for every core but one of this rank's, as far as shared memory holds what they have ready."""
-    if not image_set.decodes:
-        return 0
+def _num_workers() -> int:
+    """A process for every core but one of this rank's."""
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = min(_MOST_WORKERS, cores // ranks_here - 1)
-    if os.path.isdir("/dev/shm"):
-        ready_bytes = 2 * _PREFETCH * _num_bytes(image_set, batch)
-        wanted = min(wanted, shutil.disk_usage("/dev/shm").free // ranks_here // ready_bytes)
-    return max(0, wanted)
+    return max(0, min(_MOST_WORKERS, cores // ranks_here - 1))
 
 
 def _num_bytes(image_set: ImageSet, num_images: int) -> int:
