@@ -164,7 +164,7 @@ def _chunks(p: Parameters, device: torch.device) -> list[np.ndarray]:
 
 def _augment_chunk(images: Tensor, p: Parameters, compile: bool) -> Tensor:
     views = _crop(images, p)
-    colour.jitter(views.flatten(2), p.order, p.factors, compile=compile)
+    colour.jitter(views.view(len(p), 3, math.prod(p.size)), p.order, p.factors, compile=compile)
     _change(views, p.grey, colour.greyscale)
     _change(views, p.sigma > 0, partial(_blur, p=p))
     _change(views, p.solarize, partial(colour.solarize, threshold=p.recipe.threshold))
