@@ -11,14 +11,15 @@ import io
 import json
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from corecli import __version__
-from corecli.base.errors import DataError, MissingInputError
-from corecli.base.files import atomic_write, sniff
+from corecli.base.errors import DataError
+from corecli.base.files import atomic_write, missing, sniff
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 HEADER_KEY = "corecli"
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+_WRITTEN_BY = {"encoder": "train-ssl", "features": "extract", "generator": "train-gen"}
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 
 Tensors = dict[str, "torch.Tensor"]
@@ -62,18 +64,28 @@ def load(path: Path, *, kind: str | None = None) -> tuple[Tensors, Header]:
 
     Errors: MissingInputError; DataError when truncated, damaged, of another format version, or not of `kind`.
     """
-    header = read_header(path)
-    if header is None:
-        raise DataError("not a corecli file", where=path, hint="it has no corecli header")
-    if kind is not None and header["kind"] != kind:
-        raise DataError(f"is of kind {header['kind']!r}, not {kind!r}", where=path)
-    if header.get("format", 0) > FORMAT_VERSION:
-        hint = "upgrade corecli to read it"
-        raise DataError(f"format {header['format']} is newer than {FORMAT_VERSION}", where=path, hint=hint)
+    header = require_header(path, kind=kind)
     tensors = load_tensors(path)
     if fingerprint(tensors) != header["fingerprint"]:
         raise DataError("content does not match its hash", where=path, hint="the file is damaged; make it again")
     return tensors, header
+
+
+def require_header(path: Path, *, kind: str | None = None) -> Header:
+    """The header of a file written by `save`, read without torch and without verifying the hash.
+
+    Errors: MissingInputError; DataError when it has none, is not of `kind` or of a newer format.
+    """
+    header = read_header(path)
+    hint = f"name a file that corecli {_WRITTEN_BY[kind]} wrote" if kind in _WRITTEN_BY else None
+    if header is None:
+        raise DataError("has no corecli header", where=path, hint=hint)
+    if kind is not None and header["kind"] != kind:
+        raise DataError(f"is of kind {header['kind']!r}, not {kind!r}", where=path, hint=hint)
+    if header["format"] > FORMAT_VERSION:
+        hint = "upgrade corecli to read it"
+        raise DataError(f"format {header['format']} is newer than {FORMAT_VERSION}", where=path, hint=hint)
+    return header
 
 
 def load_tensors(path: Path) -> Tensors:
@@ -84,7 +96,7 @@ def load_tensors(path: Path) -> Tensors:
     """
     found = sniff(path)
     if found == "missing":
-        raise MissingInputError("no such file", where=path)
+        raise missing(path)
     if found == "safetensors":
         return _load_safetensors(path)
     if found == "torch" or Path(path).suffix in (".pt", ".pth", ".ckpt", ".tar"):
@@ -96,14 +108,11 @@ def read_header(path: Path) -> Header | None:
     """The corecli header of a file, read without torch; None when it has none. Errors: MissingInputError, DataError."""
     found = sniff(path)
     if found == "missing":
-        raise MissingInputError("no such file", where=path)
+        raise missing(path)
     if found == "torch":
-        with zipfile.ZipFile(path) as archive:
-            names = [n for n in archive.namelist() if n.endswith(f"/{HEADER_KEY}.json")]
-            return json.loads(archive.read(names[0])) if names else None
+        return _parsed(_torch_header(path), path)
     if found == "safetensors":
-        text = read_safetensors_index(path).get("__metadata__", {}).get(HEADER_KEY)
-        return json.loads(text) if text else None
+        return _parsed(read_safetensors_index(path).get("__metadata__", {}).get(HEADER_KEY), path)
     if found == "directory":
         return None
     raise DataError("neither a safetensors nor a torch file", where=path, hint="or it is truncated")
@@ -136,6 +145,28 @@ def fingerprint(tensors: Tensors) -> str:
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(np.ascontiguousarray(tensor.reshape(-1).view(torch.uint8).numpy()).data)
     return digest.hexdigest()
+
+
+def _parsed(text: str | bytes | None, path: Path) -> Header | None:
+    """A header from its JSON. Errors: DataError when a part that every header has is missing or of another type."""
+    if not text:
+        return None
+    try:
+        header = json.loads(text)
+        if not all(isinstance(header[n], t) for n, t in (("kind", str), ("format", int), ("fingerprint", str))):
+            raise ValueError("a field is of another type")
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"damaged corecli header: {error}", where=path, hint="make or copy the file again") from error
+    return header
+
+
+def _torch_header(path: Path) -> bytes | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [n for n in archive.namelist() if n.endswith(f"/{HEADER_KEY}.json")]
+            return archive.read(names[0]) if names else None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"damaged torch file: {error}", where=path, hint="make or copy it again") from error
 
 
 def _torch_bytes(tensors: Tensors, header: str) -> bytes:

@@ -17,7 +17,8 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from corecli.base.errors import ConfigError, MissingInputError, UsageError, unknown_name
+from corecli.base.errors import ConfigError, UsageError, unknown_name
+from corecli.base.files import missing
 
 Role = Literal["setting", "input", "output", "runtime"]
 Preset = Mapping[str, Any]
@@ -105,15 +106,15 @@ def resolve(
     environment, MissingInputError when the config file is not there.
     """
     options = described(config_class)
-    given = {name: _convert(name, value, options[name], UsageError, flag(name)) for name, value in given.items()}
+    given = {n: _convert(n, value, options[n], UsageError, _spelled(n, options[n][1])) for n, value in given.items()}
     from_environment = _from_environment(options, environment)
     early = {**from_environment, **given}
     from_file = _from_file(early.get("config"), options)
     chosen = {**from_file, **early}.get("preset")
     merged = {**_from_preset(chosen, presets, options), **from_file, **early}
-    for name, (f, _, _) in options.items():
+    for name, (f, opt, _) in options.items():
         if f.default is MISSING and name not in merged:
-            raise UsageError(f"{flag(name)} is required")
+            raise UsageError(f"{_spelled(name, opt)} is required")
     return config_class(**merged)
 
 
@@ -124,6 +125,11 @@ def settings(config: Any) -> dict[str, Any]:
         for name, (_, opt, _) in described(type(config)).items()
         if opt.role in ("setting", "input")
     }
+
+
+def values(config: Any) -> dict[str, Any]:
+    """Every field of a Config as a JSON value."""
+    return {name: to_json(getattr(config, name)) for name in described(type(config))}
 
 
 def identity(config: Any, inputs: Mapping[str, str | None]) -> dict[str, Any]:
@@ -149,6 +155,10 @@ def kind_of(hint: Any) -> tuple[type[Any], bool, bool]:
     if typing.get_origin(hint) is tuple:
         return typing.get_args(hint)[0], True, optional
     return str if typing.get_origin(hint) is Literal else hint, False, optional
+
+
+def _spelled(name: str, opt: Option) -> str:
+    return (opt.metavar or name.upper()) if opt.positional else flag(name)
 
 
 def _literals(hint: Any) -> tuple[str, ...]:
@@ -184,7 +194,7 @@ def _from_file(path: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
     if path is None:
         return {}
     if not path.exists():
-        raise MissingInputError("no such file", where=path)
+        raise missing(path)
     try:
         text = path.read_text()
         content = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
@@ -209,8 +219,10 @@ def _convert(name: str, value: Any, described_field: tuple[Any, Option, Any], er
             return None
         raise error("needs a value", where=where)
     if many:
-        items = value if isinstance(value, list | tuple) else str(value).split(",")
-        return tuple(_check(_parse(item, kind, error, where), opt, name, error, where) for item in items)
+        listed = value if isinstance(value, list | tuple) else str(value).split(",")
+        if kind is not str:  # numbers may also be written --channel-mult 1,2,4
+            listed = [part for item in listed for part in (item.split(",") if isinstance(item, str) else [item])]
+        return tuple(_check(_parse(item, kind, error, where), opt, name, error, where) for item in listed)
     return _check(_parse(value, kind, error, where), opt, name, error, where)
 
 

@@ -11,8 +11,12 @@ class CorecliError(Exception):
 
     exit_code = 1
 
-    def __init__(self, reason: str, *, where: object = None, hint: str | None = None) -> None:
+    def __init__(
+        self, reason: str, *, where: object = None, hint: str | None = None, exit_code: int | None = None
+    ) -> None:
         self.reason, self.where, self.hint = reason, where, hint
+        if exit_code is not None:
+            self.exit_code = exit_code
         super().__init__(reason)
 
     def __str__(self) -> str:
@@ -62,6 +66,10 @@ class InterruptedAfterSaving(CorecliError):
     exit_code = 75
 
 
+class ToldElsewhere(CorecliError):
+    """Another process of the same run has failed and said why; this one ends with the same code, in silence."""
+
+
 class ConfigError(CorecliError):
     """A configuration file or an environment variable holds an unknown key or a bad value."""
 
@@ -72,5 +80,7 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UsageError:
     """The error for a name that is not in a registry: lists the choices, suggests the nearest."""
     choices = sorted(choices)
     near = difflib.get_close_matches(name, choices, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices)}"
+    hint = (
+        f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices)}" if choices else "there are none"
+    )
     return UsageError(f"unknown {kind} {name!r}", hint=hint)

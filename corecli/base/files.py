@@ -5,6 +5,7 @@ A named target appears only by a final rename, so Make and a reader never see ha
 
 from __future__ import annotations
 
+import difflib
 import errno
 import hashlib
 import json
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from corecli.base.errors import CannotCreateError, DataError, MissingInputError, StorageError
+from corecli.base.errors import CannotCreateError, CorecliError, DataError, MissingInputError, StorageError
 
 Kind = Literal["missing", "directory", "safetensors", "torch", "npz", "tar", "json", "image", "unknown"]
 
@@ -32,6 +33,23 @@ def storage_errors(path: Path) -> Iterator[None]:
             hint = "free some space and run the same line again"
             raise StorageError((error.strerror or str(error)).lower(), where=path, hint=hint) from error
         raise CannotCreateError((error.strerror or str(error)).lower(), where=path) from error
+
+
+def unreadable(error: OSError) -> CorecliError:
+    """A user's error for an OSError that met a reader: a path that cannot be opened, or a device that failed."""
+    reason = (error.strerror or str(error)).lower()
+    is_path = error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
+    return (MissingInputError if is_path else StorageError)(reason, where=error.filename)
+
+
+def missing(path: object, what: str = "file", hint: str | None = None) -> MissingInputError:
+    """The error for a path that is not there; without another hint it names the sibling that is nearest in name."""
+    path = Path(str(path))
+    siblings = os.listdir(path.parent) if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings, n=1)
+    if hint is None and near:
+        hint = f"did you mean {path.with_name(near[0])}?"
+    return MissingInputError(f"no such {what}", where=path, hint=hint)
 
 
 @contextmanager
@@ -77,7 +95,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(Path(path).read_bytes())
     except FileNotFoundError as error:
-        raise MissingInputError("no such file", where=path) from error
+        raise missing(path) from error
     except (OSError, ValueError) as error:
         raise DataError(f"not a readable JSON file: {error}", where=path) from error
 

@@ -15,6 +15,7 @@ from corecli.base.errors import CannotCreateError, DataError
 from corecli.base.files import read_json, sniff
 
 MANIFEST = "manifest.json"
+_MOST_TOLD = 8
 
 
 def is_finished(out: Path, identity: dict[str, Any], *, force: bool) -> bool:
@@ -22,6 +23,11 @@ def is_finished(out: Path, identity: dict[str, Any], *, force: bool) -> bool:
 
     Errors: CannotCreateError when `out` exists and is something else, naming the fields that differ.
     """
+    if out.is_dir() and not (out / MANIFEST).is_file():
+        if not any(out.iterdir()):
+            return False
+        hint = "it has no manifest, so it is not replaced: remove it or choose another name"
+        raise CannotCreateError("exists already", where=out, hint=hint)
     if force or not out.exists():
         return False
     made_with = _identity_of(out)
@@ -35,27 +41,28 @@ def refuse_difference(where: Path, there: dict[str, Any], wanted: dict[str, Any]
     """CannotCreateError naming every field in which two identities differ; nothing when they are equal."""
     names = sorted(n for n in there.keys() | wanted.keys() if there.get(n) != wanted.get(n))
     if names:
-        shown = "; ".join(f"{n}: {_short(there.get(n))} there, {_short(wanted.get(n))} now" for n in names)
+        told = [f"{n}: {_short(there.get(n))} there, {_short(wanted.get(n))} now" for n in names[:_MOST_TOLD]]
+        told += [f"{len(names) - _MOST_TOLD} more"] * (len(names) > _MOST_TOLD)
+        shown = "; ".join(told)
         raise CannotCreateError(f"exists with another config: {shown}", where=where, hint="--force starts over")
 
 
 def _identity_of(out: Path) -> dict[str, Any] | None:
-    kind = sniff(out)
-    if kind == "directory":
-        manifest = out / MANIFEST
-        if not manifest.exists():
-            return {} if not any(out.iterdir()) else None
-        content = read_json(manifest)
-        return content.get("identity") if content.get("complete") else None
-    if kind == "json":
-        return read_json(out).get("identity")
-    if kind in ("tar", "npz"):
-        return _archive_manifest(out, kind).get("identity")
+    """What a target says it was made with; None where it says nothing, or is incomplete or damaged."""
     try:
-        header = read_header(out)
+        told = _manifest_of(out, sniff(out))
     except DataError:
         return None
-    return header.get("identity") if header else None
+    is_told = isinstance(told, dict) and told.get("complete", True)
+    return told.get("identity") if is_told else None
+
+
+def _manifest_of(out: Path, kind: str) -> Any:
+    if kind == "directory":
+        return read_json(out / MANIFEST)
+    if kind == "json":
+        return read_json(out)
+    return _archive_manifest(out, kind) if kind in ("tar", "npz") else read_header(out)
 
 
 def _archive_manifest(out: Path, kind: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corecli.base import checkpoint
-from corecli.base.errors import DataError, MissingInputError, UsageError
+from corecli.base.errors import CannotCreateError, DataError, UsageError
 from corecli.data.imageset import ImageSet, OnBad, open_set
 
 if TYPE_CHECKING:
@@ -38,19 +38,19 @@ def check_encoder(spec: str) -> None:
     """An encoder's name or file, as far as it shows without torch. Errors: MissingInputError, DataError."""
     if not spec.startswith("timm:"):
         header = checkpoint.read_header(Path(spec)) if Path(spec).suffix != ".ckpt" else None
-        if header is not None and header["kind"] != "encoder":
-            raise DataError(f"is of kind {header['kind']!r}, not 'encoder'", where=spec)
+        if header is not None:
+            checkpoint.require_header(Path(spec), kind="encoder")
 
 
 def check_header(path: Path, kind: str) -> dict[str, Any]:
     """The header of one of our own files of `kind`. Errors: MissingInputError, DataError."""
-    if not path.exists():
-        raise MissingInputError("no such file", where=path)
-    header = checkpoint.read_header(path)
-    if header is None or header["kind"] != kind:
-        found = "no corecli header" if header is None else f"kind {header['kind']!r}"
-        raise DataError(f"has {found}, not kind {kind!r}", where=path)
-    return header
+    return checkpoint.require_header(path, kind=kind)
+
+
+def check_file(out: Path | None) -> None:
+    """CannotCreateError when a file is to be written where a directory is."""
+    if out is not None and out.is_dir():
+        raise CannotCreateError("is a directory", where=out, hint="name a file")
 
 
 def load_table(path: Path | None) -> FeatureTable | None:

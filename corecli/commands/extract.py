@@ -58,6 +58,7 @@ class Config(Common):
 
 def check(config: Config) -> dict[str, Any]:
     """What would be read and written. Errors: as `run`, as far as they show without torch."""
+    _inputs.check_file(config.out)
     data = _inputs.open_images(config.data, image_size=config.image_size, on_bad=config.on_bad)
     _inputs.check_encoder(config.encoder)
     return {"num": len(data.rows), "out": str(config.out)}

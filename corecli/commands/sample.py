@@ -88,7 +88,10 @@ def check(config: Config) -> dict[str, Any]:
         raise UsageError("--num and --per-row are two ways to say how many", hint="give one")
     kind = header["condition"]["kind"]
     if kind == "features" and config.features is None:
-        raise UsageError("the generator is conditioned on features", hint="give --features")
+        raise UsageError("the generator is conditioned on features", where=config.ckpt, hint="give --features")
+    if config.features is None and (config.rows is not None or config.order != "table"):
+        raise UsageError("--rows and --order need --features")
+    _check_guidance(config, header)
     return {"conditioned_on": kind, "out": str(config.out)}
 
 
@@ -159,8 +162,6 @@ def _plan(config: Config, header: dict[str, Any], table: FeatureTable | None) ->
         _check_table(config, header, table.header)
         rows = make_rows(table.keys, groups=table.groups, labels=table.labels)
         return _repeat(config, rows, table.features)
-    if config.rows is not None or config.order == "shuffle":
-        raise UsageError("--rows and --order need --features")
     if kind == "labels":
         names = header["class_names"]
         rows = make_rows([f"{name}/{name}" for name in names], labels=np.arange(len(names)))
@@ -218,7 +219,8 @@ def _check_table(config: Config, generator: dict[str, Any], table: dict[str, Any
     """A table fits a generator when it is of the encoder and layer it was trained on."""
     told = generator["condition"]
     if told["kind"] != "features":
-        raise UsageError(f"the generator is conditioned on {told['kind']}, not on features", hint="drop --features")
+        reason = f"the generator is conditioned on {told['kind'].replace('none', 'nothing')}, not on features"
+        raise UsageError(reason, where=config.ckpt, hint="drop --features")
     if config.force:
         return
     for name in ("encoder", "layer"):
@@ -226,6 +228,17 @@ def _check_table(config: Config, generator: dict[str, Any], table: dict[str, Any
             reason = f"features of {name} {table[name][:12]}, the generator was trained on {told[name][:12]}"
             hint = "extract with the encoder and layer it was trained on; --force accepts it"
             raise DataError(reason, where=config.features, hint=hint)
+
+
+def _check_guidance(config: Config, generator: dict[str, Any]) -> None:
+    """Guidance extrapolates from the generator without condition, which only condition dropout teaches it."""
+    if config.guidance == 1:
+        return
+    if generator["condition"]["kind"] == "none":
+        raise UsageError("the generator is unconditional, nothing guides it", where=config.ckpt, hint="drop --guidance")
+    if not generator["generator"]["condition_dropout"]:
+        hint = "drop --guidance, or train with --condition-dropout above 0"
+        raise UsageError("the generator was trained without condition dropout", where=config.ckpt, hint=hint)
 
 
 def _build(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:

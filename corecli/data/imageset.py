@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from corecli.base import registry
-from corecli.base.errors import DataError, MissingInputError, unknown_name
+from corecli.base.errors import DataError, unknown_name
+from corecli.base.files import missing
 from corecli.data.rows import Rows
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def _format_of(spec: str) -> ModuleType:
         return registry.load(FORMATS, spec.partition(":")[0])
     if not Path(spec).exists():
         hint = "named sets are digits:[size][:split] and torchvision:NAME:split" if ":" in spec else None
-        raise MissingInputError("no such file or directory", where=spec, hint=hint)
+        raise missing(spec, "file or directory", hint)
     for name in registry.choices(FORMATS):
         module = registry.load(FORMATS, name)
         if module.claims(spec):

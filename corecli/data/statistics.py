@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from corecli.base.errors import DataError, MissingInputError
-from corecli.base.files import atomic_write, sniff
+from corecli.base.errors import DataError
+from corecli.base.files import atomic_write, missing, sniff
 
 _MOMENTS = ("mu", "sigma", "mu_s", "sigma_s")
 _LABELS = ("feature_space", "fingerprint", "num_images")
@@ -112,7 +112,7 @@ def refuse_other_space(statistics: Statistics, other: Statistics, *, where: obje
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     found = sniff(path)
     if found == "missing":
-        raise MissingInputError("no such file", where=path)
+        raise missing(path)
     if found != "npz":
         raise DataError("not an .npz statistics file", where=path, hint="pickles are not run: numpy.savez mu and sigma")
     try:

@@ -34,7 +34,10 @@ def folder_of(out: Path) -> Path:
 
 
 def open_folder(out: Path, identity: Mapping[str, Any], world: World, *, force: bool) -> Path:
-    """Make or reopen the run folder of `out`. Errors: CannotCreateError when it belongs to another config."""
+    """Make or reopen the run folder of `out`; one in which nothing is saved yet may change its config.
+
+    Errors: CannotCreateError when work of another config is saved in it.
+    """
     folder = folder_of(out)
     about = folder / "run.json"
     if world.is_main:
@@ -42,7 +45,7 @@ def open_folder(out: Path, identity: Mapping[str, Any], world: World, *, force: 
             shutil.rmtree(folder)
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        if about.exists():
+        if about.exists() and _holds_work(folder):
             refuse_difference(folder, read_json(about), dict(identity))
         else:
             write_json(about, dict(identity))
@@ -152,6 +155,10 @@ def split(tensors: Tensors) -> dict[str, Tensors]:
         part, _, rest = name.partition("/")
         parts.setdefault(part, {})[rest] = tensor
     return parts
+
+
+def _holds_work(folder: Path) -> bool:
+    return any(next(folder.glob(pattern), None) for pattern in ("state-*", "shard-*"))
 
 
 def _newest_state(folder: Path) -> tuple[int, Tensors]:

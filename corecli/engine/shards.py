@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from corecli.base import checkpoint
-from corecli.base.errors import DataError, InterruptedAfterSaving
+from corecli.base.errors import CorecliError, DataError, InterruptedAfterSaving
 from corecli.engine.dist import World, any_rank, barrier
 from corecli.engine.progress import Progress
 from corecli.engine.signals import StopRequest
@@ -40,8 +40,33 @@ class Shards:
         """Fill every missing shard, shards dealt out to the ranks in turn.
 
         `make` is given the (start, stop) rows of batches and yields the tensors of each, in order.
-        Errors: InterruptedAfterSaving after a signal; finished shards are kept.
+        Errors: InterruptedAfterSaving after a signal; finished shards are kept. An error before the first shard is
+        finished leaves no folder behind.
         """
+        try:
+            self._compute(make, label, world, batch_size, quiet)
+        except CorecliError:
+            if world.is_main and not any(self._path(i).exists() for i in range(self.num_shards)):
+                self.remove()
+            raise
+
+    def read(self) -> Iterator[Tensors]:
+        """The shards in row order."""
+        for index in range(self.num_shards):
+            yield checkpoint.load(self._path(index), kind="shard")[0]
+
+    def remove(self) -> None:
+        """Delete the run folder once the target is in place."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _compute(
+        self,
+        make: Callable[[Iterator[tuple[int, int]]], Iterator[Tensors]],
+        label: str,
+        world: World,
+        batch_size: int,
+        quiet: bool,
+    ) -> None:
         if world.is_main:
             self._delete_damaged()
         barrier(world)
@@ -59,15 +84,6 @@ class Shards:
             stopped = any_rank(int(stop.asked), world)
         if stopped:
             raise InterruptedAfterSaving("stopped, finished shards are kept", hint="the same line resumes")
-
-    def read(self) -> Iterator[Tensors]:
-        """The shards in row order."""
-        for index in range(self.num_shards):
-            yield checkpoint.load(self._path(index), kind="shard")[0]
-
-    def remove(self) -> None:
-        """Delete the run folder once the target is in place."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _fill(
         self,
