@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import pickle
+import re
 import warnings
 import zipfile
 import zlib
@@ -199,10 +201,19 @@ def _load_torch(path: Path) -> Tensors:
             warnings.simplefilter("ignore")  # one clear line follows; torch's advice would only come before it
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        hint = "only plain tensors are read from .pt files, never code"
-        raise DataError(f"not a safe, readable torch file: {reason[:160]}", where=path, hint=hint) from error
+        reason, hint = _why_unsafe(error)
+        raise DataError(f"not a safe, readable torch file: {reason}", where=path, hint=hint) from error
     return _flatten(content)
+
+
+def _why_unsafe(error: Exception) -> tuple[str, str]:
+    """(reason, hint) in place of torch's advice, which is to trust the file."""
+    if isinstance(error, pickle.UnpicklingError):
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" ({found[1]})" if found else ""
+        return f"it holds code or objects{what}", "only plain tensors are read, never code; save its state_dict alone"
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return reason[:160], "make or copy it again"
 
 
 def _flatten(value: Any, prefix: str = "") -> Tensors:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class CorecliError(Exception):
@@ -74,6 +75,16 @@ class ConfigError(CorecliError):
     """A configuration file or an environment variable holds an unknown key or a bad value."""
 
     exit_code = 78
+
+
+@contextmanager
+def about(where: object) -> Iterator[None]:
+    """Give a DataError raised inside that does not say where it is the place `where`."""
+    try:
+        yield
+    except DataError as error:
+        error.where = where if error.where is None else error.where
+        raise
 
 
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UsageError:

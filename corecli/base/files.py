@@ -32,6 +32,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
             hint = "free some space and run the same line again"
             raise StorageError((error.strerror or str(error)).lower(), where=path, hint=hint) from error
+        if error.errno == errno.EEXIST and error.filename:
+            raise CannotCreateError(f"{error.filename} is not a directory", where=path) from error
         raise CannotCreateError((error.strerror or str(error)).lower(), where=path) from error
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from corecli.base import checkpoint, registry
-from corecli.base.errors import DataError
+from corecli.base.errors import CorecliError, DataError, about
 from corecli.base.rng import derive
 from corecli.commands._families import chosen_fields
 from corecli.data.sheet import write_sheet
@@ -40,7 +40,8 @@ class GenTrainer:
     ) -> None:
         self.config, self.data, self.world = config, data, world
         self._table = table
-        self._conditions = _conditions(data, table, condition)
+        with about(config.features or config.data):
+            self._conditions = _conditions(data, table, condition)
         self.generator = _build(config, data, self._conditions, condition).to(world.device)
         self.generator.check_condition(self._conditions)
         self.optimizer = optim.build_optimizer(
@@ -68,7 +69,7 @@ class GenTrainer:
         """What is logged: the loss of the step over all ranks."""
         value = float(mean_over_ranks(loss))
         if not np.isfinite(value):
-            raise DataError(f"the loss is {value}", hint="lower --lr")
+            raise CorecliError(f"training diverged: the loss is {value}", where=self.config.out, hint="lower --lr")
         return {"loss": value}
 
     def preview(self, path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from corecli.base import checkpoint
 from corecli.base.errors import CannotCreateError, DataError, UsageError
+from corecli.base.files import missing, sniff
 from corecli.data.imageset import ImageSet, OnBad, open_set
 
 if TYPE_CHECKING:
@@ -36,10 +37,13 @@ def check_batch(data: ImageSet, spec: str, batch_size: int) -> None:
 
 def check_encoder(spec: str) -> None:
     """An encoder's name or file, as far as it shows without torch. Errors: MissingInputError, DataError."""
-    if not spec.startswith("timm:"):
-        header = checkpoint.read_header(Path(spec)) if Path(spec).suffix != ".ckpt" else None
-        if header is not None:
-            checkpoint.require_header(Path(spec), kind="encoder")
+    path = Path(spec)
+    if spec.startswith("timm:"):
+        return
+    if not path.exists():
+        raise missing(path)
+    if sniff(path) in ("safetensors", "torch") and checkpoint.read_header(path) is not None:
+        checkpoint.require_header(path, kind="encoder")
 
 
 def check_header(path: Path, kind: str) -> dict[str, Any]:
@@ -51,6 +55,13 @@ def check_file(out: Path | None) -> None:
     """CannotCreateError when a file is to be written where a directory is."""
     if out is not None and out.is_dir():
         raise CannotCreateError("is a directory", where=out, hint="name a file")
+
+
+def check_replaceable(out: Path | None, kinds: tuple[str, ...], *, force: bool) -> None:
+    """CannotCreateError when a result that is always made anew would replace a file of another kind than its own."""
+    check_file(out)
+    if out is not None and not force and out.exists() and sniff(out) not in kinds:
+        raise CannotCreateError("exists and is something else", where=out, hint="--force replaces it")
 
 
 def load_table(path: Path | None) -> FeatureTable | None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from corecli.base import registry
-from corecli.base.errors import DataError, UsageError
+from corecli.base.errors import CorecliError, DataError, UsageError, about
 from corecli.data import augment
 from corecli.engine import optim
 from corecli.engine.dist import World, average_gradients, mean_over_ranks
@@ -43,7 +43,8 @@ class Learner:
         self.encoder = encoder.to(world.device)
         self._labels = torch.from_numpy(data.rows.labels)
         self._groups = torch.from_numpy(data.rows.group_ids)
-        self._targets = table.lookup(data.rows.keys, or_groups=data.rows.groups) if table else None
+        with about(config.features):
+            self._targets = table.lookup(data.rows.keys, or_groups=data.rows.groups) if table else None
         self._recipes = [augment.get_recipe(name) for name in config.augment]
         self._warmup_steps = [_warmup_steps(config, data, stage) for stage in stages]
         self._subset = subset_rows(data.rows.labels)
@@ -83,9 +84,13 @@ class Learner:
         """What is logged: the values of the step over all ranks, and figures of a fixed subset of the images."""
         values = {name: float(mean_over_ranks(value)) for name, value in learned.items()}
         if not np.isfinite(values["loss"]):
-            raise DataError(f"the loss is {values['loss']}", hint="lower --lr, or raise --temperature")
+            raise self._diverged(f"the loss is {values['loss']}")
         if self.world.is_main:
-            values |= figures(self.encoder, self.data.read(self._subset), self.data.rows.labels[self._subset])
+            images, labels = self.data.read(self._subset), self.data.rows.labels[self._subset]
+            try:
+                values |= figures(self.encoder, images, labels)
+            except DataError as error:
+                raise self._diverged(error.reason) from error
         return values
 
     def state(self) -> Tensors:
@@ -116,7 +121,8 @@ class Learner:
             target_dim=None if self._targets is None else self._targets.shape[1],
             seed=config.seed,
         )
-        method = registry.load("ssl", name, "method").build(self.encoder, options=options)
+        with about(config.data):
+            method = registry.load("ssl", name, "method").build(self.encoder, options=options)
         self._check_needs(method.needs, name)
         self.method: Any = synchronise_batchnorm(method.to(self.world.device), self.world.device)
         self.optimizer = optim.build_optimizer(
@@ -130,12 +136,18 @@ class Learner:
         )
         self._index = index
 
+    def _diverged(self, sign: str) -> CorecliError:
+        return CorecliError(f"training diverged: {sign}", where=self.config.out, hint="lower --lr")
+
     def _check_needs(self, needs: str, name: str) -> None:
         if needs == "labels" and bool((self._labels < 0).any()):
             unlabelled = int((self._labels < 0).sum())
-            raise DataError(f"{unlabelled} images have no label, and {name} needs them", where=self.config.data)
+            reason = f"{unlabelled} images have no label, and {name} needs them"
+            raise DataError(reason, where=self.config.data, hint="class sub-folders give labels")
         if needs == "features" and self._targets is None:
             raise UsageError(f"{name} needs --features")
+        if needs != "features" and self._targets is not None and len(self.stages) == 1:
+            raise UsageError(f"{name} has no use for --features", hint="psl has")
 
     def _batch(self, step: int, images: torch.Tensor, rows: np.ndarray) -> Batch:
         """The views of this rank's images, its slice of the parameters drawn for the global batch."""

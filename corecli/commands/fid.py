@@ -1,9 +1,9 @@
 """Measure the distance between two image sets.
 
-The Frechet distance is computed in float64, streaming, in the feature space of --extractor. With the weights of the
-FID Inception network it is called fid and comes with the Inception score; in any other encoder's space it is called
-fd[NAME] and compares only with itself. Sound only when that encoder was trained on real images alone, is frozen
-over all rounds, and is not the one that conditions the generator.
+The Frechet distance is computed in float64, streaming, in the feature space of --extractor, which runs in float32.
+With the weights of the FID Inception network it is called fid and comes with the Inception score; in any other
+encoder's space it is called fd[NAME] and compares only with itself. Sound only when that encoder was trained on real
+images alone, is frozen over all rounds, and is not the one that conditions the generator.
 
 Either side may be an image set, a feature table, or a statistics file (.npz with mu and sigma, such as ADM's reference
 batches). Beside the distance: its value corrected for the number of images, with a 95 % interval (ten-fold jackknife),
@@ -73,6 +73,10 @@ def check(config: Config) -> dict[str, Any]:
     """What would be compared. Errors: as `run`, as far as they show without torch."""
     if not config.samples and config.save_stats is None:
         raise UsageError("nothing to measure", hint="give --samples or --save-stats")
+    if config.precision == "bf16":
+        raise UsageError("distances are measured in float32", hint="drop --precision bf16")
+    _inputs.check_replaceable(config.save_stats, ("npz",), force=config.force)
+    _inputs.num_workers(config.workers)
     kinds = {spec: _kind(spec) for spec in (config.reference, *config.samples)}
     for spec, kind in kinds.items():
         if kind == "images":
@@ -81,7 +85,10 @@ def check(config: Config) -> dict[str, Any]:
                 raise UsageError("images need --extractor", hint="a file of FID Inception weights, or an encoder")
         elif kind == "statistics" and spec != config.reference:
             raise UsageError(f"{spec}: statistics can only be the --reference")
-    return {"reads": [f"{spec} ({kind})" for spec, kind in kinds.items()]}
+    if config.extractor is not None and "images" not in kinds.values():
+        raise UsageError("--extractor is for images, and there are none", hint="features and statistics have theirs")
+    plan = {"reads": [f"{spec} ({kind})" for spec, kind in kinds.items()]}
+    return plan if config.save_stats is None else {**plan, "writes": [str(config.save_stats)]}
 
 
 def run(config: Config, world: World) -> Outcome:
@@ -100,7 +107,7 @@ def run(config: Config, world: World) -> Outcome:
     records, notes = [], list(reference.notes)
     for spec in config.samples:
         samples = _measure(config, spec, extractor, world)
-        record, warnings = _compare(samples, reference)
+        record, warnings = _compare(spec, samples, reference)
         record["samples"] = spec
         lines += [f"{spec}\t{line}" if len(config.samples) > 1 else line for line in _lines(record)]
         records.append(record)
@@ -175,9 +182,9 @@ def _measure_table(path: Path) -> Measured:
     table = load_features(path)
     moments = Moments(table.features.shape[1])
     moments.update(table.features)
-    encoder, layer = table.header.get("encoder"), table.header.get("layer")
+    encoder, space = table.header.get("encoder"), table.header.get("space")
     return Measured(
-        space=layer, fingerprint=encoder, metric=f"fd[{str(encoder)[:8]}]", moments=moments, features=table.features
+        space=space, fingerprint=encoder, metric=f"fd[{str(encoder)[:8]}]", moments=moments, features=table.features
     )
 
 
@@ -224,7 +231,7 @@ def _measure_images(config: Config, spec: str, extractor: Extractor, world: Worl
     )
 
 
-def _compare(samples: Measured, reference: Measured) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _compare(spec: str, samples: Measured, reference: Measured) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The record of one comparison, and warnings."""
     from corecli.data.statistics import refuse_other_space
     from corecli.metrics.copies import copy_check
@@ -233,7 +240,7 @@ def _compare(samples: Measured, reference: Measured) -> tuple[dict[str, Any], tu
 
     assert samples.moments is not None
     if (samples.space, samples.fingerprint) != (reference.space, reference.fingerprint):
-        refuse_other_space(samples.statistics(), reference.statistics())
+        refuse_other_space(samples.statistics(), reference.statistics(), where=spec)
     other = reference.moments
     if other is None:
         given = reference.statistics()

@@ -24,6 +24,7 @@ from corecli.base.errors import UsageError
 from corecli.base.outcome import Outcome
 from corecli.base.target import is_finished
 from corecli.commands import _inputs
+from corecli.data.formats.mixture import open_mixture
 from corecli.data.imageset import write_set
 from corecli.data.mix import Mixture, Part, choose_rows, repeat_for_beta, save_mixture, summary
 
@@ -83,7 +84,9 @@ class Config(Common):
         help="real images without synthetic partner: keep, leave out, or refuse",
     )
     round: int | None = option(None, help="number of the round, for the record", minimum=0)
-    image_size: int | None = option(None, help="with --materialize: resize and crop to this", minimum=1)
+    image_size: int | None = option(
+        None, help="resize and crop to this, where images are written or parts differ in size", minimum=1
+    )
     batch_size: int = option(512, help="batch for which collisions are counted", role="runtime", minimum=1)
     on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
 
@@ -95,12 +98,18 @@ def check(config: Config) -> dict[str, Any]:
     if config.out is None and config.materialize is None:
         raise UsageError("nothing to write", hint="give --out FILE.json or --materialize PATH")
     if config.out is None and not _is_conversion(config):
-        raise UsageError("several parts or a subset need --out FILE.json", hint="--materialize alone converts one set")
+        reason = "several parts, a subset or options of a mixture need --out FILE.json"
+        raise UsageError(reason, hint="--materialize alone converts one set")
+    if config.materialize is None and config.format is not None:
+        raise UsageError("--format needs --materialize", hint="a mixture copies no images")
     if config.beta is not None and not (config.real and config.synthetic):
         raise UsageError("--beta needs --real and --synthetic", hint="or use --repeat")
+    if config.beta is not None and config.repeat != 1:
+        raise UsageError("--beta and --repeat are two ways to say how often", hint="give one")
+    _inputs.check_file(config.out)
     for spec in (*config.real, *config.synthetic):
         _inputs.open_images(spec, image_size=config.image_size)
-    return {"out": str(config.out), "materialize": str(config.materialize)}
+    return {"writes": [str(path) for path in (config.out, config.materialize) if path is not None]}
 
 
 def run(config: Config, world: World) -> Outcome:
@@ -109,22 +118,29 @@ def run(config: Config, world: World) -> Outcome:
         return Outcome()
     sets = {spec: _inputs.open_images(spec, on_bad=config.on_bad) for spec in (*config.real, *config.synthetic)}
     identity = cfg.identity(config, {spec: data.fingerprint for spec, data in sets.items()})
-    spec, notes = next(iter(sets)), ()
-    if config.out is not None:
-        spec = str(config.out)
-        if is_finished(config.out, identity, force=config.force):
-            notes = ("already there, left alone",)
-        else:
-            save_mixture(config.out, _mixture(config, sets, identity))
-    data = _inputs.open_images(spec, image_size=config.image_size, on_bad=config.on_bad)
+    data, notes = _mixed(config, sets, identity)
     if config.materialize is not None:
         notes += _materialize(config.materialize, config, data, identity)
     return _report(config, data, notes)
 
 
+def _mixed(config: Config, sets: dict[str, ImageSet], identity: dict[str, Any]) -> tuple[ImageSet, tuple[str, ...]]:
+    """The mixture as a set, written where --out asks for it, and a note when it was there; else the one set."""
+    if config.out is None:
+        return _inputs.open_images(next(iter(sets)), image_size=config.image_size, on_bad=config.on_bad), ()
+    if is_finished(config.out, identity, force=config.force):
+        data = _inputs.open_images(str(config.out), image_size=config.image_size, on_bad=config.on_bad)
+        return data, ("already there, left alone",)
+    mixture = _mixture(config, sets, identity)
+    data = open_mixture(mixture, where=config.out, image_size=config.image_size, on_bad=config.on_bad)
+    save_mixture(config.out, mixture)
+    return data, ()
+
+
 def _is_conversion(config: Config) -> bool:
-    subset = (config.fraction, config.per_class, config.first, config.beta)
-    return len(config.real) + len(config.synthetic) == 1 and config.repeat == 1 and set(subset) == {None}
+    unset = (config.fraction, config.per_class, config.first, config.beta, config.round)
+    as_it_is = (config.repeat, config.order, config.guard, config.missing) == (1, "union", False, "self")
+    return len(config.real) + len(config.synthetic) == 1 and as_it_is and set(unset) == {None}
 
 
 def _mixture(config: Config, sets: dict[str, ImageSet], identity: dict[str, Any]) -> Mixture:

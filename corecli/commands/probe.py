@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from corecli.base.checkpoint import read_header
 from corecli.base.config import Common, Preset, option
-from corecli.base.errors import DataError, UsageError
+from corecli.base.errors import DataError, UsageError, about
 from corecli.base.files import sniff
 from corecli.base.outcome import Outcome
 from corecli.commands import _inputs
@@ -57,16 +58,21 @@ class Config(Common):
 
 def check(config: Config) -> dict[str, Any]:
     """What would be scored. Errors: as `run`, as far as they show without torch."""
+    specs = (config.train, config.test)
+    _inputs.num_workers(config.workers)
     if config.encoder is not None:
+        if all(_is_table(spec) for spec in specs):
+            raise UsageError("--encoder is for image sets, and these are feature tables", hint="drop --encoder")
         _inputs.check_encoder(config.encoder)
-    for spec in (config.train, config.test):
+    for spec, least in zip(specs, (2, 1), strict=True):
         if not _is_table(spec):
             data = _inputs.open_images(spec, image_size=config.image_size, on_bad=config.on_bad)
             if config.encoder is None:
-                raise UsageError(f"{spec} is an image set, so --encoder is needed")
-            if (data.rows.labels < 0).all():
-                raise DataError("has no labels to score on", where=spec, hint="class sub-folders give labels")
-    return {"train": config.train, "test": config.test}
+                raise UsageError("an image set needs --encoder", where=spec)
+            _check_classes(data.rows.labels, spec, least=least)
+    if not config.force:
+        _check_spaces(config)
+    return {"reads": [f"{spec} ({'features' if _is_table(spec) else 'images'})" for spec in specs]}
 
 
 def run(config: Config, world: World) -> Outcome:
@@ -76,10 +82,12 @@ def run(config: Config, world: World) -> Outcome:
     from corecli.nets.encoder import load_encoder
 
     encoder = None if config.encoder is None else load_encoder(config.encoder).to(world.device).eval()
-    train, test = (_labelled(config, spec, encoder, world) for spec in (config.train, config.test))
+    train = _labelled(config, config.train, encoder, world, least=2)
+    test = _labelled(config, config.test, encoder, world, least=1)
     if not world.is_main:
         return Outcome()
-    test_labels = _by_name(test, train)
+    with about(config.test):
+        test_labels = _by_name(test, train)
     arrays = (train.features, train.labels, test.features, test_labels)
     options = ProbeOptions(num_epochs=config.epochs, num_seeds=config.seeds, seed=config.seed)
     linear = linear_probe(*arrays, options)
@@ -96,16 +104,41 @@ class Labelled:
 
 
 def _is_table(spec: str) -> bool:
-    from corecli.base.checkpoint import read_header
-
-    path = Path(spec)
-    if not path.exists() or sniff(path) not in ("safetensors", "torch"):
-        return False
-    header = read_header(path)
+    header = _header(spec)
     return header is not None and header["kind"] == "features"
 
 
-def _labelled(config: Config, spec: str, encoder: Encoder | None, world: World) -> Labelled:
+def _header(spec: str) -> dict[str, Any] | None:
+    path = Path(spec)
+    return read_header(path) if path.exists() and sniff(path) in ("safetensors", "torch") else None
+
+
+def _check_classes(labels: np.ndarray, spec: str, *, least: int) -> None:
+    """Errors: DataError unless the known labels are of `least` classes or more."""
+    num = len(np.unique(labels[labels >= 0]))
+    if num == 0:
+        raise DataError("has no labels to score on", where=spec, hint="class sub-folders give labels")
+    if num < least:
+        raise DataError("all its labels are of one class", where=spec, hint="a probe learns to tell two or more apart")
+
+
+def _check_spaces(config: Config) -> None:
+    """Errors: DataError when train and test are known to be features of two encoders, or of two layers."""
+    encoder = _header(config.encoder) if config.encoder else None
+    spaces = []
+    for spec in (config.train, config.test):
+        header = _header(spec) if _is_table(spec) else None
+        if header is not None:
+            spaces.append((header.get("encoder"), header.get("layer")))
+        elif encoder is not None:
+            spaces.append((encoder["fingerprint"], config.layer))
+    if len(spaces) == 2 and spaces[0] != spaces[1]:
+        told = [f"{layer} of {str(fingerprint)[:12]}" for fingerprint, layer in spaces]
+        hint = "extract both with one encoder and layer; --force accepts it"
+        raise DataError(f"features are {told[1]}, those of {config.train} {told[0]}", where=config.test, hint=hint)
+
+
+def _labelled(config: Config, spec: str, encoder: Encoder | None, world: World, *, least: int) -> Labelled:
     """The labelled rows of a table or an image set; unlabelled ones are left out."""
     import torch
 
@@ -118,10 +151,8 @@ def _labelled(config: Config, spec: str, encoder: Encoder | None, world: World) 
         assert encoder is not None
         data = _inputs.open_images(spec, image_size=config.image_size, on_bad=config.on_bad)
         features, labels, names = _features(config, spec, encoder, world), data.rows.labels, data.class_names
-    known = np.flatnonzero(labels >= 0)
-    if not len(known):
-        raise DataError("has no labels to score on", where=spec, hint="class sub-folders give labels")
-    rows = torch.from_numpy(known)
+    _check_classes(labels, spec, least=least)
+    rows = torch.from_numpy(np.flatnonzero(labels >= 0))
     return Labelled(
         features=features[rows].to(world.device),
         labels=torch.from_numpy(labels)[rows].to(world.device),
@@ -163,7 +194,8 @@ def _by_name(test: Labelled, train: Labelled) -> torch.Tensor:
     used = sorted({test.class_names[i] for i in test.labels.tolist()})
     unknown = [name for name in used if name not in train.class_names]
     if unknown:
-        raise DataError(f"test classes that train has not: {', '.join(unknown[:5])}")
+        reason = f"classes that the training set has not: {', '.join(unknown[:5])}"
+        raise DataError(reason, hint="train on all classes of the test set")
     numbers = torch.tensor([train.class_names.index(n) if n in train.class_names else -1 for n in test.class_names])
     return numbers.to(test.labels.device)[test.labels]
 

@@ -44,7 +44,7 @@ class Config(Common):
 
 def check(config: Config) -> dict[str, Any]:
     """What would be drawn. Errors: MissingInputError, DataError, CannotCreateError."""
-    _inputs.check_file(config.out)
+    _inputs.check_replaceable(config.out, ("image",), force=config.force)
     data = _inputs.open_images(config.data, image_size=config.image_size)
     if config.real is not None:
         _inputs.open_images(config.real, image_size=config.image_size)

@@ -27,8 +27,9 @@ class FeatureTable:
     """N vectors and whose they are.
 
     features: float32 [N, D], finite. keys: unique. groups: one per row. labels: int64 [N], -1 unknown.
-    header: JSON; by `extract`: encoder (fingerprint of its file), layer, preprocessing, source (fingerprint of the
-    set), class_names, config; a loaded table's also holds kind, format, corecli and fingerprint.
+    header: JSON; by `extract`: encoder (fingerprint of its file), layer, space (backbone and layer), preprocessing,
+    source (fingerprint of the set), class_names, config; a loaded table's also holds kind, format, corecli and
+    fingerprint.
     """
 
     features: torch.Tensor

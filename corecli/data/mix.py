@@ -73,7 +73,7 @@ def save_mixture(path: Path, mixture: Mixture) -> None:
 
     Errors: DataError for a mixture that makes no sense, CannotCreateError, StorageError.
     """
-    _check(mixture, path)
+    check_mixture(mixture, path)
     moved = [replace(part, set=_relative(part.set, Path(path).parent)) for part in mixture.parts]
     plain = {**_without_defaults(mixture), "parts": [_without_defaults(part) for part in moved]}
     write_json(Path(path), {"kind": KIND, "format": 1, **plain})
@@ -94,7 +94,7 @@ def load_mixture(path: Path) -> Mixture:
     for part in parts:
         _known(part, Part, path)
     mixture = Mixture(parts=tuple(Part(**part) for part in parts), **values)
-    _check(mixture, path)
+    check_mixture(mixture, path)
     return replace(mixture, parts=tuple(replace(p, set=_resolved(p.set, Path(path).parent)) for p in mixture.parts))
 
 
@@ -238,8 +238,8 @@ def _rounded(share: float, of: int) -> int:
     return math.floor(share * of + 0.5)
 
 
-def _check(mixture: Mixture, where: object) -> None:
-    """Errors: DataError naming the field."""
+def check_mixture(mixture: Mixture, where: object) -> None:
+    """Refuse a mixture that makes no sense. Errors: DataError naming the field."""
     if not mixture.parts:
         raise DataError("a mixture without parts", where=where)
     if not isinstance(mixture.guard, bool):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from corecli.base import checkpoint
-from corecli.base.errors import DataError, UnavailableError
+from corecli.base.errors import DataError, UnavailableError, UsageError
 from corecli.base.files import sniff
 from corecli.nets.encoder import Layer, load_encoder
 from corecli.nets.inception_weights import PUBLIC_FILES, load_inception
@@ -45,7 +45,12 @@ def load_extractor(spec: str, *, layer: Layer, resize: str, device: torch.device
             hint = f"FID needs {PUBLIC_FILES[0]}, fetched once; any encoder file serves for an fd"
             raise UnavailableError("no such extractor", where=spec, hint=hint)
         if _looks_like_inception(path):
+            if layer != "backbone":
+                raise UsageError("Inception has no projector", where=spec, hint="drop --layer")
             return _inception(path, resize, device)
+    if resize != "tf1":
+        hint = "an encoder resizes as its own preprocessing says"
+        raise UsageError("--resize is for Inception weights", where=spec, hint=hint)
     encoder = load_encoder(spec).to(device).eval()
     dim = encoder.num_features if layer == "backbone" else encoder.projector_dim
     if dim is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from corecli.base.errors import UsageError
+from corecli.base.errors import DataError
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
 from corecli.ssl._losses import widened
@@ -17,11 +17,11 @@ DEFAULTS = Options()
 def build(encoder: Encoder, *, options: Options) -> Supervised:
     """A linear classifier on the backbone's features; the encoder's projector, which it would not train, is dropped.
 
-    Errors: UsageError without a number of classes.
+    Errors: DataError unless the labels are of two classes or more.
     """
     options = resolve(options, DEFAULTS, method="supervised")
     if options.num_classes is None or options.num_classes < 2:
-        raise UsageError("supervised needs labels of at least two classes")
+        raise DataError("supervised needs labels of at least two classes", hint="class sub-folders give labels")
     encoder.drop_projector()
     with seeded(options.seed, "supervised"):
         classifier = nn.Linear(encoder.num_features, options.num_classes)

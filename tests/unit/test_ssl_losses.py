@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from corecli.base import registry
-from corecli.base.errors import UsageError
+from corecli.base.errors import DataError, UsageError
 from corecli.nets.encoder import Encoder, build_encoder
 from corecli.ssl._losses import cosine_distance, nt_xent
 from corecli.ssl._method import Batch, Options, embed, resolve
@@ -102,5 +102,5 @@ def test_defaults_give_way_to_options() -> None:
     ],
 )
 def test_options_that_do_not_fit_are_refused(encoder: Encoder, name: str, options: Options, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError if name != "supervised" else DataError, match=message):
         registry.load("ssl", name).build(encoder, options=options)

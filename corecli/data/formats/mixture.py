@@ -13,7 +13,16 @@ from corecli.base.errors import DataError
 from corecli.base.files import read_json, sniff
 from corecli.data import imageset
 from corecli.data.imageset import ImageSet, OnBad, digest
-from corecli.data.mix import Mixture, Part, choose_rows, has_partner, is_mixture, load_mixture, repeat_slots
+from corecli.data.mix import (
+    Mixture,
+    Part,
+    check_mixture,
+    choose_rows,
+    has_partner,
+    is_mixture,
+    load_mixture,
+    repeat_slots,
+)
 from corecli.data.rows import ORIGINS, REAL, Rows, check_labels, make_rows
 
 if TYPE_CHECKING:
@@ -81,9 +90,22 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> MixtureSet:
     return _open(Path(spec), image_size, on_bad, ())
 
 
+def open_mixture(mixture: Mixture, *, where: Path, image_size: int | None, on_bad: OnBad) -> MixtureSet:
+    """The set that a mixture describes which is not written yet; its parts' paths are valid from here.
+
+    Errors: DataError, as `open_set`, naming `where`.
+    """
+    check_mixture(mixture, where)
+    return _assemble(mixture, where, image_size, on_bad, ())
+
+
 def _open(path: Path, image_size: int | None, on_bad: OnBad, above: tuple[Path, ...]) -> MixtureSet:
-    above = (*above, path.resolve())
-    mixture = load_mixture(path)
+    return _assemble(load_mixture(path), path, image_size, on_bad, (*above, path.resolve()))
+
+
+def _assemble(
+    mixture: Mixture, path: Path, image_size: int | None, on_bad: OnBad, above: tuple[Path, ...]
+) -> MixtureSet:
     sets = tuple(_open_part(part.set, image_size, on_bad, above) for part in mixture.parts)
     _refuse_mixed_sizes(mixture, sets, path)
     chosen = [choose_rows(s.rows, part, part.set) for s, part in zip(sets, mixture.parts, strict=True)]
