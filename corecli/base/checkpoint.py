@@ -13,7 +13,6 @@ import pickle
 import re
 import warnings
 import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ import numpy as np
 
 from corecli import __version__
 from corecli.base.errors import DataError
-from corecli.base.files import atomic_write, missing, sniff
+from corecli.base.files import ZIP_ERRORS, atomic_write, missing, sniff
 
 if TYPE_CHECKING:
     import torch
@@ -167,7 +166,7 @@ def _torch_header(path: Path) -> bytes | None:
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist() if n.endswith(f"/{HEADER_KEY}.json")]
             return archive.read(names[0]) if names else None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except ZIP_ERRORS as error:
         raise DataError(f"damaged torch file: {error}", where=path, hint="make or copy it again") from error
 
 

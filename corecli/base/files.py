@@ -10,7 +10,9 @@ import errno
 import hashlib
 import json
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,9 @@ from typing import IO, Any, Literal
 from corecli.base.errors import CannotCreateError, CorecliError, DataError, MissingInputError, StorageError
 
 Kind = Literal["missing", "directory", "safetensors", "torch", "npz", "tar", "json", "image", "unknown"]
+
+# What zipfile, zlib and numpy's reader raise, somewhere, for a damaged archive.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, KeyError, EOFError, OverflowError, RuntimeError)
 
 _IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
 
@@ -125,7 +130,7 @@ def sniff(path: Path) -> Kind:
 def _sniff_zip(path: Path) -> Kind:
     try:
         names = zipfile.ZipFile(path).namelist()
-    except zipfile.BadZipFile:
+    except ZIP_ERRORS:
         return "unknown"
     if any(name.endswith("/data.pkl") for name in names):
         return "torch"

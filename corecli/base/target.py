@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tarfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from corecli.base.checkpoint import read_header
 from corecli.base.errors import CannotCreateError, DataError
-from corecli.base.files import read_json, sniff
+from corecli.base.files import ZIP_ERRORS, read_json, sniff
 
 MANIFEST = "manifest.json"
 _MOST_TOLD = 8
@@ -75,7 +74,7 @@ def _archive_manifest(out: Path, kind: str) -> dict[str, Any]:
             first = archive.next()
             text = archive.extractfile(first) if first and first.name == f".{MANIFEST}" else None
             return json.loads(text.read()) if text else {}
-    except (OSError, ValueError, tarfile.TarError, zipfile.BadZipFile):
+    except (OSError, tarfile.TarError, *ZIP_ERRORS):
         return {}
 
 

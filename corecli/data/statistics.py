@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from corecli.base.errors import DataError
-from corecli.base.files import atomic_write, missing, sniff
+from corecli.base.files import ZIP_ERRORS, atomic_write, missing, sniff
 
 _MOMENTS = ("mu", "sigma", "mu_s", "sigma_s")
 _LABELS = ("feature_space", "fingerprint", "num_images")
@@ -118,8 +118,9 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in _MOMENTS + _LABELS if name in archive}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"not a readable statistics file: {error}", where=path) from error
+    except (OSError, *ZIP_ERRORS) as error:
+        reason = f"not a readable statistics file: {error}"
+        raise DataError(reason, where=path, hint="make or copy it again") from error
 
 
 def _checked(mean: np.ndarray, covariance: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:

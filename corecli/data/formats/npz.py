@@ -16,7 +16,7 @@ import numpy as np
 
 from corecli.base.checkpoint import HEADER_KEY
 from corecli.base.errors import DataError
-from corecli.base.files import atomic_write, sniff
+from corecli.base.files import ZIP_ERRORS, atomic_write, sniff
 from corecli.data.columns import from_columns, to_columns
 from corecli.data.formats._writing import begin_stream
 from corecli.data.imageset import OnBad, PlainSet, digest
@@ -90,7 +90,7 @@ def write(
 def _npz_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
+    except (OSError, *ZIP_ERRORS) as error:
         raise DataError(f"damaged npz file: {error}", where=path, hint="make or copy it again") from error
 
 
