@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from corecli import __version__
 from corecli.base import config as cfg
 from corecli.cli import SUMMARY, VERBS, help_text, load_verb
 
-SHELLS = {"bash": "corecli.bash", "zsh": "_corecli", "fish": "corecli.fish"}
+SHELLS = {"bash": "corecli", "zsh": "_corecli", "fish": "corecli.fish"}
 _DATE = "2026-11-20"
 _EXIT_STATUS = (
     ("0", "done, or already done"),
@@ -30,6 +32,7 @@ _EXIT_STATUS = (
     ("130, 143", "stopped by SIGINT or SIGTERM with nothing saved"),
     ("141", "broken pipe"),
 )
+_COMMON = "Every verb takes these, and passes over those it has no use for, such as a device where nothing is computed."
 _ENVIRONMENT = (
     ("CORECLI_OPTION", "the default of --option for every verb that has it, e.g. CORECLI_DEVICE=cpu"),
     ("NO_COLOR", "no colour in help and progress"),
@@ -76,26 +79,25 @@ def _verb_page(verb: str) -> str:
     options = cfg.described(module.Config)
     own = {n: d for n, d in options.items() if n not in cfg.described(cfg.Common)}
     shared = {n: d for n, d in options.items() if n not in own}
-    positional = "".join(rf" \fI{_escape(_metavar(d))}\fR" for d in own.values() if d[1].positional)
+    positional = "".join(
+        rf" \fI{_escape(cfg.metavar(opt, hint))}\fR" for _, opt, hint in own.values() if opt.positional
+    )
     parts = [_head(f"corecli-{verb}", summary), _section("SYNOPSIS")]
     parts += [rf"\fBcorecli {_escape(verb)}\fR{positional} [\fIOPTIONS\fR]", _section("DESCRIPTION"), _escape(summary)]
     parts += [f".PP\n{_escape(' '.join(p.split()))}" for p in description.strip().split("\n\n") if p.strip()]
     parts += [_section("OPTIONS"), *_options(own)]
     if shared:
-        parts += [_section("COMMON OPTIONS"), *_options(shared)]
+        parts += [_section("COMMON OPTIONS"), _escape(_COMMON), *_options(shared)]
     parts += _presets(module.PRESETS) + _examples(verb, getattr(module, "EXAMPLES", ()))
     return _page([*parts, _section("SEE ALSO"), r"\fBcorecli\fR(1), \fBcorecli\-design\fR(7)"])
 
 
 def _options(options: dict[str, Any]) -> list[str]:
     items = []
-    for name, described in options.items():
-        f, opt, hint = described
-        kind = cfg.scalar(hint)
-        spelled = _metavar(described) if opt.positional else cfg.flag(name)
-        short = f"{opt.short}, " if opt.short else ""
-        value = "" if kind is bool or opt.positional else rf" \fI{_escape(_metavar(described))}\fR"
-        items.append(_item(rf"\fB{_escape(short + spelled)}\fR{value}", help_text(f, opt)))
+    for name, (f, opt, hint) in options.items():
+        value = "" if cfg.scalar(hint) is bool else rf" \fI{_escape(cfg.metavar(opt, hint))}\fR"
+        spelled = ", ".join(rf"\fB{_escape(spelling)}\fR" for spelling in cfg.spellings(name, f, opt, hint))
+        items.append(_item(value.lstrip() if opt.positional else spelled + value, help_text(f, opt)))
     return items
 
 
@@ -112,17 +114,12 @@ def _presets(presets: dict[str, cfg.Preset]) -> list[str]:
 def _examples(verb: str, examples: tuple[tuple[str, str], ...]) -> list[str]:
     if not examples:
         return []
-    blocks = [f".PP\n{_escape(title)}:\n.PP\n.nf\n{_escape(f'corecli {verb} {line}')}\n.fi" for title, line in examples]
-    return [_section("EXAMPLES"), *blocks]
-
-
-def _metavar(described: tuple[Any, cfg.Option, Any]) -> str:
-    _, opt, hint = described
-    return opt.metavar or ("|".join(opt.names()) if 0 < len(opt.names()) <= 4 else cfg.scalar(hint).__name__.upper())
+    blocks = [f"{_escape(title)}:\n.PP\n.nf\n{_escape(f'corecli {verb} {line}')}\n.fi" for title, line in examples]
+    return [_section("EXAMPLES"), "\n.PP\n".join(blocks)]
 
 
 def _head(name: str, summary: str) -> str:
-    title = f'.TH {name.upper().replace("-", "_")} 1 {_DATE} "corecli {__version__}" "User Commands"'
+    title = f'.TH {name.upper()} 1 {_DATE} "corecli {__version__}" "User Commands"'
     return f"{title}\n{_section('NAME')}\n{_escape(name)} \\- {_escape(summary.rstrip('.'))}"
 
 
@@ -147,84 +144,139 @@ def _page(parts: list[str]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _flags(verb: str) -> Iterator[tuple[str, tuple[str, ...], str, bool]]:
-    """(flag, choices, help, takes a value) of every option of a verb."""
+@dataclass(frozen=True, kw_only=True)
+class _Flag:
+    """An option as the shells see it; `value` says what follows it."""
+
+    names: tuple[str, ...]
+    help: str
+    value: Literal["nothing", "choice", "path", "word"]
+    choices: tuple[str, ...] = ()
+    repeatable: bool = False
+
+
+def _flags(verb: str) -> Iterator[_Flag]:
     module = load_verb(verb)
-    for name, (_, opt, hint) in cfg.described(module.Config).items():
-        if not opt.positional:
-            names = tuple(module.PRESETS) if name == "preset" else opt.names()
-            yield cfg.flag(name), names, opt.help, cfg.scalar(hint) is not bool
+    for name, (f, opt, hint) in cfg.described(module.Config).items():
+        if opt.positional:
+            continue
+        kind, many, _ = cfg.kind_of(hint)
+        choices = tuple(module.PRESETS) if name == "preset" else opt.names()
+        value = "word"
+        if kind is bool:
+            value = "nothing"
+        elif choices:
+            value = "choice"
+        elif kind is Path or opt.role in ("input", "output"):
+            value = "path"
+        yield _Flag(
+            names=cfg.spellings(name, f, opt, hint), help=opt.help, value=value, choices=choices, repeatable=many
+        )
+    yield _Flag(names=("--help", "-h"), help="show the help", value="nothing")
 
 
-def _positional(verb: str) -> tuple[str, ...]:
-    described = cfg.described(load_verb(verb).Config).values()
-    return next((opt.names() for _, opt, _ in described if opt.positional), ())
+def _positional(verb: str) -> tuple[bool, tuple[str, ...]]:
+    """(does the verb take an argument, its choices); without choices it is a path."""
+    found = [opt for _, opt, _ in cfg.described(load_verb(verb).Config).values() if opt.positional]
+    return bool(found), found[0].names() if found else ()
 
 
 def _bash() -> str:
-    flags, values = [], []
+    choices, paths, others, words = [], [], [], []
     for verb in VERBS:
-        words = [f for f, *_ in _flags(verb)] + list(_positional(verb)) + ["--help"]
-        flags.append(f'    {verb}) words="{" ".join(words)}" ;;')
-        values += [f'    {verb}:{flag}) words="{" ".join(c)}" ;;' for flag, c, _, _ in _flags(verb) if c]
+        flags = list(_flags(verb))
+        for flag in flags:
+            place = "|".join(f"{verb}:{name}" for name in flag.names)
+            if flag.value == "choice":
+                choices.append(f'    {place}) words="{" ".join(flag.choices)}" ;;')
+            elif flag.value != "nothing":
+                (paths if flag.value == "path" else others).append(place)
+        takes, named = _positional(verb)
+        offered = [*named, *(name for flag in flags for name in flag.names)]
+        words.append(f'    {verb}) words="{" ".join(offered)}"{" files=yes" if takes and not named else ""} ;;')
     return "\n".join(
         [
             "# bash completion for corecli",
             "_corecli() {",
             '  local current="${COMP_WORDS[COMP_CWORD]}" previous="${COMP_WORDS[COMP_CWORD-1]}"',
-            '  local verb="${COMP_WORDS[1]}" words=""',
-            "  if ((COMP_CWORD == 1)); then",
-            f'    COMPREPLY=($(compgen -W "{" ".join(VERBS)} --help --version" -- "$current")); return',
-            "  fi",
+            '  local verb="${COMP_WORDS[1]}" words="" files=""',
+            "  COMPREPLY=()",
+            '  if [[ $current == "=" ]]; then current=""; fi',
+            '  if [[ $previous == "=" ]]; then previous="${COMP_WORDS[COMP_CWORD-2]}"; fi',
             '  case "$verb:$previous" in',
-            *values,
+            *choices,
+            f"    {'|'.join(paths)}) files=only ;;",
+            f"    {'|'.join(others)}) return ;;",
             "  esac",
-            '  if [[ -n $words ]]; then COMPREPLY=($(compgen -W "$words" -- "$current")); return; fi',
-            '  case "$verb" in',
-            *flags,
-            "  esac",
-            "  if [[ $current == -* || $verb == completion ]]; then",
-            '    COMPREPLY=($(compgen -W "$words" -- "$current"))',
-            "  else",
+            "  if ((COMP_CWORD == 1)); then",
+            f'    words="{" ".join(VERBS)} --help --version"',
+            "  elif [[ -z $words$files ]]; then",
+            '    case "$verb" in',
+            *(f"  {line}" for line in words),
+            "    esac",
+            "  fi",
+            '  COMPREPLY=($(compgen -W "$words" -- "$current"))',
+            "  if [[ $files == only || ( -n $files && $current != -* ) ]]; then",
+            "    local IFS=$'\\n'",
+            "    compopt -o filenames 2>/dev/null",
             '    COMPREPLY=($(compgen -f -- "$current"))',
             "  fi",
             "}",
-            "complete -o filenames -F _corecli corecli",
+            "complete -F _corecli corecli",
         ]
     )
 
 
 def _zsh() -> str:
     lines = ["#compdef corecli", "_corecli() {", "  local -a verbs=("]
-    lines += [f"    '{verb}:{summary}'" for verb, summary in VERBS.items()]
+    lines += [f"    {_quoted(f'{verb}:{summary}')}" for verb, summary in VERBS.items()]
     lines += ["  )", "  if ((CURRENT == 2)); then _describe verb verbs; return; fi", "  case $words[2] in"]
     for verb in VERBS:
         lines.append(f"    {verb}) _arguments \\")
-        for flag, names, text, takes in _flags(verb):
-            value = f":value:({' '.join(names)})" if names else (":value:_files" if takes else "")
-            lines.append(f"      '{flag}[{_zsh_text(text)}]{value}' \\")
-        rest = f"'*:word:({' '.join(_positional(verb))})'" if _positional(verb) else "'*:file:_files'"
-        lines.append(f"      {rest} ;;")
-    return "\n".join([*lines, "  esac", "}", '_corecli "$@"'])
+        lines += [f"      {_quoted(spec)} \\" for flag in _flags(verb) for spec in _zsh_specs(flag)]
+        takes, named = _positional(verb)
+        rest = f":word:({' '.join(named)})" if named else ":file:_files" if takes else ": :"
+        lines.append(f"      ':verb:' {_quoted(rest)} ;;")
+    # Autoloaded from fpath, the file is the function's body; sourced, it registers the function.
+    lines += [
+        "  esac",
+        "}",
+        'if [[ $funcstack[1] == _corecli ]]; then _corecli "$@"; else compdef _corecli corecli; fi',
+    ]
+    return "\n".join(lines)
 
 
-def _zsh_text(text: str) -> str:
-    return text.replace("'", "").replace("[", "(").replace("]", ")").replace(":", " ")
+def _zsh_specs(flag: _Flag) -> Iterator[str]:
+    text = re.sub(r"([\[\]:\\])", r"\\\1", flag.help)
+    value = {"nothing": "", "choice": f":value:({' '.join(flag.choices)})", "path": ":file:_files", "word": ":value: "}
+    for name in flag.names:
+        equals = "=" if flag.value != "nothing" and name.startswith("--") else ""
+        yield f"{'*' if flag.repeatable else ''}{name}{equals}[{text}]{value[flag.value]}"
+
+
+def _quoted(text: str) -> str:
+    """In single quotes, for zsh."""
+    return "'" + text.replace("'", r"'\''") + "'"
 
 
 def _fish() -> str:
     lines = ["# fish completion for corecli"]
     for verb, summary in VERBS.items():
-        lines.append(f"complete -c corecli -n __fish_use_subcommand -f -a {verb} -d '{summary}'")
+        lines.append(f"complete -c corecli -n __fish_use_subcommand -f -a {verb} -d {_fish_quoted(summary)}")
     for verb in VERBS:
         seen = f"complete -c corecli -n '__fish_seen_subcommand_from {verb}'"
-        if _positional(verb):
-            lines.append(f"{seen} -f -a '{' '.join(_positional(verb))}'")
-        for flag, names, text, takes in _flags(verb):
-            value = f" -x -a '{' '.join(names)}'" if names else (" -r" if takes else "")
-            plain = text.replace("'", "")
-            lines.append(f"{seen} -l {flag[2:]}{value} -d '{plain}'")
+        takes, named = _positional(verb)
+        if named or not takes:
+            lines.append(f"{seen} -f" + (f" -a '{' '.join(named)}'" if named else ""))
+        for flag in _flags(verb):
+            value = {"nothing": "", "choice": f" -x -a '{' '.join(flag.choices)}'", "path": " -r -F", "word": " -x"}
+            names = (f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in flag.names)
+            lines += [f"{seen} {name}{value[flag.value]} -d {_fish_quoted(flag.help)}" for name in names]
     return "\n".join(lines)
+
+
+def _fish_quoted(text: str) -> str:
+    return "'" + text.replace("\\", r"\\").replace("'", r"\'") + "'"
 
 
 if __name__ == "__main__":

@@ -93,6 +93,23 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def spellings(name: str, f: Field[Any], opt: Option, hint: Any) -> tuple[str, ...]:
+    """Every way to write an option: `--flip` and `--no-flip`, `--quiet` and `-q`.
+
+    A flag that is off by default and changes no result needs no negation.
+    """
+    negated = scalar(hint) is bool and (opt.role != "runtime" or f.default is True)
+    return (flag(name), *([f"--no-{flag(name)[2:]}"] if negated else []), *([opt.short] if opt.short else []))
+
+
+def metavar(opt: Option, hint: Any) -> str:
+    """What stands for an option's value in help: its own word, its choices where they are few, or its type."""
+    kind, many, _ = kind_of(hint)
+    if opt.metavar or 0 < len(opt.names()) <= 4:
+        return opt.metavar or "|".join(opt.names())
+    return kind.__name__.upper() + (",..." if many and kind is not str else "")
+
+
 def resolve(
     config_class: type[C],
     given: Mapping[str, Any],
@@ -158,7 +175,7 @@ def kind_of(hint: Any) -> tuple[type[Any], bool, bool]:
 
 
 def _spelled(name: str, opt: Option) -> str:
-    return (opt.metavar or name.upper()) if opt.positional else flag(name)
+    return metavar(opt, str) if opt.positional else flag(name)
 
 
 def _literals(hint: Any) -> tuple[str, ...]:

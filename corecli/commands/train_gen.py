@@ -118,6 +118,7 @@ class Config(Common):
 
 def check(config: Config) -> dict[str, Any]:
     """What would be read and written. Errors: as `run`, as far as they show without torch."""
+    _inputs.check_file(config.out)
     data = _inputs.open_images(config.data, image_size=config.image_size, on_bad=config.on_bad)
     condition = condition_of(config)
     if condition == "labels" and not data.class_names:
@@ -125,6 +126,8 @@ def check(config: Config) -> dict[str, Any]:
     if config.features is not None:
         _inputs.check_header(config.features, "features")
     _inputs.check_batch(data, config.data, config.batch_size)
+    _inputs.num_workers(config.workers)
+    _refuse_idle(config, condition)
     return {"num": len(data.rows), "slots": len(data.slots), "conditioned_on": condition, "out": str(config.out)}
 
 
@@ -132,9 +135,21 @@ def condition_of(config: Config) -> str:
     """none, features or labels. Errors: UsageError when --condition and --features disagree."""
     if config.condition == "auto":
         return "none" if config.features is None else "features"
-    if (config.condition == "features") != (config.features is not None):
-        raise UsageError(f"--condition {config.condition} does not go with --features {config.features}")
+    if config.condition == "features" and config.features is None:
+        raise UsageError("--condition features needs --features")
+    if config.condition != "features" and config.features is not None:
+        raise UsageError(f"--condition {config.condition} does not go with --features", hint="give one of them")
     return config.condition
+
+
+def _refuse_idle(config: Config, condition: str) -> None:
+    """UsageError for options of a condition that is not there."""
+    of_features = ("feature_normalization", "feature_noise") if condition != "features" else ()
+    of_any = ("condition_dropout",) if condition == "none" else ()
+    for name in (*of_features, *of_any):
+        if getattr(config, name) is not None:
+            given = "nothing" if condition == "none" else condition
+            raise UsageError(f"{cfg.flag(name)} does not apply to a generator conditioned on {given}")
 
 
 def run(config: Config, world: World) -> Outcome:
@@ -150,7 +165,6 @@ def run(config: Config, world: World) -> Outcome:
     identity = cfg.identity(config, inputs)
     if is_finished(config.out, identity, force=config.force):
         return produced(config.out, notes=("already there, left alone",))
-    folder = open_folder(config.out, identity, world, force=config.force)
     trainer = GenTrainer(config, data, table, condition=condition_of(config), world=world)
     order = Order(
         data.slots,
@@ -159,6 +173,7 @@ def run(config: Config, world: World) -> Outcome:
         seed=config.seed,
         total_steps=config.steps,
     )
+    folder = open_folder(config.out, identity, world, force=config.force)
     with Run(
         folder,
         label="train-gen",

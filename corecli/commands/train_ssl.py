@@ -41,15 +41,14 @@ EXAMPLES = (
     ),
 )
 
-_SIMCLR_CIFAR: dict[
-    str, Any
-] = {  # CORE Table 9, column CF-10/100; LARS's eta, clip and warm-up as solo-learn's CIFAR recipe
+# CORE Table 9, column CF-10/100. Its temperature, 0.2, is simclr's default, so that the preset serves other methods
+# too; LARS's eta and clip, which it does not state, and the warm-up are those of solo-learn's CIFAR recipe.
+_SIMCLR_CIFAR: dict[str, Any] = {
     "method": "simclr",
     "backbone": "resnet50",
     "stem": "cifar",
     "projector_hidden": 2048,
     "projector_dim": 128,
-    "temperature": 0.2,
     "optimizer": "lars",
     "weight_decay": 1e-4,
     "batch_size": 512,
@@ -68,7 +67,6 @@ PRESETS: dict[str, Preset] = {
         "backbone": "resnet10-tiny",
         "projector_hidden": 128,
         "projector_dim": 64,
-        "temperature": 0.2,
         "optimizer": "adamw",
         "weight_decay": 1e-4,
         "batch_size": 128,
@@ -76,6 +74,9 @@ PRESETS: dict[str, Preset] = {
         "steps": 500,
     },
 }
+
+
+AUGMENTATIONS = ("strong", "weak", "crop", "flip", "none")  # of data.augment, told without torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,9 @@ class Config(Common):
         (), help="METHOD:LENGTH, repeatable; replaces --method and --steps", metavar="METHOD:LENGTH"
     )
     features: Path | None = option(None, help="feature table with the targets of psl", role="input", metavar="FILE")
-    init: str | None = option(None, help="start from this encoder", role="input", metavar="FILE|NAME")
+    init: str | None = option(
+        None, help="start from this encoder, with its backbone, stem and projector", role="input", metavar="FILE|NAME"
+    )
     backbone: str = option("resnet18", help="network: resnet18, resnet34, resnet50, resnet10-tiny or timm:NAME")
     stem: Literal["auto", "cifar", "imagenet"] = option(
         "auto", help="first layers; auto is cifar up to 64 pixels, else imagenet"
@@ -98,7 +101,9 @@ class Config(Common):
     projector_dim: int = option(128, help="dimension of the projector's output", minimum=1)
     image_size: int | None = option(None, help="train at this size (default: the set's own)", minimum=1)
     augment: tuple[str, ...] = option(
-        ("strong",), help="augmentation of the views, repeatable; the last one serves the views that remain"
+        ("strong",),
+        help="augmentation of the views, repeatable; the last one serves the views that remain",
+        choices=AUGMENTATIONS,
     )
     steps: int = option(10_000, help="optimizer steps", minimum=1)
     batch_size: int = option(256, help="images a step, over all processes", minimum=1)
@@ -123,12 +128,14 @@ class Config(Common):
 
 def check(config: Config) -> dict[str, Any]:
     """What would be read and written. Errors: as `run`, as far as they show without torch."""
+    _inputs.check_file(config.out)
     data = _inputs.open_images(config.data, image_size=config.image_size, on_bad=config.on_bad)
     if config.init is not None:
         _inputs.check_encoder(config.init)
     if config.features is not None:
         _inputs.check_header(config.features, "features")
     _inputs.check_batch(data, config.data, config.batch_size)
+    _inputs.num_workers(config.workers)
     stages = stages_of(config, data)
     plan = ", ".join(f"{s.method} for {s.steps} steps" for s in stages)
     return {"num": len(data.rows), "slots": len(data.slots), "plan": plan, "out": str(config.out)}
@@ -168,7 +175,6 @@ def run(config: Config, world: World) -> Outcome:
         return produced(config.out, notes=("already there, left alone",))
     stages = stages_of(config, data)
     total_steps = sum(stage.steps for stage in stages)
-    folder = open_folder(config.out, identity, world, force=config.force)
     learner = Learner(config, encoder, data, table, stages=stages, world=world)
     order = Order(
         data.slots,
@@ -178,6 +184,7 @@ def run(config: Config, world: World) -> Outcome:
         total_steps=total_steps,
         distinct_groups=data.rows.group_ids if config.guard or data.guard else None,
     )
+    folder = open_folder(config.out, identity, world, force=config.force)
     with Run(
         folder,
         label="train-ssl",
