@@ -17,6 +17,7 @@ import numpy as np
 
 from corecli.base import config as cfg
 from corecli.base.config import Common, Preset, option
+from corecli.base.errors import UsageError
 from corecli.base.outcome import Outcome, produced
 from corecli.base.target import is_finished
 from corecli.commands import _inputs
@@ -61,6 +62,7 @@ def check(config: Config) -> dict[str, Any]:
     _inputs.check_file(config.out)
     data = _inputs.open_images(config.data, image_size=config.image_size, on_bad=config.on_bad)
     _inputs.check_encoder(config.encoder)
+    _inputs.num_workers(config.workers)
     return {"num": len(data.rows), "out": str(config.out)}
 
 
@@ -71,7 +73,7 @@ def run(config: Config, world: World) -> Outcome:
     from corecli.data.features import FeatureTable, save_features
     from corecli.data.loader import read_batches
     from corecli.engine.precision import autocast
-    from corecli.engine.run import open_folder
+    from corecli.engine.run import clear_work, open_folder
     from corecli.engine.shards import Shards
     from corecli.nets.encoder import load_encoder
 
@@ -79,12 +81,14 @@ def run(config: Config, world: World) -> Outcome:
     encoder = load_encoder(config.encoder).to(world.device).eval()
     identity = cfg.identity(config, {"data": data.fingerprint, "encoder": encoder.fingerprint})
     if is_finished(config.out, identity, force=config.force):
+        clear_work(config.out)
         return produced(config.out, notes=("already there, left alone",), num=len(data.rows))
     layer: Literal["backbone", "projector"] = "projector" if encoder.projector_dim else "backbone"
     if config.layer != "auto":
         layer = config.layer
+    if layer == "projector" and not encoder.projector_dim:
+        raise UsageError("this encoder has no projector", where=config.encoder, hint="use --layer backbone")
     folder = open_folder(config.out, identity, world, force=config.force)
-    shards = Shards(folder, num_rows=len(data.rows), shard_size=SHARD_ROWS)
 
     def make(batches: Iterator[tuple[int, int]]) -> Iterator[dict[str, torch.Tensor]]:
         rows = (np.arange(start, stop) for start, stop in batches)
@@ -94,20 +98,23 @@ def run(config: Config, world: World) -> Outcome:
                 features = encoder.encode(images, layer)
             yield {"features": features}
 
-    shards.compute(make, label="extract", world=world, batch_size=config.batch_size, quiet=config.quiet)
-    if world.is_main:
-        features = torch.cat([shard["features"] for shard in shards.read()])
-        header = {
-            "encoder": encoder.fingerprint,
-            "layer": layer,
-            "preprocessing": encoder.spec["preprocessing"],
-            "source": data.fingerprint,
-            "class_names": list(data.class_names),
-            "config": cfg.settings(config),
-            "identity": identity,
-        }
-        rows = data.rows
-        table = FeatureTable(features=features, keys=rows.keys, groups=rows.groups, labels=rows.labels, header=header)
-        save_features(config.out, table)
-        shards.remove()
+    with Shards(folder, num_rows=len(data.rows), shard_size=SHARD_ROWS, world=world) as shards:
+        shards.compute(make, label="extract", batch_size=config.batch_size, quiet=config.quiet)
+        if world.is_main:
+            features = torch.cat([shard["features"] for shard in shards.read()])
+            header = {
+                "encoder": encoder.fingerprint,
+                "layer": layer,
+                "space": f"{encoder.spec['backbone']}/{layer}",
+                "preprocessing": encoder.spec["preprocessing"],
+                "source": data.fingerprint,
+                "class_names": list(data.class_names),
+                "config": cfg.settings(config),
+                "identity": identity,
+            }
+            rows = data.rows
+            table = FeatureTable(
+                features=features, keys=rows.keys, groups=rows.groups, labels=rows.labels, header=header
+            )
+            save_features(config.out, table)
     return produced(config.out, notes=_inputs.bad_files(data), num=len(data.rows), layer=layer)

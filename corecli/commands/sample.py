@@ -100,7 +100,7 @@ def run(config: Config, world: World) -> Outcome:
     from corecli.base import checkpoint
     from corecli.data.imageset import write_set
     from corecli.engine.precision import autocast
-    from corecli.engine.run import open_folder
+    from corecli.engine.run import clear_work, open_folder
     from corecli.engine.shards import Shards
 
     tensors, header = checkpoint.load(config.ckpt, kind="generator")
@@ -109,12 +109,11 @@ def run(config: Config, world: World) -> Outcome:
     identity = cfg.identity(config, inputs)
     plan = _plan(config, header, table)
     if is_finished(config.out, identity, force=config.force):
+        clear_work(config.out)
         return produced(config.out, notes=("already there, left alone",), num=len(plan.rows))
     generator = _build(header, tensors).to(world.device)
     generator.check_condition(plan.condition, guidance=config.guidance)
-    shards = Shards(
-        open_folder(config.out, identity, world, force=config.force), num_rows=len(plan.rows), shard_size=SHARD_ROWS
-    )
+    folder = open_folder(config.out, identity, world, force=config.force)
 
     def make(batches: Iterator[tuple[int, int]]) -> Iterator[dict[str, torch.Tensor]]:
         for start, stop in batches:
@@ -130,13 +129,13 @@ def run(config: Config, world: World) -> Outcome:
                 )
             yield {"images": images}
 
-    shards.compute(make, label="sample", world=world, batch_size=config.batch_size, quiet=config.quiet)
-    if world.is_main:
-        provenance = {"config": cfg.settings(config), "identity": identity, "parents": inputs}
-        chunks = (shard["images"] for shard in shards.read())
-        class_names = tuple(header["class_names"])
-        write_set(config.out, plan.rows, chunks, class_names=class_names, header=provenance, format=config.format)
-        shards.remove()
+    with Shards(folder, num_rows=len(plan.rows), shard_size=SHARD_ROWS, world=world) as shards:
+        shards.compute(make, label="sample", batch_size=config.batch_size, quiet=config.quiet)
+        if world.is_main:
+            provenance = {"config": cfg.settings(config), "identity": identity, "parents": inputs}
+            chunks = (shard["images"] for shard in shards.read())
+            class_names = tuple(header["class_names"])
+            write_set(config.out, plan.rows, chunks, class_names=class_names, header=provenance, format=config.format)
     return produced(config.out, num=len(plan.rows), sampler=config.sampler, guidance=config.guidance)
 
 

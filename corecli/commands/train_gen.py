@@ -157,13 +157,14 @@ def run(config: Config, world: World) -> Outcome:
     from corecli.commands._gen_trainer import GenTrainer
     from corecli.data.loader import Loader
     from corecli.data.order import Order
-    from corecli.engine.run import Run, open_folder
+    from corecli.engine.run import Run, clear_work, open_folder
 
     data = _inputs.open_images(config.data, image_size=config.image_size, on_bad=config.on_bad)
     table = _inputs.load_table(config.features)
     inputs = {"data": data.fingerprint, "features": table.header["fingerprint"] if table else None}
     identity = cfg.identity(config, inputs)
     if is_finished(config.out, identity, force=config.force):
+        clear_work(config.out)
         return produced(config.out, notes=("already there, left alone",))
     trainer = GenTrainer(config, data, table, condition=condition_of(config), world=world)
     order = Order(
@@ -194,7 +195,7 @@ def run(config: Config, world: World) -> Outcome:
                 steps.log(step, trainer.figures(learned))
             if config.preview_every and (step + 1) % config.preview_every == 0 and world.is_main:
                 trainer.preview(folder / "previews" / f"step-{step + 1:07d}.png")
-    if world.is_main:
-        trainer.save(config.out, config=cfg.settings(config), parents=inputs, identity=identity)
-        steps.finish()
+        if world.is_main:
+            trainer.save(config.out, config=cfg.settings(config), parents=inputs, identity=identity)
+            steps.finish()
     return produced(config.out, notes=_inputs.bad_files(data), steps=config.steps, folder=str(folder))

@@ -163,7 +163,7 @@ def run(config: Config, world: World) -> Outcome:
     from corecli.data.loader import Loader
     from corecli.data.memory import keep_freed_memory
     from corecli.data.order import Order
-    from corecli.engine.run import Run, open_folder
+    from corecli.engine.run import Run, clear_work, open_folder
     from corecli.nets.encoder import save_encoder
 
     keep_freed_memory()
@@ -172,6 +172,7 @@ def run(config: Config, world: World) -> Outcome:
     inputs = {"data": data.fingerprint, "features": table.header["fingerprint"] if table else None}
     identity = cfg.identity(config, {**inputs, "init": encoder.fingerprint if config.init else None})
     if is_finished(config.out, identity, force=config.force):
+        clear_work(config.out)
         return produced(config.out, notes=("already there, left alone",))
     stages = stages_of(config, data)
     total_steps = sum(stage.steps for stage in stages)
@@ -203,9 +204,9 @@ def run(config: Config, world: World) -> Outcome:
             steps.presented(config.batch_size)
             if steps.is_log_step(step):
                 steps.log(step, learner.figures(learned))
-    if world.is_main:
-        save_encoder(config.out, learner.encoder, config=cfg.settings(config), parents=inputs, identity=identity)
-        steps.finish()
+        if world.is_main:
+            save_encoder(config.out, learner.encoder, config=cfg.settings(config), parents=inputs, identity=identity)
+            steps.finish()
     return produced(config.out, notes=_inputs.bad_files(data), steps=total_steps, folder=str(folder))
 
 

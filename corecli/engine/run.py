@@ -6,6 +6,7 @@ Nothing random is stored, since every draw is a function of (seed, step); the st
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from corecli.base import checkpoint
-from corecli.base.errors import DataError, InterruptedAfterSaving
+from corecli.base.errors import CannotCreateError, DataError, InterruptedAfterSaving
 from corecli.base.files import read_json, storage_errors, write_json
 from corecli.base.target import refuse_difference
 from corecli.engine.dist import World, any_rank, barrier
@@ -26,6 +27,7 @@ from corecli.engine.signals import StopRequest
 
 Tensors = dict[str, torch.Tensor]
 _SAVE, _STOP = 1, 2
+_ABOUT, _LOG = "run.json", "log.jsonl"
 
 
 def folder_of(out: Path) -> Path:
@@ -39,11 +41,13 @@ def open_folder(out: Path, identity: Mapping[str, Any], world: World, *, force: 
     Errors: CannotCreateError when work of another config is saved in it.
     """
     folder = folder_of(out)
-    about = folder / "run.json"
+    about = folder / _ABOUT
     if world.is_main:
-        if force and folder.exists():
-            shutil.rmtree(folder)
         with storage_errors(folder):
+            if folder.exists() and not _is_ours(folder):
+                raise CannotCreateError("exists already", where=folder, hint="work in progress would be kept there")
+            if force:
+                remove_folder(folder)
             folder.mkdir(parents=True, exist_ok=True)
         if about.exists() and _holds_work(folder):
             refuse_difference(folder, read_json(about), dict(identity))
@@ -51,6 +55,23 @@ def open_folder(out: Path, identity: Mapping[str, Any], world: World, *, force: 
             write_json(about, dict(identity))
     barrier(world)
     return folder
+
+
+def clear_work(out: Path) -> None:
+    """Remove what a run that was killed after its target was in place has left: saved work, but not the log."""
+    folder = folder_of(out)
+    if (folder / _LOG).exists():
+        _clear(folder)
+    elif folder.exists() and _is_ours(folder):
+        remove_folder(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a run folder, and last in it the file it is known by, so that a killed deletion can be continued."""
+    for path in folder.glob("*"):
+        if path.name != _ABOUT:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Run:
@@ -77,7 +98,7 @@ class Run:
         self.first_step, tensors = _newest_state(folder)
         if tensors:
             restore(tensors, self.first_step)
-        self._log = _Log(folder / "log.jsonl", self.first_step) if world.is_main else None
+        self._log = _Log(folder / _LOG, self.first_step) if world.is_main else None
         shown = world.is_main and not quiet
         self._progress = Progress(label, total=total_steps, done=self.first_step, shown=shown)
         self._stop = StopRequest()
@@ -92,7 +113,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.__exit__()
-        self._stop.__exit__()
+        self._stop.__exit__(kind, error, trace)
 
     def steps(self) -> Iterator[int]:
         """The steps still to do. Errors: InterruptedAfterSaving after a signal, with the state saved."""
@@ -118,8 +139,7 @@ class Run:
     def finish(self) -> None:
         """Forget the saved states once the target is in place; the log and the pictures stay."""
         if self.world.is_main:
-            for path in self.folder.glob("state-*.safetensors"):
-                path.unlink()
+            _clear(self.folder)
 
     def _after(self, done: int) -> None:
         """At the end of a step: save when it is time or when a signal came, on all ranks alike."""
@@ -129,6 +149,7 @@ class Run:
         if agreed and done < self.total_steps:
             self._save(done)
             if agreed & _STOP:
+                barrier(self.world)  # the first to leave would have the launcher end the one that still saves
                 raise InterruptedAfterSaving(
                     f"stopped at step {done} of {self.total_steps}, saved", hint="the same line resumes"
                 )
@@ -136,9 +157,11 @@ class Run:
     def _save(self, done: int) -> None:
         tensors = self._state()
         if self.world.is_main:
-            old = sorted(self.folder.glob("state-*.safetensors"))
-            checkpoint.save(self.folder / f"state-{done:09d}.safetensors", tensors, kind="state", step=done)
-            for path in old[:-1]:  # the one before stays, should this one be damaged
+            new = _state_path(self.folder, done)
+            old = set(self.folder.glob("state-*.safetensors")) - {new}
+            checkpoint.save(new, tensors, kind="state", step=done)
+            before = max((path for path in old if path < new), default=None)
+            for path in old - {before}:  # the one before stays, should this one be damaged
                 path.unlink()
         self._last_save = time.monotonic()
 
@@ -157,6 +180,21 @@ def split(tensors: Tensors) -> dict[str, Tensors]:
     return parts
 
 
+def _is_ours(folder: Path) -> bool:
+    return (folder / _ABOUT).exists() or not any(folder.glob("[!.]*"))
+
+
+def _state_path(folder: Path, step: int) -> Path:
+    return folder / f"state-{step:09d}.safetensors"
+
+
+def _clear(folder: Path) -> None:
+    """Delete saved states and what a kill has left of one that was being written."""
+    for pattern in ("state-*", ".state-*.tmp"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
 def _holds_work(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) for pattern in ("state-*", "shard-*"))
 
@@ -168,7 +206,9 @@ def _newest_state(folder: Path) -> tuple[int, Tensors]:
             tensors, header = checkpoint.load(path, kind="state")
         except DataError:
             continue
-        return int(header["step"]), tensors
+        step = header.get("step")
+        if isinstance(step, int) and path == _state_path(folder, step):
+            return step, tensors
     return 0, {}
 
 
@@ -177,7 +217,7 @@ class _Log:
 
     def __init__(self, path: Path, first_step: int) -> None:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first_step]
+        kept = [line for line in lines if _step_of(line) <= first_step]
         self._path = path
         self._started = time.monotonic()
         with storage_errors(path):
@@ -189,3 +229,11 @@ class _Log:
         record["seconds"] = round(time.monotonic() - self._started, 3)
         with storage_errors(self._path), open(self._path, "a") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of the log; infinity when it was cut or damaged."""
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -1,4 +1,5 @@
-"""Rows of work in shards: each finished shard is one renamed file in the run folder; a killed run redoes at most one.
+"""Rows of work in shards: each finished shard is one renamed file in the run folder, so a killed run redoes at most
+the one that each process was at.
 
 The shard boundaries depend on the number of rows alone, so batches, and with them the results, are the same for any
 number of processes.
@@ -6,103 +7,84 @@ number of processes.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 
 import torch
 
 from corecli.base import checkpoint
-from corecli.base.errors import CorecliError, DataError, InterruptedAfterSaving
-from corecli.engine.dist import World, any_rank, barrier
+from corecli.base.errors import DataError
+from corecli.engine.dist import World, barrier
 from corecli.engine.progress import Progress
-from corecli.engine.signals import StopRequest
+from corecli.engine.run import remove_folder
+from corecli.engine.signals import StopAtOnce
 
 Tensors = dict[str, torch.Tensor]
 
 
 class Shards:
-    """`num_rows` rows cut into files of `shard_size` rows under `folder`."""
+    """`num_rows` rows cut into files of `shard_size` rows under `folder`, a context in which the target is made.
 
-    def __init__(self, folder: Path, *, num_rows: int, shard_size: int) -> None:
-        self.folder, self.num_rows, self.shard_size = folder, num_rows, shard_size
+    A stop signal ends it there and then with InterruptedAfterSaving. The folder goes when the target is in place, and
+    when an error comes before the first shard is finished.
+    """
+
+    def __init__(self, folder: Path, *, num_rows: int, shard_size: int, world: World) -> None:
+        self.folder, self.num_rows, self.shard_size, self.world = folder, num_rows, shard_size, world
         self.num_shards = -(-num_rows // shard_size)
+        self._stop = StopAtOnce("finished shards are kept")
+
+    def __enter__(self) -> Shards:
+        self._stop.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.world.is_main and (error is None or not any(self._path(i).exists() for i in range(self.num_shards))):
+            remove_folder(self.folder)
+        self._stop.__exit__(kind, error, trace)
 
     def compute(
         self,
         make: Callable[[Iterator[tuple[int, int]]], Iterator[Tensors]],
         *,
         label: str,
-        world: World,
         batch_size: int,
         quiet: bool,
     ) -> None:
-        """Fill every missing shard, shards dealt out to the ranks in turn.
+        """Fill every missing shard, shards dealt out to the ranks in turn; all are there when it returns.
 
         `make` is given the (start, stop) rows of batches and yields the tensors of each, in order.
-        Errors: InterruptedAfterSaving after a signal; finished shards are kept. An error before the first shard is
-        finished leaves no folder behind.
         """
-        try:
-            self._compute(make, label, world, batch_size, quiet)
-        except CorecliError:
-            if world.is_main and not any(self._path(i).exists() for i in range(self.num_shards)):
-                self.remove()
-            raise
+        if self.world.is_main:
+            self._delete_damaged()
+        barrier(self.world)
+        missing = [i for i in range(self.num_shards) if not self._path(i).exists()]
+        barrier(self.world)  # no rank may list the folder while another already fills it
+        mine = missing[self.world.rank :: self.world.size]
+        batches = {index: self._batches(index, batch_size) for index in mine}
+        made = make(batch for index in mine for batch in batches[index])
+        todo = sum(stop - start for index in mine for start, stop in batches[index])
+        with Progress(label, total=todo, shown=self.world.is_main and not quiet) as progress:
+            for index in mine:
+                self._fill(index, batches[index], made, progress)
+            barrier(self.world)
 
     def read(self) -> Iterator[Tensors]:
         """The shards in row order."""
         for index in range(self.num_shards):
             yield checkpoint.load(self._path(index), kind="shard")[0]
 
-    def remove(self) -> None:
-        """Delete the run folder once the target is in place."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _compute(
-        self,
-        make: Callable[[Iterator[tuple[int, int]]], Iterator[Tensors]],
-        label: str,
-        world: World,
-        batch_size: int,
-        quiet: bool,
-    ) -> None:
-        if world.is_main:
-            self._delete_damaged()
-        barrier(world)
-        missing = [i for i in range(self.num_shards) if not self._path(i).exists()]
-        barrier(world)  # no rank may list the folder while another already fills it
-        mine = missing[world.rank :: world.size]
-        batches = {index: self._batches(index, batch_size) for index in mine}
-        made = make(batch for index in mine for batch in batches[index])
-        todo = sum(stop - start for index in mine for start, stop in batches[index])
-        shown = world.is_main and not quiet
-        with StopRequest() as stop, Progress(label, total=todo, shown=shown) as progress:
-            for index in mine:
-                if not self._fill(index, batches[index], made, stop, progress):
-                    break
-            stopped = any_rank(int(stop.asked), world)
-        if stopped:
-            raise InterruptedAfterSaving("stopped, finished shards are kept", hint="the same line resumes")
-
-    def _fill(
-        self,
-        index: int,
-        batches: list[tuple[int, int]],
-        made: Iterator[Tensors],
-        stop: StopRequest,
-        progress: Progress,
-    ) -> bool:
-        """Make one shard batch by batch; False when a signal came first."""
+    def _fill(self, index: int, batches: list[tuple[int, int]], made: Iterator[Tensors], progress: Progress) -> None:
         parts: list[Tensors] = []
         for first, last in batches:
-            if stop.asked:
-                return False
             parts.append({name: t.cpu() for name, t in next(made).items()})
+            self._stop.check()
             progress.advance(last - first, images=last - first)
         tensors = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
         checkpoint.save(self._path(index), tensors, kind="shard")
-        return True
 
     def _delete_damaged(self) -> None:
         for index in range(self.num_shards):
