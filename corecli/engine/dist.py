@@ -13,18 +13,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
 from corecli.base.errors import UnavailableError
 from corecli.base.rng import derive
 
-# A rank may wait this long for another that still samples its shard; a dead rank is noticed by the launcher.
+_MEETING_TIMEOUT = timedelta(minutes=10)  # for the ranks of a cluster to start
+# A rank may wait this long for another that still samples its shard; a dead rank is noticed at once.
 _TIMEOUT = timedelta(hours=6)
+_FAILURE = "corecli/failure"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,7 @@ class World:
     size: int = 1
     local_rank: int = 0
     device: torch.device = torch.device("cpu")
+    store: Store | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -60,15 +65,31 @@ def join(device: str = "auto", *, environment: Mapping[str, str] = os.environ) -
     """
     launch = find_launch(environment)
     place = _choose_device(device, launch.local_rank)
-    if launch.size > 1:
-        _start_group(launch, place)
-    return World(rank=launch.rank, size=launch.size, local_rank=launch.local_rank, device=place)
+    store = _start_group(launch, place) if launch.size > 1 else None
+    return World(rank=launch.rank, size=launch.size, local_rank=launch.local_rank, device=place, store=store)
 
 
 def leave(world: World) -> None:
     """Leave the group joined, if any; does not wait for the others, so it is safe after an error."""
     if world.size > 1 and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def claim_failure(exit_code: int, world: World) -> int | None:
+    """None for the first rank that fails, which is to explain it; for the others the exit code of the first."""
+    if world.store is None:
+        return None
+    mine = f"{exit_code} {world.rank}"
+    try:
+        claimed = world.store.compare_set(_FAILURE, "", mine).decode()
+    except RuntimeError:  # the store went with the process that kept it
+        return None
+    return None if claimed == mine else int(claimed.split()[0])
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether an error says that another rank is gone, rather than that this one failed."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 def find_launch(environment: Mapping[str, str]) -> Launch:
@@ -199,12 +220,13 @@ def _choose_device(device: str, local_rank: int) -> torch.device:
     return place
 
 
-def _start_group(launch: Launch, place: torch.device) -> None:
+def _start_group(launch: Launch, place: torch.device) -> Store:
     backend = "gloo" if place.type == "cpu" else "cpu:gloo,cuda:nccl"
+    rank, size = launch.rank, launch.size
     try:
-        dist.init_process_group(
-            backend, init_method=launch.init_method, rank=launch.rank, world_size=launch.size, timeout=_TIMEOUT
-        )
+        store, _, _ = next(rendezvous(launch.init_method, rank, size, timeout=_MEETING_TIMEOUT))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
+        return store
     except (RuntimeError, ValueError) as error:
         reason = f"cannot join the other {launch.size - 1} processes: {str(error).splitlines()[0]}"
         raise UnavailableError(reason, hint="are the address and the port of rank 0 reachable?") from error

@@ -1,23 +1,28 @@
 """Where a verb runs: in this process, as a member of the processes it finds itself among, or in ones started here.
 
-torch.distributed.run is used as a library, because its command line turns every outcome into exit code 1.
+torch.distributed.run is used as a library, because its command line turns every outcome into exit code 1. Processes
+fail as one: the first that fails says why, and all end with its exit code.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import ctypes
 import os
 import signal
-import sys
+import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Protocol
 
-from corecli.base.errors import CorecliError, UsageError
-from corecli.engine.dist import World, find_launch, join, leave
+from corecli.base.errors import CorecliError, ToldElsewhere, UsageError
+from corecli.base.files import unreadable
+from corecli.engine.dist import World, claim_failure, find_launch, is_lost_rank, join, leave
+from corecli.engine.signals import LAUNCHER, STOPPING
 
-_PR_SET_PDEATHSIG = 1
-_SHUTDOWN_SEC = 25  # under the 30 s a cluster grants between SIGTERM and SIGKILL
+_MOURNING_SEC = 1.0
 
 
 class Launchable(Protocol):
@@ -34,8 +39,10 @@ class Launchable(Protocol):
 
 
 def needed(config: Launchable) -> bool:
-    """Whether processes must be started for this line."""
-    return not _is_worker() and (num_processes(config) > 1 or config.nnodes != "1")
+    """Whether processes must be started for this line; inside an srun step of several tasks --nnodes asks for it."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return False
+    return config.nnodes != "1" or (find_launch(os.environ).size == 1 and num_processes(config) > 1)
 
 
 def num_processes(config: Launchable) -> int:
@@ -49,55 +56,119 @@ def num_processes(config: Launchable) -> int:
     return int(config.nproc)
 
 
-def launch(config: Launchable) -> int:
-    """Run this command line in several processes and return the exit code of the first that failed, or 0."""
+def launch(config: Launchable, argv: list[str]) -> int:
+    """Run a command line in several processes and return the exit code of the first that failed, or 0.
+
+    Errors: UsageError; CorecliError when a process was killed, so that it cannot have said why.
+    """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import get_args_parser, run
+    from torch.distributed.run import run
 
-    processes = num_processes(config)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-    where = ["--standalone"] if config.nnodes == "1" else [f"--nnodes={config.nnodes}", "--rdzv-backend=c10d"]
-    if config.nnodes != "1":
-        if config.rdzv_endpoint is None:
-            raise UsageError("--nnodes needs --rdzv-endpoint HOST:PORT")
-        where.append(f"--rdzv-endpoint={config.rdzv_endpoint}")
-    arguments = [*where, f"--nproc-per-node={processes}", f"--shutdown-timeout={_SHUTDOWN_SEC}"]
-    arguments += ["--module", "corecli", *sys.argv[1:]]
+    arguments = _torchrun_arguments(config, argv)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _num_cores() // num_processes(config))))
+    os.environ[LAUNCHER] = str(os.getpid())
     try:
-        with _quiet_logs():
-            run(get_args_parser().parse_args(arguments))
+        with _quiet_logs(), _forwarded_signals():
+            run(arguments)
     except SignalException as error:
         return 128 + int(error.sigval)
     except ChildFailedError as error:
-        code = error.get_first_failure()[1].exitcode
-        return 128 - code if code < 0 else code
+        rank, failure = error.get_first_failure()
+        if failure.exitcode >= 0 or -failure.exitcode in STOPPING:
+            return abs(failure.exitcode) + (128 if failure.exitcode < 0 else 0)
+        name = signal.Signals(-failure.exitcode).name
+        raise CorecliError(f"process {rank} was killed by {name}", exit_code=128 - failure.exitcode) from None
     return 0
 
 
 @contextlib.contextmanager
 def joined(config: Launchable, verb: str) -> Iterator[World]:
-    """The world of this process for the length of a verb; running out of memory becomes a user's error."""
-    import torch
+    """The world of this process for the length of a verb.
 
-    if _is_worker():
-        _die_with_launcher()
+    Running out of memory becomes a user's error, and of several processes that fail only the first says why.
+    """
     world = join(config.device)
     try:
         yield world
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+    except (Exception, KeyboardInterrupt) as error:
+        mended = _mended(error, config, world)
+        told = claim_failure(_exit_code(mended), world)
+        if told is not None:
+            raise ToldElsewhere("see above", exit_code=told) from None
+        if mended is error:
             raise
-        batch = getattr(config, "batch_size", None)
-        hint = f"try --batch-size {max(1, batch // 2)}" if batch else None
-        raise CorecliError(f"out of memory on {world.device}", hint=hint) from error
+        raise mended from error
     finally:
         leave(world)
 
 
-def _is_worker() -> bool:
-    return "RANK" in os.environ or find_launch(os.environ).size > 1
+def _torchrun_arguments(config: Launchable, argv: list[str]) -> argparse.Namespace:
+    """The options of torchrun, with our command line as the one of its workers. Errors: UsageError."""
+    from torch.distributed.run import get_args_parser
+
+    where = ["--standalone"]
+    if config.nnodes != "1":
+        if config.rdzv_endpoint is None:
+            raise UsageError("--nnodes needs --rdzv-endpoint HOST:PORT")
+        where = [f"--nnodes={config.nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.rdzv_endpoint}"]
+    # The other signals are forwarded here, for torchrun would answer them with its own exit code and a deadline.
+    options = [f"--nproc-per-node={num_processes(config)}", "--signals-to-handle=SIGHUP,SIGQUIT"]
+    arguments = get_args_parser().parse_args([*where, *options, "--module", "corecli"])
+    arguments.training_script_args = argv  # not parsed, as torchrun takes --nproc for an abbreviation of its own
+    return arguments
+
+
+@contextlib.contextmanager
+def _forwarded_signals() -> Iterator[None]:
+    """The stop signals go to the workers, which save and end; this process then ends as they did."""
+
+    def forward(number: int, _: FrameType | None) -> None:
+        workers = _children()
+        if not workers:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    before = [signal.signal(number, forward) for number in STOPPING]
+    try:
+        yield
+    finally:
+        for number, handler in zip(STOPPING, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _children() -> list[int]:
+    """The processes this one has started."""
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")
+    if listed.exists():
+        return [int(pid) for pid in listed.read_text().split()]
+    found = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _mended(error: BaseException, config: Launchable, world: World) -> BaseException:
+    """`error`, or the user's error that it means."""
+    if _is_out_of_memory(error):
+        batch = getattr(config, "batch_size", None)
+        hint = f"try --batch-size {max(1, batch // 2)}" if batch else None
+        return CorecliError(f"out of memory on {world.device}", hint=hint)
+    if world.size > 1 and is_lost_rank(error):
+        time.sleep(_MOURNING_SEC)  # the launcher should see first which process it was that died
+        return CorecliError(f"lost the other processes: {str(error).splitlines()[0]}")
+    return error
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, OSError):
+        return unreadable(error).exit_code
+    return error.exit_code if isinstance(error, CorecliError) else 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -106,12 +177,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return "can't allocate memory" in str(error) or "not enough memory" in str(error)
-
-
-def _die_with_launcher() -> None:
-    """A killed launcher must not leave workers behind holding the GPU."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextlib.contextmanager
