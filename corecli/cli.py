@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -14,8 +15,10 @@ import typer
 
 from corecli import __version__
 from corecli.base import config as cfg
-from corecli.base.errors import CorecliError, unknown_name
+from corecli.base.errors import CorecliError, StorageError, ToldElsewhere, unknown_name
+from corecli.base.files import unreadable
 from corecli.base.outcome import Outcome, to_json_line
+from corecli.engine.signals import die_with_launcher
 
 VERBS: Mapping[str, str] = {
     "extract": "write the features of an image set",
@@ -34,6 +37,9 @@ _PARSER_ERROR: Any = typer.BadParameter.__bases__[0]  # the usage error of typer
 
 def main() -> None:
     """The `corecli` command."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # closed by the caller; the file takes the free number 1 or 2
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+    die_with_launcher()
     sys.exit(run_line(sys.argv[1:]))
 
 
@@ -44,16 +50,24 @@ def run_line(argv: list[str]) -> int:
     try:
         if verb is not None and verb not in VERBS:
             raise unknown_name("verb", verb, VERBS)
-        return build_app(verb)(argv, prog_name="corecli", standalone_mode=False) or 0
+        parsed = build_app(verb)(argv, prog_name="corecli", standalone_mode=False)
+        return parsed if verb is None or isinstance(parsed, int) else dispatch(verb, parsed, argv)
     except _PARSER_ERROR as error:
         return _fail(verb, str(error.format_message()).rstrip("."), 2)
+    except ToldElsewhere as error:
+        return error.exit_code
     except CorecliError as error:
         if debug:
             raise
         return _fail(verb, str(error), error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit):  # typer leaves when help meets a broken pipe, and only then
+        _drop_stdout()
         return 141
+    except OSError as error:
+        if debug:
+            raise
+        mended = unreadable(error)
+        return _fail(verb, str(mended), mended.exit_code)
     except KeyboardInterrupt:
         return _fail(verb, "interrupted, nothing saved", 130)
 
@@ -72,7 +86,7 @@ def build_app(verb: str | None) -> typer.Typer:
     for name, summary in VERBS.items():
         if name == verb:
             module = load_verb(name)
-            app.command(name, help=inspect.getdoc(module))(_command(name, module))
+            app.command(name, help=inspect.getdoc(module))(_command(module))
         else:
             app.command(name, help=summary)(_name_only)
     return app
@@ -99,12 +113,12 @@ def _top(
         raise typer.Exit(2)
 
 
-def _command(name: str, module: ModuleType) -> Callable[..., int]:
-    """A typer command whose parameters are the fields of the verb's Config; unset ones arrive as None."""
+def _command(module: ModuleType) -> Callable[..., Any]:
+    """A typer command that gives the verb's Config; its parameters are the fields, unset ones arrive as None."""
 
-    def command(**given: Any) -> int:
+    def command(**given: Any) -> Any:
         values = {k: v for k, v in given.items() if v is not None and v != []}
-        return dispatch(name, module, cfg.resolve(module.Config, values, presets=module.PRESETS))
+        return cfg.resolve(module.Config, values, presets=module.PRESETS)
 
     parameters = [_parameter(n, *described) for n, described in cfg.described(module.Config).items()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -115,16 +129,14 @@ def _parameter(name: str, f: Any, opt: cfg.Option, hint: Any) -> inspect.Paramet
     kind, many, _ = cfg.kind_of(hint)
     parsed = bool if kind is bool else str  # every source of values is converted and checked in one place, cfg.resolve
     text = help_text(f, opt)
-    metavar = opt.metavar or ("|".join(opt.names()) if 0 < len(opt.names()) <= 4 else kind.__name__.upper())
     if opt.positional:
-        info: Any = typer.Argument(help=text, metavar=metavar, show_default=False)
+        info: Any = typer.Argument(help=text, metavar=cfg.metavar(opt, hint), show_default=False)
     else:
-        spelled = cfg.flag(name)
-        if kind is bool and (opt.role != "runtime" or f.default is True):
-            spelled += f"/--no-{spelled[2:]}"
-        names = (spelled, opt.short) if opt.short else (spelled,)
-        shown = None if kind is bool else metavar
-        info = typer.Option(*names, help=text, metavar=shown, show_default=False)
+        spelled = cfg.spellings(name, f, opt, hint)
+        long = "/".join(word for word in spelled if word.startswith("--"))  # --flip/--no-flip
+        short = [word for word in spelled if not word.startswith("--")]
+        shown = None if kind is bool else cfg.metavar(opt, hint)
+        info = typer.Option(long, *short, help=text, metavar=shown, show_default=False)
     annotation = Annotated[list[parsed] | None if many else parsed | None, info]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -141,21 +153,23 @@ def help_text(f: Any, opt: cfg.Option) -> str:
     return f"{opt.help} [{'; '.join(extra)}]" if extra else opt.help
 
 
-def dispatch(name: str, module: ModuleType, config: Any) -> int:
+def dispatch(name: str, config: Any, argv: list[str]) -> int:
     """Check, then run a verb where it should run: here, or in processes started underneath."""
-    plan = module.check(config)
-    if getattr(config, "dry_run", False):
-        record = {"verb": name, "config": cfg.settings(config), **plan}
-        lines = tuple(f"{key}\t{cfg.to_json(value)}" for key, value in {**record["config"], **plan}.items())
-        _print(Outcome(lines=lines, records=(record,)), as_json=config.json)
-        return 0
+    module = load_verb(name)
     if not hasattr(config, "device"):  # a verb without computation, such as completion
         _print(module.run(config), as_json=False)
         return 0
-    from corecli.engine import launch
+    with _stdout_for_results():
+        plan = module.check(config)
+    if config.dry_run:
+        _print(_dry(name, config, plan), as_json=config.json)
+        return 0
+    with _stdout_for_results():
+        from corecli.engine import launch
 
-    if launch.needed(config):
-        return launch.launch(config)
+        elsewhere = launch.needed(config)
+    if elsewhere:
+        return launch.launch(config, argv)
     with _stdout_for_results(), launch.joined(config, name) as world:
         outcome = module.run(config, world)
     if world.is_main:
@@ -163,6 +177,17 @@ def dispatch(name: str, module: ModuleType, config: Any) -> int:
             print(f"corecli {name}: {note}", file=sys.stderr)
         _print(outcome, as_json=config.json)
     return 0
+
+
+def _dry(name: str, config: Any, plan: dict[str, Any]) -> Outcome:
+    """What --dry-run prints: every option as resolved, then what the verb would read and write."""
+    resolved = cfg.values(config)
+    lines = (f"{key}\t{_shown(value)}" for key, value in {**resolved, **plan}.items() if value is not None)
+    return Outcome(lines=tuple(lines), records=({"verb": name, "config": resolved, **plan},))
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 class _stdout_for_results:
@@ -181,9 +206,20 @@ class _stdout_for_results:
 
 def _print(outcome: Outcome, *, as_json: bool) -> None:
     lines = map(to_json_line, outcome.records) if as_json else outcome.lines
-    for line in lines:
-        print(line)
-    sys.stdout.flush()
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_stdout()
+        raise StorageError((error.strerror or str(error)).lower(), where="standard output") from error
+
+
+def _drop_stdout() -> None:
+    """Let Python's last flush of what could not be written succeed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(verb: str | None, message: str, code: int) -> int:

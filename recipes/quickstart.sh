@@ -7,10 +7,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/setup.sh digits
 
 OUT=${OUT:-quickstart-out}
-TRAIN=digits:16:train
-TEST=digits:16:test
+TRAIN=digits:8:train
+TEST=digits:8:test
 SSL_STEPS=${SSL_STEPS:-400}
-GEN_STEPS=${GEN_STEPS:-500}
+GEN_STEPS=${GEN_STEPS:-1200}
 SECONDS=0
 mkdir -p "$OUT"
 
@@ -23,7 +23,7 @@ verb train-ssl --preset tiny --method supervised --seed 7 --data $TRAIN --steps 
 # The baselines: an encoder from real images, and a generator without condition.
 verb train-ssl --preset tiny --data $TRAIN --steps "$SSL_STEPS" --out "$OUT/f0.safetensors"
 verb train-gen --preset tiny --no-flip --data $TRAIN --steps "$GEN_STEPS" --out "$OUT/g0.safetensors"
-verb sample --ckpt "$OUT/g0.safetensors" --num 1024 --steps 25 --out "$OUT/unconditional"
+verb sample --ckpt "$OUT/g0.safetensors" --num 1442 --steps 25 --out "$OUT/unconditional"
 
 # R2G: the encoder's features guide the generator.
 verb extract --data $TRAIN --encoder "$OUT/f0.safetensors" --out "$OUT/z0.safetensors"
