@@ -37,8 +37,9 @@ _PARSER_ERROR: Any = typer.BadParameter.__bases__[0]  # the usage error of typer
 
 def main() -> None:
     """The `corecli` command."""
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # closed by the caller; the file takes the free number 1 or 2
-    sys.stderr = sys.stderr or open(os.devnull, "w")
+    # A stream that the caller has closed is None; a file opened now takes its number.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     die_with_launcher()
     sys.exit(run_line(sys.argv[1:]))
 

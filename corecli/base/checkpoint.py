@@ -100,7 +100,8 @@ def load_tensors(path: Path) -> Tensors:
         raise missing(path)
     if found == "safetensors":
         return _load_safetensors(path)
-    if found == "torch" or Path(path).suffix in (".pt", ".pth", ".ckpt", ".tar"):
+    is_told_by_name = found == "unknown" and Path(path).suffix in (".pt", ".pth", ".ckpt", ".tar")  # before torch 1.6
+    if found == "torch" or is_told_by_name:
         return _load_torch(path)
     raise DataError("neither a safetensors nor a torch file", where=path, hint="or it is truncated")
 

@@ -1,0 +1,101 @@
+"""Command lines run as a user would run them, but in this process, and the small files they work on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from ran import Ran, Run
+
+from corecli.cli import run_line
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """`run("sample", "--ckpt", path)` in an empty folder, without CORECLI_* variables."""
+    monkeypatch.chdir(tmp_path)
+    for name in [n for n in os.environ if n.startswith("CORECLI_")]:
+        monkeypatch.delenv(name)
+
+    def one(*words: object) -> Ran:
+        capfd.readouterr()
+        code = run_line([str(word) for word in words])
+        out, err = capfd.readouterr()
+        return Ran(code=code, out=out, err=err)
+
+    return one
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of every kind of file, from 8-pixel digits: encoders f and f1, their features z and z1, generators, sets."""
+    folder = tmp_path_factory.mktemp("tiny")
+    data, size = "digits:8:test", ("--batch-size", "32", "--steps", "2")
+    ssl = ("train-ssl", "--preset", "tiny", *size, "--projector-dim", "16", "--data", data)
+    gen = ("train-gen", "--preset", "tiny", *size, "--channel-mult", "1,2", "--head-channels", "16", "--data", data)
+    z = folder / "z.safetensors"
+    _make(*ssl, "--out", folder / "f.safetensors")
+    _make(*ssl, "--seed", "1", "--out", folder / "f1.safetensors")
+    for name, encoder, rows in (("z", "f", data), ("z1", "f1", data), ("other_rows", "f", "digits:8:train")):
+        _make(
+            "extract",
+            "--data",
+            rows,
+            "--encoder",
+            folder / f"{encoder}.safetensors",
+            "--out",
+            folder / f"{name}.safetensors",
+        )
+    _make(*gen, "--features", z, "--out", folder / "g.pt")
+    _make(*gen, "--features", z, "--condition-dropout", "0", "--out", folder / "undropped.pt")
+    _make(*gen, "--out", folder / "unconditional.pt")
+    _make(
+        "sample", "--ckpt", folder / "g.pt", "--features", z, "--rows", "::60", "--steps", "1", "--out", folder / "syn"
+    )
+    _make("inflate", "--real", data, "--materialize", folder / "real.safetensors")
+    _make("inflate", "--real", folder / "real.safetensors", "--synthetic", folder / "syn", "--out", folder / "mix.json")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of twenty small PNG files: good, flat (no classes), one (class), rect, mixed (in size), and bad ones."""
+    root = tmp_path_factory.mktemp("sets")
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        by_class = f"{'ab'[i % 2]}/{i:02d}.png"
+        for name in (f"good/{by_class}", f"flat/{i:02d}.png", f"one/a/{i:02d}.png"):
+            _png(root / name, rng, 8, 8)
+        _png(root / f"rect/{by_class}", rng, 12, 8)
+        _png(root / f"mixed/{by_class}", rng, 8 + i // 10, 8)
+    (root / "empty" / "a").mkdir(parents=True)
+    for name in ("garbage", "truncated", "bomb", "duplicate"):
+        shutil.copytree(root / "good", root / name)
+    (root / "garbage/a/00.png").write_bytes(b"this is no image")
+    whole = (root / "good/a/00.png").read_bytes()
+    (root / "truncated/a/00.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("1", (9000, 9000)).save(root / "bomb/a/00.png")
+    Image.new("RGB", (8, 8)).save(root / "duplicate/a/00.bmp")
+    with tarfile.open(root / "climbing.tar", "w") as archive:
+        for name in ("a/00.png", "../../evil.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(whole)
+            archive.addfile(info, io.BytesIO(whole))
+    return root
+
+
+def _make(*words: object) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert run_line([*map(str, words), "--quiet"]) == 0
+
+
+def _png(path: Path, rng: np.random.Generator, width: int, height: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(path)
