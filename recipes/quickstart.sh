@@ -11,6 +11,7 @@ TRAIN=digits:8:train
 TEST=digits:8:test
 SSL_STEPS=${SSL_STEPS:-400}
 GEN_STEPS=${GEN_STEPS:-1200}
+SAMPLE_STEPS=${SAMPLE_STEPS:-25}
 SECONDS=0
 mkdir -p "$OUT"
 
@@ -23,12 +24,12 @@ verb train-ssl --preset tiny --method supervised --seed 7 --data $TRAIN --steps 
 # The baselines: an encoder from real images, and a generator without condition.
 verb train-ssl --preset tiny --data $TRAIN --steps "$SSL_STEPS" --out "$OUT/f0.safetensors"
 verb train-gen --preset tiny --no-flip --data $TRAIN --steps "$GEN_STEPS" --out "$OUT/g0.safetensors"
-verb sample --ckpt "$OUT/g0.safetensors" --num 1442 --steps 25 --out "$OUT/unconditional"
+verb sample --ckpt "$OUT/g0.safetensors" --num 1442 --steps "$SAMPLE_STEPS" --out "$OUT/unconditional"
 
 # R2G: the encoder's features guide the generator.
 verb extract --data $TRAIN --encoder "$OUT/f0.safetensors" --out "$OUT/z0.safetensors"
 verb train-gen --preset tiny --no-flip --data $TRAIN --features "$OUT/z0.safetensors" --steps "$GEN_STEPS" --out "$OUT/g1.safetensors"
-verb sample --ckpt "$OUT/g1.safetensors" --features "$OUT/z0.safetensors" --per-row 1 --steps 25 --out "$OUT/r2g"
+verb sample --ckpt "$OUT/g1.safetensors" --features "$OUT/z0.safetensors" --per-row 1 --steps "$SAMPLE_STEPS" --out "$OUT/r2g"
 
 # G2R: real images twice and samples once, weakly augmented, for as many steps as the baseline.
 verb inflate --real $TRAIN --synthetic "$OUT/r2g" --repeat 2 --out "$OUT/mix.json"
@@ -40,7 +41,7 @@ measure probe-baseline probe --encoder "$OUT/f0.safetensors" --train $TRAIN --te
 measure probe-g2r probe --encoder "$OUT/f1.safetensors" --train $TRAIN --test $TEST
 
 # A sheet as in CORE's Figure 7: a column is a real digit and the samples made from its features.
-verb sample --ckpt "$OUT/g1.safetensors" --features "$OUT/z0.safetensors" --rows ::144 --per-row 5 --steps 25 --out "$OUT/columns"
+verb sample --ckpt "$OUT/g1.safetensors" --features "$OUT/z0.safetensors" --rows ::144 --per-row 5 --steps "$SAMPLE_STEPS" --out "$OUT/columns"
 verb show "$OUT/columns" --real $TRAIN --columns 10 --rows 6 --out "$OUT/sheet.png"
 
 python - "$OUT" "$SECONDS" <<'PY'

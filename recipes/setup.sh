@@ -8,9 +8,9 @@ if [[ -z ${VIRTUAL_ENV:-} ]]; then
   fi
   source .venv/bin/activate
 fi
-setup_stamp="$VIRTUAL_ENV/.corecli-$1-$({ pwd; cat pyproject.toml; } | sha256sum | cut -c1-16)"
-if [[ ! -e $setup_stamp ]]; then
+setup_key=$({ pwd; cat pyproject.toml; } | sha256sum | cut -c1-16)
+if [[ ! -e $VIRTUAL_ENV/.corecli-$1-$setup_key && ! -e $VIRTUAL_ENV/.corecli-test-$setup_key ]]; then
   echo "installing corecli[$1] into $VIRTUAL_ENV" >&2
   python -m pip install --quiet --disable-pip-version-check --editable ".[$1]" >&2
-  touch "$setup_stamp"
+  touch "$VIRTUAL_ENV/.corecli-$1-$setup_key"
 fi

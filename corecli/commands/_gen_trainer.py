@@ -17,7 +17,7 @@ from corecli.data.sheet import write_sheet
 from corecli.engine import optim
 from corecli.engine.dist import World, average_gradients, mean_over_ranks
 from corecli.engine.ema import EMA
-from corecli.engine.precision import autocast
+from corecli.engine.precision import autocast, place
 from corecli.engine.run import Tensors, merge, split
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class GenTrainer:
         self._table = table
         with about(config.features or config.data):
             self._conditions = _conditions(data, table, condition)
-        self.generator = _build(config, data, self._conditions, condition).to(world.device)
+        self.generator = place(_build(config, data, self._conditions, condition), world.device)
         self.generator.check_condition(self._conditions)
         self.optimizer = optim.build_optimizer(
             "adamw", self.generator.parameters(), lr=config.lr, weight_decay=config.weight_decay

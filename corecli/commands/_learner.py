@@ -12,7 +12,7 @@ from corecli.base.errors import CorecliError, DataError, UsageError, about
 from corecli.data import augment
 from corecli.engine import optim
 from corecli.engine.dist import World, average_gradients, mean_over_ranks
-from corecli.engine.precision import autocast
+from corecli.engine.precision import autocast, place
 from corecli.engine.run import Tensors, merge, split
 from corecli.engine.schedule import Stage, check_warmup, find_stage, learning_rate, parse_duration
 from corecli.nets.batchnorm import synchronise_batchnorm
@@ -40,7 +40,7 @@ class Learner:
         world: World,
     ) -> None:
         self.config, self.data, self.stages, self.world = config, data, stages, world
-        self.encoder = encoder.to(world.device)
+        self.encoder = place(encoder, world.device)
         self._labels = torch.from_numpy(data.rows.labels)
         self._groups = torch.from_numpy(data.rows.group_ids)
         with about(config.features):
@@ -163,7 +163,7 @@ class Learner:
                 batch=self.config.batch_size,
                 image_size=(images.shape[-2], images.shape[-1]),
             )
-            views.append(augment.augment(images, parameters[first : first + len(rows)]))
+            views.append(augment.augment(images, parameters[first : first + len(rows)], compile=self.config.compile))
         device = self.world.device
         return Batch(
             views=tuple(views),

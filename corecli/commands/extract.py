@@ -72,13 +72,13 @@ def run(config: Config, world: World) -> Outcome:
 
     from corecli.data.features import FeatureTable, save_features
     from corecli.data.loader import read_batches
-    from corecli.engine.precision import autocast
+    from corecli.engine.precision import autocast, place
     from corecli.engine.run import clear_work, open_folder
     from corecli.engine.shards import Shards
     from corecli.nets.encoder import load_encoder
 
     data = _inputs.open_images(config.data, image_size=config.image_size, on_bad=config.on_bad)
-    encoder = load_encoder(config.encoder).to(world.device).eval()
+    encoder = place(load_encoder(config.encoder), world.device).eval()
     identity = cfg.identity(config, {"data": data.fingerprint, "encoder": encoder.fingerprint})
     if is_finished(config.out, identity, force=config.force):
         clear_work(config.out)

@@ -99,7 +99,7 @@ def run(config: Config, world: World) -> Outcome:
     """Sample, shard by shard, and publish the set. Errors: DataError, UsageError, CannotCreateError."""
     from corecli.base import checkpoint
     from corecli.data.imageset import write_set
-    from corecli.engine.precision import autocast
+    from corecli.engine.precision import autocast, place
     from corecli.engine.run import clear_work, open_folder
     from corecli.engine.shards import Shards
 
@@ -111,7 +111,7 @@ def run(config: Config, world: World) -> Outcome:
     if is_finished(config.out, identity, force=config.force):
         clear_work(config.out)
         return produced(config.out, notes=("already there, left alone",), num=len(plan.rows))
-    generator = _build(header, tensors).to(world.device)
+    generator = place(_build(header, tensors), world.device)
     generator.check_condition(plan.condition, guidance=config.guidance)
     folder = open_folder(config.out, identity, world, force=config.force)
 

@@ -120,6 +120,7 @@ class Config(Common):
     temperature: float | None = option(None, help="temperature of the contrastive loss", minimum=1e-6)
     views: int | None = option(None, help="views of psl: 1 is cheaper, 2 is CORE's Eq. 7", minimum=1, maximum=2)
     guard: bool = option(False, help="at most one member of a group in a batch")
+    compile: bool = option(False, help="compile the augmentation, where there is a C++ compiler")
     log_every: int = option(50, help="steps between logged values", role="runtime", minimum=1)
     save_sec: float = option(60.0, help="seconds between saved states", role="runtime", minimum=0)
     workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
