@@ -47,7 +47,7 @@ class Config(Common):
     encoder: str | None = option(None, help="encoder file, or timm:NAME[:WEIGHTS]", role="input", metavar="FILE|NAME")
     layer: Literal["backbone", "projector"] = option("backbone", help="which features")
     seeds: int = option(3, help="repetitions, for the interval", minimum=1)
-    epochs: int = option(20, help="passes over the training features", minimum=1)
+    epochs: int = option(20, help="passes over the training features, and at least 500 steps", minimum=1)
     k: int = option(20, help="neighbours of the k-NN vote", minimum=1)
     per_class: bool = option(False, help="also print the accuracy of each class", role="runtime")
     image_size: int | None = option(None, help="resize and crop images to this first", minimum=1)
@@ -87,6 +87,7 @@ def run(config: Config, world: World) -> Outcome:
     if not world.is_main:
         return Outcome()
     with about(config.test):
+        _check_dimensions(test.features, train.features)
         test_labels = _by_name(test, train)
     arrays = (train.features, train.labels, test.features, test_labels)
     options = ProbeOptions(num_epochs=config.epochs, num_seeds=config.seeds, seed=config.seed)
@@ -136,6 +137,13 @@ def _check_spaces(config: Config) -> None:
         told = [f"{layer} of {str(fingerprint)[:12]}" for fingerprint, layer in spaces]
         hint = "extract both with one encoder and layer; --force accepts it"
         raise DataError(f"features are {told[1]}, those of {config.train} {told[0]}", where=config.test, hint=hint)
+
+
+def _check_dimensions(test: torch.Tensor, train: torch.Tensor) -> None:
+    """Errors: DataError when --force has let features of two lengths pass."""
+    if test.shape[1] != train.shape[1]:
+        reason = f"features of {test.shape[1]} dimensions, the training set's have {train.shape[1]}"
+        raise DataError(reason, hint="extract both with one encoder and layer")
 
 
 def _labelled(config: Config, spec: str, encoder: Encoder | None, world: World, *, least: int) -> Labelled:

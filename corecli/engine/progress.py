@@ -18,7 +18,7 @@ class Progress:
         self.label, self.total, self.done = label, total, done
         self.images = 0
         self._started = self._last_line = time.monotonic()
-        self._first = done
+        self._first = self._told = done
         self._bar = _bar(label, total, done) if shown and _is_terminal() else None
         self._plain = shown and self._bar is None
 
@@ -30,7 +30,7 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._plain and self.done > self._first:
+        elif self._plain and self.done > self._told:
             self._line({})
 
     def advance(self, count: int = 1, *, images: int = 0) -> None:
@@ -54,7 +54,7 @@ class Progress:
         return f"{self.images / elapsed:.0f} img/s" if self.images else ""
 
     def _line(self, values: Mapping[str, float]) -> None:
-        self._last_line = time.monotonic()
+        self._last_line, self._told = time.monotonic(), self.done
         rate = (self.done - self._first) / max(self._last_line - self._started, 1e-9)
         left = (self.total - self.done) / rate if rate else 0.0
         parts = (f"{self.label} {self.done}/{self.total}", _text(values), self._speed(), f"{left:.0f} s left")

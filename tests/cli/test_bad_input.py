@@ -470,7 +470,13 @@ def test_parts_that_do_not_fit_leave_no_mixture(run: Run, sets: Path) -> None:
     check(run, line, 65, *words, sets=sets)
     check(run, "inflate --out o --real $sets/good --synthetic $sets/good", 65, "o: key 'a/00' is in", sets=sets)
     check(run, "inflate --out o --real $sets/good --first 2 --fraction 0.5", 65, "several subsets", sets=sets)
-    check(run, "inflate --out o --real $sets/good --synthetic digits:8 --missing fail", 65, "have no synthetic partner", sets=sets)
+    check(
+        run,
+        "inflate --out o --real $sets/good --synthetic digits:8 --missing fail",
+        65,
+        "have no synthetic partner",
+        sets=sets,
+    )
 
 
 @pytest.mark.parametrize("log_every", [1, 50])

@@ -1,0 +1,629 @@
+"""The command line itself: what it prints where, what it imports, where values come from, how it ends."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+import pytest
+from ran import Run
+
+from corecli import __version__
+from corecli.base import checkpoint, registry
+from corecli.base import config as cfg
+from corecli.base.files import sniff
+from corecli.base.outcome import to_json_line
+from corecli.cli import VERBS, load_verb
+
+PACKAGE = Path(__file__).parents[2] / "corecli"
+WORKING = [verb for verb in VERBS if verb != "completion"]
+LINES = {
+    "extract": "extract --data $tiny/real.safetensors --encoder $tiny/f.safetensors --out o",
+    "train-gen": "train-gen --preset tiny --data $tiny/real.safetensors --features $tiny/z.safetensors --out o",
+    "sample": "sample --ckpt $tiny/g.pt --features $tiny/z.safetensors --rows ::50 --steps 1 --out o",
+    "inflate": "inflate --real $tiny/real.safetensors --synthetic $tiny/syn --out o",
+    "train-ssl": "train-ssl --preset tiny --data $tiny/mix.json --batch-size 64 --out o",
+    "probe": "probe --train $tiny/real.safetensors --test $tiny/syn --encoder $tiny/f.safetensors --layer projector",
+    "fid": "fid --reference $tiny/real.safetensors --samples $tiny/syn --extractor $tiny/f1.safetensors --save-stats o",
+    "show": "show $tiny/syn --real $tiny/real.safetensors --out o",
+}
+
+
+def words_of(line: str, **places: object) -> list[str]:
+    return Template(line).substitute(places).split()
+
+
+def process(*argv: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A real process, run to its end."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.run([sys.executable, "-m", "corecli", *map(str, argv)], text=True, timeout=120, **streams)
+
+
+@pytest.fixture(autouse=True)
+def short_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe of as many steps as --epochs says, not of 500 at least."""
+    from corecli.metrics import linear_probe
+
+    monkeypatch.setattr(linear_probe, "ProbeOptions", partial(linear_probe.ProbeOptions, min_steps=5))
+
+
+# Imports
+
+
+def test_help_completion_and_dry_run_import_no_torch(tiny: Path, tmp_path: Path) -> None:
+    lines = ["--help", "--version", *(f"{verb} --help" for verb in VERBS)]
+    lines += [f"completion {shell}" for shell in ("bash", "zsh", "fish")]
+    dry = [f"{Template(line).substitute(tiny=tiny)} --dry-run" for line in LINES.values()]
+    lines += [*dry, *(f"{line} --json" for line in dry)]
+    program = f"""
+import contextlib, io, sys
+from corecli.cli import run_line
+for line in {lines!r}:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert run_line(line.split()) == 0, line
+    assert out.getvalue(), line
+    heavy = {{"torch", "torchvision", "diffusers", "timm", "scipy", "sklearn"}} & set(sys.modules)
+    assert not heavy, (line, heavy)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, timeout=120)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --dry-run
+
+
+@pytest.mark.parametrize("verb", WORKING)
+def test_dry_run_tells_the_config_and_what_would_be_written(run: Run, tiny: Path, verb: str) -> None:
+    line = [*words_of(LINES[verb], tiny=tiny), "--dry-run"]
+    ran = run(*line, "--json")
+    assert (ran.code, ran.err) == (0, "")
+    record = json.loads(ran.out)
+    assert record["verb"] == verb
+    assert record["config"].keys() == cfg.described(load_verb(verb).Config).keys()
+    plan = {name: value for name, value in record.items() if name not in ("verb", "config")}
+    assert plan
+    if verb != "probe":
+        assert "o" in (plan.get("out"), *plan.get("writes", ()))
+    told = dict(text.split("\t", 1) for text in run(*line).out.splitlines())
+    assert told["dry_run"] == "true"
+    assert told["seed"] == "0"
+    assert told.keys() >= plan.keys()
+    assert list(Path().iterdir()) == []
+
+
+def test_dry_run_resolves_presets(run: Run) -> None:
+    line = ("train-gen", "--preset", "adm-cifar", "--data", "digits:32", "--out", "o", "--dry-run", "--json")
+    config = json.loads(run(*line, "--channels", "64").out)["config"]
+    assert (config["channels"], config["channel_mult"], config["steps"]) == (64, [1, 2, 2, 2], 500_000)
+
+
+# Streams
+
+
+@pytest.mark.parametrize("verb", WORKING)
+def test_stdout_is_the_result_alone(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """What a library prints, by Python or by C, while sets are opened or while a verb runs, goes to stderr."""
+    module = load_verb(verb)
+
+    def noisy(name: str) -> Any:
+        original = getattr(module, name)
+
+        def call(*args: Any) -> Any:
+            print(f"printed by {name}")
+            os.write(1, f"written by {name}\n".encode())
+            return original(*args)
+
+        return call
+
+    for name in ("check", "run"):
+        monkeypatch.setattr(module, name, noisy(name))
+    monkeypatch.setattr(sys, "stdout", open(1, "w", closefd=False))  # as in a process of its own; pytest's is a file
+    line = words_of(LINES[verb], tiny=tiny)
+    line += ["--steps", "1"] if verb.startswith("train-") else []
+    line += ["--batch-size", "32", "--channel-mult", "1,2", "--head-channels", "16"] if verb == "train-gen" else []
+    ran = run(*line, "--json")
+    assert ran.code == 0, ran.err
+    assert isinstance(json.loads(ran.out), dict)  # one line, and nothing else
+    assert ran.out.count("\n") == 1
+    for name in ("check", "run"):
+        assert f"printed by {name}" in ran.err
+        assert f"written by {name}" in ran.err
+
+
+def test_progress_and_notes_go_to_stderr_and_quiet_silences_them(run: Run, tiny: Path) -> None:
+    line = words_of(LINES["extract"], tiny=tiny)
+    ran = run(*line)
+    assert ran.out == "o\n"
+    assert re.fullmatch(r"extract 355/355  \d+ img/s  0 s left\n", ran.err)
+    assert run(*line).err == "corecli extract: already there, left alone\n"
+    for again in (line, [*line, "--force"]):
+        quiet = run(*again, "-q")
+        assert (quiet.code, quiet.out, quiet.err) == (0, "o\n", "")
+
+
+def test_training_tells_its_progress_once_a_log_step(run: Run, tiny: Path) -> None:
+    line = (*words_of(LINES["train-ssl"], tiny=tiny), "--steps", "4", "--log-every", "2")
+    shown = run(*line).err.splitlines()
+    assert [text.split()[1] for text in shown] == ["2/4", "4/4"]
+    for text in shown:
+        assert re.search(r"loss [\d.]+ .*  \d+ img/s  \d+ s left$", text)
+    logged = [json.loads(text) for text in Path("o.d/log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in logged] == [2, 4]
+
+
+def test_json_is_one_object_a_line_with_null_for_nan(run: Run, tiny: Path) -> None:
+    def never(word: str) -> None:
+        raise AssertionError(word)
+
+    line = words_of(LINES["fid"], tiny=tiny)
+    ran = run(*line, "--samples", tiny / "real.safetensors", "--json", "-q")
+    records = [json.loads(text, parse_constant=never) for text in ran.out.splitlines()]
+    assert [record["samples"] for record in records] == [str(tiny / "syn"), str(tiny / "real.safetensors")]
+    assert records[0]["corrected"] is None
+    assert records[1]["value"] == pytest.approx(0, abs=1e-6)
+    odd = {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": -float("inf")}, "e": 0.1 + 0.2, "f": Path("x")}
+    assert to_json_line(odd) == '{"a": null, "b": [null, 1.5], "c": {"d": null}, "e": 0.30000000000000004, "f": "x"}'
+
+
+def test_scores_are_name_tab_value_lines(run: Run, tiny: Path) -> None:
+    lines = run(*words_of(LINES["probe"], tiny=tiny), "--seeds", "1", "--epochs", "1", "-q").out.splitlines()
+    names = [line.split("\t")[0] for line in lines]
+    assert names[:2] == ["top1", "top5"]
+    assert all(0 <= float(line.split("\t")[1]) <= 1 for line in lines)
+
+
+def test_no_escape_codes_outside_a_terminal(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
+        monkeypatch.setenv(name, "1")
+    for line in (["--help"], ["sample", "--help"], words_of(LINES["extract"], tiny=tiny), ["sample"]):
+        ran = run(*line)
+        assert "\x1b" not in ran.out + ran.err
+        assert not re.search(r"[\u2500-\u257f]", ran.out + ran.err)
+
+
+class Terminal:
+    """A pseudo-terminal in place of a stream."""
+
+    def __enter__(self) -> Terminal:
+        self._ours, theirs = os.openpty()
+        self.stream = os.fdopen(theirs, "w")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.stream.closed:
+            self.stream.close()
+        os.close(self._ours)
+
+    def shown(self) -> str:
+        self.stream.close()
+        parts = []
+        while True:
+            try:
+                part = os.read(self._ours, 1 << 16)
+            except OSError:  # how Linux says that the other side is closed
+                part = b""
+            if not part:
+                return b"".join(parts).decode()
+            parts.append(part)
+
+
+@pytest.mark.parametrize("kind", ["plain terminal", "NO_COLOR", "dumb"])
+def test_a_bar_with_speed_and_time_left_on_a_terminal(
+    run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("TERM", "dumb" if kind == "dumb" else "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if kind == "NO_COLOR":
+        monkeypatch.setenv("NO_COLOR", "1")
+    with Terminal() as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal.stream)
+        assert run(*words_of(LINES["extract"], tiny=tiny), "--batch-size", "64").code == 0
+        monkeypatch.undo()
+        shown = terminal.shown()
+    assert re.search(r"\d+ img/s", shown)
+    if kind == "dumb":
+        assert "\x1b" not in shown
+        return
+    assert "355/355" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
+    assert re.search(r"\d:\d\d:\d\d", shown)  # rich's column of the time left
+    assert "\u2501" in shown
+    assert bool(re.search(r"\x1b\[[\d;]*3\d(;\d+)*m", shown)) == (kind != "NO_COLOR")
+
+
+def test_colour_in_help_on_a_terminal_unless_refused(tmp_path: Path) -> None:
+    shown = {}
+    for kind in ("colour", "NO_COLOR"):
+        environment = {n: v for n, v in os.environ.items() if n not in ("NO_COLOR", "COLUMNS")}
+        environment |= {"TERM": "xterm-256color"} | ({"NO_COLOR": "1"} if kind == "NO_COLOR" else {})
+        with Terminal() as terminal:
+            assert process("sample", "--help", stdout=terminal.stream, env=environment).returncode == 0
+            shown[kind] = terminal.shown()
+    assert "\x1b[" in shown["colour"]
+    assert "\x1b" not in shown["NO_COLOR"]
+
+
+# Where values come from
+
+
+def test_option_environment_file_preset_default(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_tiny = load_verb("train-gen").PRESETS["tiny"]
+    Path("c.json").write_text('{"steps": 400, "lr": 0.5}')
+    Path("c.toml").write_text("steps = 401\nchannel-mult = [1, 2]\nflip = false\n")
+    line = ["train-gen", "--data", "digits:8", "--out", "o", "--dry-run", "--json"]
+
+    def steps(*more: str) -> int:
+        return json.loads(run(*line, *more).out)["config"]["steps"]
+
+    assert steps() == 10_000
+    assert steps("--preset", "tiny") == of_tiny["steps"] not in (10_000, 400, 401, 300, 200)
+    assert steps("--preset", "tiny", "--config", "c.json") == 400
+    assert steps("--config", "c.toml", "--preset", "tiny") == 401
+    monkeypatch.setenv("CORECLI_STEPS", "300")
+    assert steps("--preset", "tiny", "--config", "c.json") == 300
+    assert steps("--preset", "tiny", "--config", "c.json", "--steps", "200") == 200
+    monkeypatch.setenv("CORECLI_PRESET", "tiny")
+    monkeypatch.setenv("CORECLI_CONFIG", "c.toml")
+    monkeypatch.setenv("CORECLI_LEARN_SIGMA", "yes")
+    config = json.loads(run(*line).out)["config"]
+    told = [config[name] for name in ("preset", "channels", "channel_mult", "flip", "learn_sigma")]
+    assert told == ["tiny", of_tiny["channels"], [1, 2], False, True]
+    assert json.loads(run(*line, "--flip", "--channel-mult", "1,4").out)["config"]["channel_mult"] == [1, 4]
+    assert json.loads(run(*line, "--flip").out)["config"]["flip"] is True
+
+
+def test_every_preset_resolves(run: Run, tiny: Path) -> None:
+    for verb in WORKING:
+        for name in load_verb(verb).PRESETS:
+            line = [*words_of(LINES[verb], tiny=tiny), *(["--batch-size", "8"] if "train" in verb else [])]
+            ran = run(*line, "--preset", name, "--dry-run", "--json")
+            assert json.loads(ran.out)["config"]["preset"] == name, ran.err
+
+
+def test_choices_told_without_torch_are_those_there_are() -> None:
+    from corecli.commands.train_ssl import AUGMENTATIONS, Config
+    from corecli.data.augment import RECIPES
+    from corecli.nets.backbones import NAMES
+
+    assert tuple(RECIPES) == AUGMENTATIONS
+    assert all(name in cfg.described(Config)["backbone"][1].help for name in NAMES)
+    assert cfg.described(Config)["method"][1].names() == registry.choices("ssl")
+
+
+# Finished targets
+
+
+@pytest.mark.parametrize("verb", ["extract", "sample", "inflate", "train-ssl"])
+def test_a_finished_target_is_left_alone(run: Run, tiny: Path, verb: str) -> None:
+    line = [*words_of(LINES[verb], tiny=tiny), *(["--steps", "1"] if verb == "train-ssl" else []), "-q"]
+    assert run(*line).code == 0
+    before = contents(Path("o"))
+    ran = run(*line[:-1], *(["--save-sec", "5"] if verb == "train-ssl" else []))
+    assert ran.code == 0
+    assert "left alone" in ran.err
+    assert contents(Path("o")) == before
+    differing = run(*line, "--seed", "1")
+    assert (differing.code, differing.out) == (73, "")
+    assert "o: exists with another config: seed: 0 there, 1 now (--force starts over)" in differing.err
+    assert contents(Path("o")) == before
+    assert run(*line, "--seed", "1", "--force").code == 0
+    assert contents(Path("o")) != before
+
+
+def contents(path: Path) -> dict[str, tuple[int, bytes]]:
+    files = sorted(p for p in (path, *path.rglob("*")) if p.is_file())
+    return {str(file): (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+
+
+# Exit codes
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version").out == f"corecli {__version__}\n"
+    for words in (["--help"], ["-h"]):
+        ran = run(*words)
+        assert (ran.code, ran.err) == (0, "")
+        assert all(f"  {verb} " in ran.out for verb in VERBS)
+    for verb in VERBS:
+        ran = run(verb, "--help")
+        assert (ran.code, ran.err) == (0, "")
+        for name, (_, opt, _) in cfg.described(load_verb(verb).Config).items():
+            assert opt.positional or cfg.flag(name) in ran.out
+
+
+def test_without_a_verb_the_help_is_an_error(run: Run) -> None:
+    ran = run()
+    assert (ran.code, ran.out) == (2, "")
+    assert "Usage: corecli" in ran.err
+
+
+def test_a_signal_after_saving_is_75_and_the_same_line_resumes(
+    run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from corecli.commands._learner import Learner
+
+    learn = Learner.learn
+    line = (*words_of(LINES["train-ssl"], tiny=tiny), "--steps", "4", "-q")
+
+    def stopped(self: Any, step: int, *rest: Any) -> Any:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learn(self, step, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "learn", stopped)
+        ran = run(*line)
+    assert (ran.code, ran.out) == (75, "")
+    assert "stopped at step 3 of 4, saved (the same line resumes)" in ran.err
+    assert not Path("o").exists()
+    assert run(*line).out == "o\n"
+
+
+@pytest.mark.parametrize("where", ["check", "run"])
+def test_an_interrupt_with_nothing_saved_is_130(
+    run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(load_verb("show"), where, interrupted)
+    ran = run(*words_of(LINES["show"], tiny=tiny))
+    assert (ran.code, ran.out, ran.err) == (130, "", "corecli show: error: interrupted, nothing saved\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_an_interrupt_while_torch_is_imported_is_130(tiny: Path, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "corecli", *words_of(LINES["extract"], tiny=tiny)]
+    child = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(6000):
+        if "libtorch" in Path(f"/proc/{child.pid}/maps").read_text():
+            break
+        time.sleep(0.005)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out, err) == (130, "", "corecli extract: error: interrupted, nothing saved\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def broken_pipe() -> Iterator[int]:
+    """A pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.mark.parametrize("line", ["completion fish", "--help", LINES["inflate"]])
+def test_a_broken_pipe_is_141(tiny: Path, tmp_path: Path, broken_pipe: int, line: str) -> None:
+    ended = process(*words_of(line, tiny=tiny), stdout=broken_pipe, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_standard_output_is_74() -> None:
+    with open("/dev/full", "w") as stream:
+        ended = process("completion", "bash", stdout=stream)
+    assert ended.returncode == 74
+    assert ended.stderr == "corecli completion: error: standard output: no space left on device\n"
+
+
+def test_closed_streams_are_no_bug() -> None:
+    line = f"{sys.executable} -m corecli completion bash >&- && {sys.executable} -m corecli smaple 2>&-"
+    assert subprocess.run(["bash", "-c", line], capture_output=True, timeout=60).returncode == 2
+
+
+def test_a_bug_has_a_traceback_and_a_mistake_one_with_debug(tmp_path: Path) -> None:
+    environment = {**os.environ, "CORECLI_DEBUG": "1"}
+    plain, debug = (process("show", "nothing", "--out", "o", cwd=tmp_path, env=e) for e in (None, environment))
+    assert (plain.returncode, plain.stderr.count("\n")) == (66, 1)
+    assert debug.returncode == 1
+    assert "Traceback" in debug.stderr
+    assert "no such file or directory" in debug.stderr
+
+
+# No option is dead
+
+
+def sources(verb: str) -> str:
+    """The text of every module in which a field of the verb's Config may be read."""
+    own = {"train-ssl": ["_learner"], "train-gen": ["_gen_trainer"]}.get(verb, [])
+    names = [f"commands/{name}.py" for name in (verb.replace("-", "_"), *own)]
+    return "\n".join((PACKAGE / name).read_text() for name in (*names, "cli.py", "engine/launch.py"))
+
+
+def read_fields(text: str) -> set[str]:
+    """Names read as `config.NAME`, or listed as strings for `getattr`."""
+    nodes = list(ast.walk(ast.parse(text)))
+    read = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return read | {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_is_read_somewhere(verb: str) -> None:
+    resolved_before = {"config", "preset"} | {name for name, verbs in IDLE.items() if verb in verbs}
+    fields = cfg.described(load_verb(verb).Config).keys() - resolved_before
+    assert fields - read_fields(sources(verb)) == set()
+
+
+TRAIN = "--batch-size 16 --steps 2 --quiet --data digits:8:test --out $out"
+SSL = f"train-ssl --preset tiny --projector-dim 16 {TRAIN}.safetensors"
+GEN = f"train-gen --preset tiny --channel-mult 1,2 --head-channels 16 {TRAIN}.safetensors"
+PROBE = "probe --train $tiny/real.safetensors --test digits:8:train --layer projector --seeds 1 --json -q --encoder"
+FID = "fid --reference $tiny/real.safetensors --samples $tiny/syn --json -q --extractor"
+
+# A line, and options each of which must change what it computes, compared with the line alone.
+EFFECTS: dict[str, list[str]] = {
+    SSL: [
+        "--data digits:8:train", "--seed 1", "--precision bf16", "--method supervised", "--stage simclr:1",
+        "--init $tiny/f1.safetensors", "--backbone resnet18", "--stem imagenet", "--projector-hidden 8",
+        "--projector-dim 8", "--image-size 16", "--augment weak", "--steps 3", "--batch-size 8", "--optimizer sgd",
+        "--lr 0.1", "--weight-decay 0.5", "--schedule constant", "--warmup 1", "--temperature 0.9",
+    ],
+    f"{SSL} --optimizer lars --lr 0.4": ["--momentum 0.1", "--lars-eta 0.5", "--no-lars-clip"],
+    f"{SSL} --method psl --features $tiny/z.safetensors": ["--features $tiny/z1.safetensors", "--views 1"],
+    f"{SSL} --data $tiny/mix.json --batch-size 300": ["--guard"],
+    f"{GEN} --steps 4 --features $tiny/z.safetensors": [
+        "--features $tiny/z1.safetensors", "--seed 1", "--precision bf16", "--steps 5", "--batch-size 8", "--lr 0.1",
+        "--weight-decay 0.5", "--clip 0.001", "--ema-decay 0.1", "--channels 48", "--num-res-blocks 2",
+        "--attention-resolutions 8", "--head-channels 8", "--dropout 0.5", "--learn-sigma", "--schedule cosine",
+        "--diffusion-steps 50", "--no-flip", "--condition-dropout 0.9", "--feature-normalization l2",
+        "--feature-noise 1",
+    ],
+    GEN: ["--data digits:8:train", "--condition labels", "--image-size 16", "--channel-mult 2"],
+    "extract --data $tiny/syn --quiet --out $out.safetensors --encoder $tiny/f.safetensors": [
+        "--data digits:8:test", "--encoder $tiny/f1.safetensors", "--layer backbone", "--image-size 4",
+        "--precision bf16",
+    ],
+    "sample --rows 0,5,9,2 --steps 2 --quiet --out $out.npz --features $tiny/z.safetensors --ckpt $tiny/g.pt": [
+        "--ckpt $tiny/undropped.pt", "--features $tiny/other_rows.safetensors", "--per-row 2", "--num 3",
+        "--order shuffle", "--order class-balanced", "--rows 1", "--sampler ddpm", "--steps 3", "--eta 1",
+        "--guidance 50", "--seed 1", "--precision bf16", "--format tar",
+    ],
+    "inflate --json --out $out.json --real $tiny/real.safetensors --synthetic $tiny/syn": [
+        "--real digits:8:train", "--synthetic digits:8:train", "--repeat 2", "--beta 0.5", "--fraction 0.5",
+        "--per-class 3", "--first 9", "--order sequential", "--guard", "--missing drop", "--round 3",
+        "--batch-size 8", "--fraction 0.5 --seed 1",
+    ],
+    "inflate --json --real $tiny/syn --materialize $out.npz": ["--format packed", "--image-size 4"],
+    f"{PROBE} $tiny/f.safetensors": [
+        "--train digits:16:test", "--test $tiny/syn", "--encoder $tiny/f1.safetensors", "--layer backbone",
+        "--seeds 2", "--epochs 40", "--k 1", "--image-size 4", "--seed 1", "--precision bf16",
+    ],
+    f"{FID} $tiny/f.safetensors": [
+        "--reference digits:8:train", "--samples $tiny/real.safetensors", "--extractor $tiny/f1.safetensors",
+        "--layer projector", "--no-copies", "--image-size 4", "--save-stats $out.npz",
+    ],
+    "show $tiny/real.safetensors --quiet --out $out.png": ["--columns 3", "--rows 2", "--image-size 4"],
+    "show $tiny/syn --quiet --out $out.png": ["--real $tiny/real.safetensors"],
+}  # fmt: skip
+# Options that do not change what is computed, or have one value only.
+ELSEWHERE = {
+    "config", "preset", "json", "quiet", "force", "dry_run", "out", "data", "materialize",  # above
+    "device", "nproc", "nnodes", "rdzv_endpoint", "on_bad",  # test_bad_input.py, tests/dist
+    "log_every", "save_sec", "preview_every", "batch_size", "workers", "per_class",  # test_runtime_options
+    "resize",  # of Inception: test_options_with_nothing_to_act_on_are_refused and tests/golden
+    "arch",  # has one value
+    "compile",  # the same numbers, faster: tests/bench
+    "shell",
+}  # fmt: skip
+# These act where there is something to act on; a verb without passes over them, as its page says.
+IDLE = {"seed": {"extract", "fid", "show"}, "precision": {"fid", "inflate", "show"}}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_is_tried(verb: str) -> None:
+    tried = {word for line, more in EFFECTS.items() if line.split()[0] == verb for o in more for word in o.split()}
+    for name in cfg.described(load_verb(verb).Config):
+        flags = {cfg.flag(name), f"--no-{cfg.flag(name)[2:]}"}
+        assert flags & tried or name in ELSEWHERE or verb in IDLE.get(name, ()), f"no test shows what {name} does"
+
+
+@pytest.mark.parametrize("line", EFFECTS, ids=lambda line: f"{line.split()[0]} {line.split()[-1]}")
+def test_every_option_has_an_effect(run: Run, tiny: Path, line: str) -> None:
+    alone = made(run, tiny, line, "alone")
+    for number, more in enumerate(EFFECTS[line]):
+        assert made(run, tiny, f"{line} {more}", f"made{number}") != alone, f"{more} changes nothing"
+
+
+def made(run: Run, tiny: Path, line: str, out: str) -> tuple[str, dict[str, object]]:
+    """What a line prints, and the content of what it writes without the record of its own options."""
+    ran = run(*words_of(line, tiny=tiny, out=out))
+    assert ran.code == 0, (line, ran.err)
+    files = [path for path in Path().glob(f"{out}*") if path.suffix != ".d"]
+    return ran.out.replace(out, "OUT"), {path.name.replace(out, "OUT"): payload(path) for path in files}
+
+
+def payload(path: Path) -> object:
+    kind = sniff(path)
+    if kind == "directory":
+        return {str(file): file.read_bytes() for file in path.rglob("*") if file.is_file() and file.suffix != ".json"}
+    if kind == "npz":
+        with np.load(path) as arrays:
+            return [(name, arrays[name].tobytes()) for name in arrays if name != "corecli"]
+    if kind == "json":
+        return {k: v for k, v in json.loads(path.read_text()).items() if k not in ("identity", "config")}
+    header = checkpoint.read_header(path) if kind == "safetensors" else None
+    return path.read_bytes() if header is None else header["fingerprint"]
+
+
+IDLE_LINES = [
+    (f"{SSL} --views 2", "simclr has no num views to set"),
+    (f"{SSL} --features $tiny/z.safetensors", "simclr has no use for --features (psl has)"),
+    (f"{SSL} --method psl --features $tiny/z.safetensors --temperature 1", "psl has no temperature to set"),
+    (f"{GEN} --feature-noise 0.1", "--feature-noise does not apply to a generator conditioned on nothing"),
+    (f"{GEN} --condition labels --feature-normalization l2", "--feature-normalization does not apply"),
+    (f"{GEN} --condition-dropout 0.1", "--condition-dropout does not apply to a generator conditioned on nothing"),
+    ("sample --ckpt $tiny/unconditional.pt --rows 1 --out o", "--rows and --order need --features"),
+    ("sample --ckpt $tiny/unconditional.pt --order shuffle --out o", "--rows and --order need --features"),
+    (f"{LINES['sample']} --num 3 --per-row 2", "--num and --per-row are two ways to say how many (give one)"),
+    (f"{LINES['sample']} --sampler ddpm --eta 0.5 -q", "the ddpm sampler takes no eta"),
+    (f"{LINES['inflate']} --format npz", "--format needs --materialize"),
+    (f"{LINES['inflate']} --beta 0.5 --repeat 2", "--beta and --repeat are two ways to say how often (give one)"),
+    ("inflate --real $tiny/syn --materialize o --guard", "options of a mixture need --out FILE.json"),
+    ("probe --train $tiny/z.safetensors --test $tiny/z.safetensors --encoder $tiny/f.safetensors", "drop --encoder"),
+    ("fid --reference $tiny/z.safetensors --samples $tiny/z.safetensors --extractor x", "--extractor is for images"),
+    (f"{FID} $tiny/f.safetensors --resize clean", "--resize is for Inception weights"),
+    (f"{FID} $tiny/f.safetensors --precision bf16", "distances are measured in float32"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), IDLE_LINES)
+def test_options_with_nothing_to_act_on_are_refused(run: Run, tiny: Path, line: str, message: str) -> None:
+    ran = run(*words_of(line, tiny=tiny, out="o"))
+    assert (ran.code, ran.out) == (2, "")
+    assert message in ran.err
+    assert not list(Path().iterdir())
+
+
+def test_runtime_options(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from corecli.data import loader
+    from corecli.nets.encoder import Encoder
+
+    seen: list[Any] = []
+    encode, read = Encoder.encode, loader.read_by_workers
+    monkeypatch.setattr(Encoder, "encode", lambda self, x, *more: seen.append(len(x)) or encode(self, x, *more))
+    monkeypatch.setattr(loader, "read_by_workers", lambda *a, **k: seen.append(k["num_workers"]) or read(*a, **k))
+    extract = f"extract --encoder {tiny}/f.safetensors -q --out"
+    assert run(*f"{extract} a --data {tiny}/real.safetensors --batch-size 200".split()).code == 0
+    assert run(*f"{extract} b --data {tiny}/syn --workers 0".split()).code == 0
+    assert run(*f"{extract} c --data {tiny}/syn --workers 2".split()).code == 0
+    assert seen == [200, 155, 6, 2, 6]
+    probe = f"probe --train {tiny}/z.safetensors --test {tiny}/z.safetensors --epochs 1 --seeds 1".split()
+    assert run(*probe, "--per-class").out.count("class ") == 10
+    assert "class " not in run(*probe).out
+
+
+def test_saved_states_and_previews(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[str] = []
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda path, *a, **k: saved.append(path.name) or save(path, *a, **k))
+    line = words_of(f"{GEN} --steps 4 --preview-every 2", out="g")
+    assert run(*line, "--save-sec", "0").code == 0
+    assert saved == [
+        "state-000000001.safetensors",
+        "state-000000002.safetensors",
+        "state-000000003.safetensors",
+        "g.safetensors",
+    ]
+    assert sorted(p.name for p in Path("g.safetensors.d/previews").iterdir()) == [
+        "step-0000002.png",
+        "step-0000004.png",
+    ]
+    saved.clear()
+    assert run(*line, "--force", "--preview-every", "0").code == 0
+    assert saved == ["g.safetensors"]
+    assert not Path("g.safetensors.d/previews").exists()
