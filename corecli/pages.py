@@ -192,8 +192,9 @@ def _bash() -> str:
             elif flag.value != "nothing":
                 (paths if flag.value == "path" else others).append(place)
         takes, named = _positional(verb)
-        offered = [*named, *(name for flag in flags for name in flag.names)]
-        words.append(f'    {verb}) words="{" ".join(offered)}"{" files=yes" if takes and not named else ""} ;;')
+        offered = " ".join(name for flag in flags for name in flag.names)
+        other = f' [[ $current == -* ]] || words="{" ".join(named)}"' if named else " files=yes" if takes else ""
+        words.append(f'    {verb}) words="{offered}"{";" if named else ""}{other} ;;')
     return "\n".join(
         [
             "# bash completion for corecli",
