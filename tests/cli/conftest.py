@@ -19,10 +19,11 @@ from corecli.cli import run_line
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """`run("sample", "--ckpt", path)` in an empty folder, without CORECLI_* variables."""
+    """`run("sample", "--ckpt", path)` in an empty folder, on the CPU, without other CORECLI_* variables."""
     monkeypatch.chdir(tmp_path)
     for name in [n for n in os.environ if n.startswith("CORECLI_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("CORECLI_DEVICE", "cpu")
 
     def one(*words: object) -> Ran:
         capfd.readouterr()
@@ -94,7 +95,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _make(*words: object) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
-        assert run_line([*map(str, words), "--quiet"]) == 0
+        assert run_line([*map(str, words), "--quiet", "--device", "cpu"]) == 0
 
 
 def _png(path: Path, rng: np.random.Generator, width: int, height: int) -> None:

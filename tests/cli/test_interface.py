@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -200,24 +202,26 @@ class Terminal:
     def __enter__(self) -> Terminal:
         self._ours, theirs = os.openpty()
         self.stream = os.fdopen(theirs, "w")
+        self._parts: list[bytes] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.stream.closed:
-            self.stream.close()
+        self.shown()
         os.close(self._ours)
 
     def shown(self) -> str:
-        self.stream.close()
-        parts = []
-        while True:
-            try:
-                part = os.read(self._ours, 1 << 16)
-            except OSError:  # how Linux says that the other side is closed
-                part = b""
-            if not part:
-                return b"".join(parts).decode()
-            parts.append(part)
+        """Everything shown, once the stream is closed."""
+        if not self.stream.closed:
+            self.stream.close()
+        self._reader.join()
+        return b"".join(self._parts).decode()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # how Linux says that the other side is closed
+            while part := os.read(self._ours, 1 << 16):
+                self._parts.append(part)
 
 
 @pytest.mark.parametrize("kind", ["plain terminal", "NO_COLOR", "dumb"])
