@@ -78,13 +78,18 @@ class Common:
 
 
 def described(config_class: type[Any]) -> dict[str, tuple[Field[Any], Option, Any]]:
-    """Every option of a Config class by field name: (field, Option, type); a Literal type gives the choices."""
-    hints = typing.get_type_hints(config_class)
+    """Every option of a Config class by field name: (field, Option, type), its own before the inherited ones.
+
+    A Literal type gives the choices.
+    """
+    hints, by_name = typing.get_type_hints(config_class), {f.name: f for f in fields(config_class)}
     found = {}
-    for f in fields(config_class):
-        opt = f.metadata["option"]
-        literals = _literals(hints[f.name])
-        found[f.name] = (f, dataclasses.replace(opt, choices=literals) if literals else opt, hints[f.name])
+    for name in (
+        n for owner in config_class.__mro__ for n in owner.__dict__.get("__annotations__", ()) if n in by_name
+    ):
+        opt = by_name[name].metadata["option"]
+        literals = _literals(hints[name])
+        found[name] = (by_name[name], dataclasses.replace(opt, choices=literals) if literals else opt, hints[name])
     return found
 
 

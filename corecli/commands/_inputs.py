@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from corecli.base import checkpoint
+from corecli.base.config import Common, option
 from corecli.base.errors import CannotCreateError, DataError, UsageError
 from corecli.base.files import missing, sniff
-from corecli.data.imageset import ImageSet, OnBad, open_set
+from corecli.data.imageset import ImageSet, open_set
 
 if TYPE_CHECKING:
     from corecli.data.features import FeatureTable
     from corecli.data.loader import Workers
 
 
-def open_images(spec: str, *, image_size: int | None = None, on_bad: OnBad = "fail") -> ImageSet:
-    """The image set a user named. Errors: MissingInputError, DataError."""
-    return open_set(spec, image_size=image_size, on_bad=on_bad)
+@dataclass(frozen=True, kw_only=True)
+class ReadsImages(Common):
+    """The options of every verb that puts images through a network."""
+
+    image_size: int | None = option(None, help="resize the shorter side to this and crop the centre", minimum=1)
+    workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
+    on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
+
+
+def open_images(spec: str, config: ReadsImages) -> ImageSet:
+    """The image set a user named, read as the options say. Errors: MissingInputError, DataError, UsageError."""
+    num_workers(config.workers)
+    return open_set(spec, image_size=config.image_size, on_bad=config.on_bad)
 
 
 def bad_files(*sets: ImageSet) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from corecli.base import config as cfg
-from corecli.base.config import Common, Preset, option
+from corecli.base.config import Preset, option
 from corecli.base.errors import UsageError
 from corecli.base.outcome import Outcome, produced
 from corecli.base.target import is_finished
@@ -41,7 +41,7 @@ SHARD_ROWS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Common):
+class Config(_inputs.ReadsImages):
     """Options of `corecli extract`."""
 
     data: str = option(help="image set to read", role="input", metavar="SET")
@@ -51,18 +51,14 @@ class Config(Common):
         "auto",
         help="which features; auto is the projector's where there is one, as CORE conditions on",
     )
-    image_size: int | None = option(None, help="resize the shorter side to this and crop the centre", minimum=1)
     batch_size: int = option(256, help="images per forward pass", role="runtime", minimum=1)
-    workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
-    on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
 
 
 def check(config: Config) -> dict[str, Any]:
     """What would be read and written. Errors: as `run`, as far as they show without torch."""
     _inputs.check_file(config.out)
-    data = _inputs.open_images(config.data, image_size=config.image_size, on_bad=config.on_bad)
+    data = _inputs.open_images(config.data, config)
     _inputs.check_encoder(config.encoder)
-    _inputs.num_workers(config.workers)
     return {"num": len(data.rows), "out": str(config.out)}
 
 
@@ -77,7 +73,7 @@ def run(config: Config, world: World) -> Outcome:
     from corecli.engine.shards import Shards
     from corecli.nets.encoder import load_encoder
 
-    data = _inputs.open_images(config.data, image_size=config.image_size, on_bad=config.on_bad)
+    data = _inputs.open_images(config.data, config)
     encoder = place(load_encoder(config.encoder), world.device).eval()
     identity = cfg.identity(config, {"data": data.fingerprint, "encoder": encoder.fingerprint})
     if is_finished(config.out, identity, force=config.force):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from corecli.base.config import Common, Preset, option
+from corecli.base.config import Preset, option
 from corecli.base.errors import UsageError
 from corecli.base.files import sniff
 from corecli.base.outcome import Outcome
@@ -43,7 +43,7 @@ PRESETS: dict[str, Preset] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Common):
+class Config(_inputs.ReadsImages):
     """Options of `corecli fid`."""
 
     reference: str = option(help="real images, their features or their statistics", role="input", metavar="SET|FILE")
@@ -63,10 +63,7 @@ class Config(Common):
     )
     save_stats: Path | None = option(None, help="write the reference's statistics", role="output", metavar="FILE.npz")
     copies: bool = option(True, help="compare nearest-image distances, to see near copies")
-    image_size: int | None = option(None, help="resize and crop images to this first", minimum=1)
     batch_size: int = option(128, help="images per forward pass", role="runtime", minimum=1)
-    workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
-    on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
 
 
 def check(config: Config) -> dict[str, Any]:
@@ -76,11 +73,10 @@ def check(config: Config) -> dict[str, Any]:
     if config.precision == "bf16":
         raise UsageError("distances are measured in float32", hint="drop --precision bf16")
     _inputs.check_replaceable(config.save_stats, ("npz",), force=config.force)
-    _inputs.num_workers(config.workers)
     kinds = {spec: _kind(spec) for spec in (config.reference, *config.samples)}
     for spec, kind in kinds.items():
         if kind == "images":
-            _inputs.open_images(spec, image_size=config.image_size, on_bad=config.on_bad)
+            _inputs.open_images(spec, config)
             if config.extractor is None:
                 raise UsageError("images need --extractor", hint="a file of FID Inception weights, or an encoder")
         elif kind == "statistics" and spec != config.reference:
@@ -198,7 +194,7 @@ def _measure_images(config: Config, spec: str, extractor: Extractor, world: Worl
     from corecli.engine.progress import Progress
     from corecli.metrics.frechet import Moments
 
-    data = _inputs.open_images(spec, image_size=config.image_size, on_bad=config.on_bad)
+    data = _inputs.open_images(spec, config)
     num, groups = len(data.rows), torch.from_numpy(data.rows.group_ids)
     moments = Moments(extractor.dim)
     kept = torch.zeros(num, extractor.dim, dtype=torch.float16) if config.copies else None

@@ -25,7 +25,7 @@ from corecli.base.outcome import Outcome
 from corecli.base.target import is_finished
 from corecli.commands import _inputs
 from corecli.data.formats.mixture import open_mixture
-from corecli.data.imageset import write_set
+from corecli.data.imageset import open_set, write_set
 from corecli.data.mix import Mixture, Part, choose_rows, repeat_for_beta, save_mixture, summary
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def check(config: Config) -> dict[str, Any]:
         raise UsageError("--beta and --repeat are two ways to say how often", hint="give one")
     _inputs.check_file(config.out)
     for spec in (*config.real, *config.synthetic):
-        _inputs.open_images(spec, image_size=config.image_size)
+        open_set(spec, image_size=config.image_size)
     return {"writes": [str(path) for path in (config.out, config.materialize) if path is not None]}
 
 
@@ -116,7 +116,7 @@ def run(config: Config, world: World) -> Outcome:
     """Write the mixture, and its images where asked. Errors: DataError, CannotCreateError, StorageError."""
     if not world.is_main:
         return Outcome()
-    sets = {spec: _inputs.open_images(spec, on_bad=config.on_bad) for spec in (*config.real, *config.synthetic)}
+    sets = {spec: open_set(spec, on_bad=config.on_bad) for spec in (*config.real, *config.synthetic)}
     identity = cfg.identity(config, {spec: data.fingerprint for spec, data in sets.items()})
     data, notes = _mixed(config, sets, identity)
     if config.materialize is not None:
@@ -127,9 +127,9 @@ def run(config: Config, world: World) -> Outcome:
 def _mixed(config: Config, sets: dict[str, ImageSet], identity: dict[str, Any]) -> tuple[ImageSet, tuple[str, ...]]:
     """The mixture as a set, written where --out asks for it, and a note when it was there; else the one set."""
     if config.out is None:
-        return _inputs.open_images(next(iter(sets)), image_size=config.image_size, on_bad=config.on_bad), ()
+        return open_set(next(iter(sets)), image_size=config.image_size, on_bad=config.on_bad), ()
     if is_finished(config.out, identity, force=config.force):
-        data = _inputs.open_images(str(config.out), image_size=config.image_size, on_bad=config.on_bad)
+        data = open_set(str(config.out), image_size=config.image_size, on_bad=config.on_bad)
         return data, ("already there, left alone",)
     mixture = _mixture(config, sets, identity)
     data = open_mixture(mixture, where=config.out, image_size=config.image_size, on_bad=config.on_bad)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from corecli.base.checkpoint import read_header
-from corecli.base.config import Common, Preset, option
+from corecli.base.config import Preset, option
 from corecli.base.errors import DataError, UsageError, about
 from corecli.base.files import sniff
 from corecli.base.outcome import Outcome
@@ -39,7 +39,7 @@ PRESETS: dict[str, Preset] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Common):
+class Config(_inputs.ReadsImages):
     """Options of `corecli probe`."""
 
     train: str = option(help="labelled image set, or feature table", role="input", metavar="SET|FILE")
@@ -50,23 +50,19 @@ class Config(Common):
     epochs: int = option(20, help="passes over the training features, and at least 500 steps", minimum=1)
     k: int = option(20, help="neighbours of the k-NN vote", minimum=1)
     per_class: bool = option(False, help="also print the accuracy of each class", role="runtime")
-    image_size: int | None = option(None, help="resize and crop images to this first", minimum=1)
     batch_size: int = option(256, help="images per forward pass", role="runtime", minimum=1)
-    workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
-    on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
 
 
 def check(config: Config) -> dict[str, Any]:
     """What would be scored. Errors: as `run`, as far as they show without torch."""
     specs = (config.train, config.test)
-    _inputs.num_workers(config.workers)
     if config.encoder is not None:
         if all(_is_table(spec) for spec in specs):
             raise UsageError("--encoder is for image sets, and these are feature tables", hint="drop --encoder")
         _inputs.check_encoder(config.encoder)
     for spec, least in zip(specs, (2, 1), strict=True):
         if not _is_table(spec):
-            data = _inputs.open_images(spec, image_size=config.image_size, on_bad=config.on_bad)
+            data = _inputs.open_images(spec, config)
             if config.encoder is None:
                 raise UsageError("an image set needs --encoder", where=spec)
             _check_classes(data.rows.labels, spec, least=least)
@@ -157,7 +153,7 @@ def _labelled(config: Config, spec: str, encoder: Encoder | None, world: World, 
         features, labels, names = table.features, table.labels, tuple(table.header.get("class_names", ()))
     else:
         assert encoder is not None
-        data = _inputs.open_images(spec, image_size=config.image_size, on_bad=config.on_bad)
+        data = _inputs.open_images(spec, config)
         features, labels, names = _features(config, spec, encoder, world), data.rows.labels, data.class_names
     _check_classes(labels, spec, least=least)
     rows = torch.from_numpy(np.flatnonzero(labels >= 0))
@@ -178,7 +174,7 @@ def _features(config: Config, spec: str, encoder: Encoder, world: World) -> torc
     from corecli.engine.precision import autocast
     from corecli.engine.progress import Progress
 
-    data = _inputs.open_images(spec, image_size=config.image_size, on_bad=config.on_bad)
+    data = _inputs.open_images(spec, config)
     layer: Any = config.layer
     num = len(data.rows)
     dim = encoder.num_features if layer == "backbone" else encoder.projector_dim or 0

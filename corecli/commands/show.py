@@ -16,6 +16,7 @@ from corecli.base.config import Common, Preset, option
 from corecli.base.errors import DataError
 from corecli.base.outcome import Outcome, produced
 from corecli.commands import _inputs
+from corecli.data.imageset import open_set
 
 if TYPE_CHECKING:
     import torch
@@ -45,9 +46,9 @@ class Config(Common):
 def check(config: Config) -> dict[str, Any]:
     """What would be drawn. Errors: MissingInputError, DataError, CannotCreateError."""
     _inputs.check_replaceable(config.out, ("image",), force=config.force)
-    data = _inputs.open_images(config.data, image_size=config.image_size)
+    data = open_set(config.data, image_size=config.image_size)
     if config.real is not None:
-        _inputs.open_images(config.real, image_size=config.image_size)
+        open_set(config.real, image_size=config.image_size)
     return {"num": len(data.rows), "out": str(config.out)}
 
 
@@ -55,8 +56,8 @@ def run(config: Config, world: World) -> Outcome:
     """Draw the sheet, replacing an earlier one. Errors: DataError, CannotCreateError."""
     from corecli.data.sheet import write_sheet
 
-    data = _inputs.open_images(config.data, image_size=config.image_size)
-    real = _inputs.open_images(config.real, image_size=config.image_size) if config.real else None
+    data = open_set(config.data, image_size=config.image_size)
+    real = open_set(config.real, image_size=config.image_size) if config.real else None
     if real is None and len(set(data.rows.groups)) == len(data.rows):
         images = data.read(np.arange(min(len(data.rows), config.columns * config.rows)))
         write_sheet(config.out, images, columns=config.columns)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from corecli.base import config as cfg
 from corecli.base import registry
-from corecli.base.config import Common, Preset, option
+from corecli.base.config import Preset, option
 from corecli.base.errors import DataError, UsageError
 from corecli.base.outcome import Outcome, produced
 from corecli.base.target import is_finished
@@ -72,7 +72,7 @@ PRESETS: dict[str, Preset] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Common):
+class Config(_inputs.ReadsImages):
     """Options of `corecli train-gen`."""
 
     data: str = option(help="image set or mixture to learn", role="input", metavar="SET")
@@ -83,7 +83,6 @@ class Config(Common):
         "auto",
         help="what the generator is told; auto is features with --features, else none",
     )
-    image_size: int | None = option(None, help="train at this size (default: the set's own)", minimum=1)
     steps: int = option(10_000, help="optimizer steps", minimum=1)
     batch_size: int = option(128, help="images a step, over all processes", minimum=1)
     lr: float = option(1e-4, help="learning rate of AdamW, constant", minimum=0)
@@ -112,21 +111,18 @@ class Config(Common):
     preview_every: int = option(1000, help="steps between preview grids, 0 for none", role="runtime", minimum=0)
     log_every: int = option(50, help="steps between logged values", role="runtime", minimum=1)
     save_sec: float = option(60.0, help="seconds between saved states", role="runtime", minimum=0)
-    workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
-    on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
 
 
 def check(config: Config) -> dict[str, Any]:
     """What would be read and written. Errors: as `run`, as far as they show without torch."""
     _inputs.check_file(config.out)
-    data = _inputs.open_images(config.data, image_size=config.image_size, on_bad=config.on_bad)
+    data = _inputs.open_images(config.data, config)
     condition = condition_of(config)
     if condition == "labels" and not data.class_names:
         raise DataError("has no labels", where=config.data, hint="--condition labels needs class sub-folders")
     if config.features is not None:
         _inputs.check_header(config.features, "features")
     _inputs.check_batch(data, config.data, config.batch_size)
-    _inputs.num_workers(config.workers)
     _refuse_idle(config, condition)
     return {"num": len(data.rows), "slots": len(data.slots), "conditioned_on": condition, "out": str(config.out)}
 
@@ -159,7 +155,7 @@ def run(config: Config, world: World) -> Outcome:
     from corecli.data.order import Order
     from corecli.engine.run import Run, clear_work, open_folder
 
-    data = _inputs.open_images(config.data, image_size=config.image_size, on_bad=config.on_bad)
+    data = _inputs.open_images(config.data, config)
     table = _inputs.load_table(config.features)
     inputs = {"data": data.fingerprint, "features": table.header["fingerprint"] if table else None}
     identity = cfg.identity(config, inputs)

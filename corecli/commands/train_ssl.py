@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from corecli.base import config as cfg
 from corecli.base import registry
-from corecli.base.config import Common, Preset, option
+from corecli.base.config import Preset, option
 from corecli.base.errors import DataError
 from corecli.base.outcome import Outcome, produced
 from corecli.base.target import is_finished
@@ -80,7 +80,7 @@ AUGMENTATIONS = ("strong", "weak", "crop", "flip", "none")  # of data.augment, t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Common):
+class Config(_inputs.ReadsImages):
     """Options of `corecli train-ssl`."""
 
     data: str = option(help="image set or mixture to learn from", role="input", metavar="SET")
@@ -99,7 +99,6 @@ class Config(Common):
     )
     projector_hidden: int = option(2048, help="width of the projector", minimum=1)
     projector_dim: int = option(128, help="dimension of the projector's output", minimum=1)
-    image_size: int | None = option(None, help="train at this size (default: the set's own)", minimum=1)
     augment: tuple[str, ...] = option(
         ("strong",),
         help="augmentation of the views, repeatable; the last one serves the views that remain",
@@ -123,20 +122,17 @@ class Config(Common):
     compile: bool = option(False, help="compile the augmentation, where there is a C++ compiler")
     log_every: int = option(50, help="steps between logged values", role="runtime", minimum=1)
     save_sec: float = option(60.0, help="seconds between saved states", role="runtime", minimum=0)
-    workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
-    on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
 
 
 def check(config: Config) -> dict[str, Any]:
     """What would be read and written. Errors: as `run`, as far as they show without torch."""
     _inputs.check_file(config.out)
-    data = _inputs.open_images(config.data, image_size=config.image_size, on_bad=config.on_bad)
+    data = _inputs.open_images(config.data, config)
     if config.init is not None:
         _inputs.check_encoder(config.init)
     if config.features is not None:
         _inputs.check_header(config.features, "features")
     _inputs.check_batch(data, config.data, config.batch_size)
-    _inputs.num_workers(config.workers)
     stages = stages_of(config, data)
     plan = ", ".join(f"{s.method} for {s.steps} steps" for s in stages)
     return {"num": len(data.rows), "slots": len(data.slots), "plan": plan, "out": str(config.out)}
@@ -168,7 +164,7 @@ def run(config: Config, world: World) -> Outcome:
     from corecli.nets.encoder import save_encoder
 
     keep_freed_memory()
-    data = _inputs.open_images(config.data, image_size=config.image_size, on_bad=config.on_bad)
+    data = _inputs.open_images(config.data, config)
     table, encoder = _inputs.load_table(config.features), _encoder(config, data)
     inputs = {"data": data.fingerprint, "features": table.header["fingerprint"] if table else None}
     identity = cfg.identity(config, {**inputs, "init": encoder.fingerprint if config.init else None})

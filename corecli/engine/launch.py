@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -161,7 +162,8 @@ def _mended(error: BaseException, config: Launchable, world: World) -> BaseExcep
         return CorecliError(f"out of memory on {world.device}", hint=hint)
     if world.size > 1 and is_lost_rank(error):
         time.sleep(_MOURNING_SEC)  # the launcher should see first which process it was that died
-        return CorecliError(f"lost the other processes: {str(error).splitlines()[0]}")
+        cause = re.sub(r"^\[[^]]*\] |\. .*", "", str(error).splitlines()[0])  # gloo's, without file and advice
+        return CorecliError(f"lost another process: {cause}")
     return error
 
 
