@@ -445,7 +445,7 @@ def test_a_bug_has_a_traceback_and_a_mistake_one_with_debug(tmp_path: Path) -> N
 def sources(verb: str) -> str:
     """The text of every module in which a field of the verb's Config may be read."""
     own = {"train-ssl": ["_learner"], "train-gen": ["_gen_trainer"]}.get(verb, [])
-    names = [f"commands/{name}.py" for name in (verb.replace("-", "_"), *own)]
+    names = [f"commands/{name}.py" for name in (verb.replace("-", "_"), "_inputs", *own)]
     return "\n".join((PACKAGE / name).read_text() for name in (*names, "cli.py", "engine/launch.py"))
 
 
