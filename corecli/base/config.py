@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import json
 import os
 import tomllib
@@ -84,9 +85,8 @@ def described(config_class: type[Any]) -> dict[str, tuple[Field[Any], Option, An
     """
     hints, by_name = typing.get_type_hints(config_class), {f.name: f for f in fields(config_class)}
     found = {}
-    for name in (
-        n for owner in config_class.__mro__ for n in owner.__dict__.get("__annotations__", ()) if n in by_name
-    ):
+    owned = (inspect.get_annotations(owner) for owner in config_class.__mro__)
+    for name in (name for names in owned for name in names):
         opt = by_name[name].metadata["option"]
         literals = _literals(hints[name])
         found[name] = (by_name[name], dataclasses.replace(opt, choices=literals) if literals else opt, hints[name])
