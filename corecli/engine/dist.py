@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # imported after a group is joined, it would hold on to it, and its threads, to the end
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
