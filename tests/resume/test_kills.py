@@ -1,0 +1,477 @@
+"""Kill it anywhere, run the same line again: the result is that of a run that was left alone, byte for byte.
+
+Lines run as forks of one process (tests/lines.py), so that many kills fit into a few seconds; the slow tests make more
+of them, and some on processes started afresh.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lines import Ended, Fork, Line, Nursery, contents, wait_for
+
+from corecli.base import checkpoint
+from corecli.base.errors import CorecliError
+from corecli.cli import run_line
+from corecli.data.imageset import open_set
+from corecli.engine import run
+from corecli.engine.signals import StopRequest
+
+Start = Callable[[Sequence[object]], Line | Fork]
+Reference = Callable[[str], "Alone"]
+NET = [
+    "--backbone",
+    "resnet10-tiny",
+    "--projector-hidden",
+    "32",
+    "--projector-dim",
+    "16",
+    "--optimizer",
+    "adamw",
+    "--lr",
+    "1e-3",
+]
+SAVING = ["--save-sec", "0", "--log-every", "3"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the lines under test read."""
+
+    folder: Path
+    encoder: Path
+    table: Path
+    generator: Path
+    many: Path
+    pngs: Path
+    mixture: Path
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture
+def start(nursery: Nursery, tmp_path: Path) -> Start:
+    (tmp_path / "streams").mkdir()
+    return lambda argv: nursery.start(argv, folder=tmp_path / "streams")
+
+
+@pytest.fixture(scope="module")
+def alone(nursery: Nursery, inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    folder = tmp_path_factory.mktemp("alone")
+
+    @functools.cache
+    def of(name: str) -> Alone:
+        return left_alone(name, inputs, lambda argv: nursery.start(argv, folder=folder), folder / name)
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    from corecli.data.imageset import write_set
+    from corecli.data.rows import make_rows
+
+    folder = tmp_path_factory.mktemp("inputs")
+    encoder, table, generator = folder / "f.safetensors", folder / "z.safetensors", folder / "g.pt"
+    many, pngs, mixture = folder / "many.safetensors", folder / "pngs", folder / "mix.json"
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (10_000, 3, 8, 8), dtype=np.uint8))
+    write_set(many, make_rows([f"{i:05d}" for i in range(10_000)]), [images], class_names=(), header={})
+    rows = make_rows([f"{i % 4}/{i:03d}" for i in range(96)], labels=np.arange(96) % 4)
+    write_set(pngs, rows, [images[:96]], class_names=tuple("0123"), header={})
+    short = ["--steps", 2, "--batch-size", 32, "-q"]
+    make("train-ssl", "--data", "digits:8:train", *NET, *short, "--out", encoder)
+    make("extract", "--data", "digits:8", "--encoder", encoder, "-q", "--out", table)
+    make("train-gen", "--data", "digits:8", "--features", table, *GENERATOR, *short, "--out", generator)
+    real = "digits:8:train"
+    make("inflate", "--real", real, "--synthetic", pngs, "--repeat", 2, "--out", mixture)
+    return Inputs(folder, encoder, table, generator, many, pngs, mixture)
+
+
+GENERATOR = ["--preset", "tiny", "--channels", "8", "--channel-mult", "1,2", "--head-channels", "8"]
+
+
+def make(*argv: object) -> None:
+    assert run_line([str(word) for word in argv]) == 0
+
+
+def line_of(name: str, inputs: Inputs) -> list[object]:
+    """The line under test without --out; each has a few seconds of work, in several states or shards."""
+    digits = ["--data", "digits:8:train"]
+    table = ["--features", inputs.table]
+    lines: dict[str, list[object]] = {
+        "train-ssl": ["train-ssl", *digits, *NET, *SAVING, "--steps", 14, "--batch-size", 32],
+        "train-gen": [
+            *("train-gen", *digits, *table, *GENERATOR, *SAVING),
+            *("--steps", 14, "--batch-size", 32, "--preview-every", 6),
+        ],
+        "sample": ["sample", "--ckpt", inputs.generator, *table, "--steps", 1],
+        "extract": ["extract", "--data", inputs.many, "--encoder", inputs.encoder, "--batch-size", 128],
+        "stages": [
+            *("train-ssl", *digits, *table, *NET, *SAVING),
+            *("--stage", "psl:7", "--stage", "simclr:8", "--batch-size", 32),
+        ],
+        "mixture": ["train-ssl", "--data", inputs.mixture, *NET, *SAVING, "--steps", 14, "--batch-size", 32],
+        "pngs": [
+            *("train-ssl", "--data", inputs.pngs, *NET, *SAVING),
+            *("--steps", 14, "--batch-size", 32, "--workers", 2),
+        ],
+        "packed": ["sample", "--ckpt", inputs.generator, *table, "--steps", 1, "--format", "packed"],
+        "tar": ["sample", "--ckpt", inputs.generator, *table, "--steps", 1, "--format", "tar"],
+    }
+    return lines[name]
+
+
+def target_of(name: str, folder: Path) -> Path:
+    return folder / ("out" if name in ("sample", "packed", "tar") else "out.safetensors")
+
+
+class Watch(threading.Thread):
+    """Looks at a target every few milliseconds; whenever there is a new one, it must open and be whole."""
+
+    def __init__(self, target: Path) -> None:
+        super().__init__(daemon=True)
+        self._target, self._over = target, threading.Event()
+        self.broken: list[str] = []
+        self.sightings = 0
+
+    def __enter__(self) -> Watch:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+
+    def run(self) -> None:
+        seen = None
+        while not self._over.wait(0.002):
+            try:
+                found = os.stat(self._target)
+            except FileNotFoundError:
+                continue
+            if (found.st_ino, found.st_mtime_ns) != seen:
+                seen = found.st_ino, found.st_mtime_ns
+                self._verify()
+
+    def _verify(self) -> None:
+        self.sightings += 1
+        try:
+            verify(self._target)
+        except (CorecliError, OSError, ValueError) as error:
+            self.broken.append(f"{type(error).__name__}: {error}")
+
+
+def verify(target: Path) -> None:
+    """Read all of a target. Errors: DataError when anything is missing or damaged."""
+    if target.is_dir() or target.suffix == ".tar":
+        images = open_set(target)
+        images.read(np.arange(len(images.rows)))
+    else:
+        checkpoint.load(target)
+
+
+def same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert found.keys() == wanted.keys(), found.keys() ^ wanted.keys()
+    assert not [name for name in wanted if found[name] != wanted[name]]
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What a line makes when it is left alone, and how long that takes."""
+
+    contents: dict[str, Any]
+    seconds: float
+
+
+def left_alone(name: str, inputs: Inputs, start: Start, folder: Path) -> Alone:
+    folder.mkdir()
+    begun = time.monotonic()
+    ended = start([*line_of(name, inputs), "-q", "--out", target_of(name, folder)]).end()
+    assert ended.code == 0, ended
+    assert ended.out == f"{target_of(name, folder)}\n"
+    return Alone(contents(folder), time.monotonic() - begun)
+
+
+def killed(name: str, inputs: Inputs, start: Start, folder: Path, alone: Alone, *, kills: int, seed: int) -> int:
+    """Kill a line so many times, at random moments or while a file is being written, and let it end; returns the
+    number of runs that took, for where one ends before it can be killed another is begun.
+    """
+    draw, rounds = random.Random(seed), 0
+    while kills > 0:
+        rounds += 1
+        inside = folder / str(rounds)
+        inside.mkdir(parents=True)
+        out = target_of(name, inside)
+        with Watch(out) as watch:
+            how = Ended(-signal.SIGKILL, "", "")
+            while how.code == -signal.SIGKILL:
+                line = start([*line_of(name, inputs), "-q", "--out", out])
+                if kills > 0:
+                    _await_moment(line, out, draw, alone.seconds)
+                    line.signal(signal.SIGKILL)
+                how = line.end()
+                kills -= how.code == -signal.SIGKILL
+        ended(how, inside, alone)
+        assert not watch.broken
+        assert watch.sightings
+    return rounds
+
+
+def ended(how: Ended, folder: Path, alone: Alone) -> None:
+    assert how.code == 0, how
+    same(contents(folder), alone.contents)
+
+
+def _await_moment(line: Line | Fork, out: Path, draw: random.Random, seconds: float) -> None:
+    """Wait for a random time, or (one time in three) until some file is being written after a shorter one."""
+    writing = draw.random() < 1 / 3
+    until = time.monotonic() + draw.uniform(0, seconds) * (0.6 if writing else 1)
+    while time.monotonic() < until and line.runs():
+        time.sleep(0.002)
+    while writing and line.runs() and not any(_being_written(out)):
+        time.sleep(0.001)
+
+
+def _being_written(out: Path) -> Iterator[Path]:
+    yield from out.parent.glob(".*.tmp")
+    yield from run.folder_of(out).glob(".*.tmp")
+
+
+VERBS = ("train-ssl", "train-gen", "sample", "extract")
+OTHERS = ("stages", "mixture", "pngs", "packed", "tar")
+
+
+def survives(name: str, inputs: Inputs, start: Start, alone: Alone, folder: Path, *, kills: int, seed: int) -> None:
+    rounds = killed(name, inputs, start, folder / "killed", alone, kills=kills, seed=seed)
+    print(f"{name}: {kills} kills in {rounds} runs of {alone.seconds:.1f} s")
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_killed_line_ends_as_if_left_alone(
+    name: str, inputs: Inputs, start: Start, alone: Reference, tmp_path: Path
+) -> None:
+    survives(name, inputs, start, alone(name), tmp_path, kills=2, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*VERBS, *OTHERS])
+def test_twenty_kills(name: str, inputs: Inputs, start: Start, alone: Reference, tmp_path: Path) -> None:
+    survives(name, inputs, start, alone(name), tmp_path, kills=20, seed=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VERBS)
+def test_kills_of_processes_started_afresh(name: str, inputs: Inputs, tmp_path: Path) -> None:
+    (tmp_path / "streams").mkdir()
+
+    def afresh(argv: Sequence[object]) -> Line:
+        return Line(argv, folder=tmp_path / "streams")
+
+    survives(name, inputs, afresh, left_alone(name, inputs, afresh, tmp_path / "alone"), tmp_path, kills=5, seed=3)
+
+
+@pytest.mark.parametrize("step", [pytest.param(6, marks=pytest.mark.slow), 7, pytest.param(8, marks=pytest.mark.slow)])
+def test_a_kill_around_the_boundary_of_stages(
+    step: int, inputs: Inputs, start: Start, alone: Reference, tmp_path: Path
+) -> None:
+    """Two stages, of 7 and 8 steps; a new optimizer and another head begin at step 7."""
+    wanted = alone("stages")
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    argv = [*line_of("stages", inputs), "-q", "--out", target_of("stages", folder)]
+    line = start(argv)
+    state = run.folder_of(target_of("stages", folder)) / f"state-{step:09d}.safetensors"
+    wait_for(state.exists, line)
+    line.signal(signal.SIGKILL)
+    line.end()
+    ended(start(argv).end(), folder, wanted)
+
+
+def interrupted(name: str, inputs: Inputs, start: Start, folder: Path, *, files: int) -> list[object]:
+    """Kill a line as soon as it has so many states or shards; returns the line."""
+    folder.mkdir()
+    argv = [*line_of(name, inputs), "-q", "--out", target_of(name, folder)]
+    line = start(argv)
+    wait_for(lambda: len(saved(name, folder)) >= files, line)
+    line.signal(signal.SIGKILL)
+    assert line.end().code == -signal.SIGKILL
+    return argv
+
+
+def saved(name: str, folder: Path) -> list[Path]:
+    return sorted(run.folder_of(target_of(name, folder)).glob("s*-*.safetensors"))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 4
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "damage", [flip, pytest.param(cut, marks=pytest.mark.slow), pytest.param(empty, marks=pytest.mark.slow)]
+)
+def test_a_damaged_state_gives_way_to_the_one_before(
+    damage: Callable[[Path], None], inputs: Inputs, start: Start, alone: Reference, tmp_path: Path
+) -> None:
+    wanted = alone("train-ssl")
+    argv = interrupted("train-ssl", inputs, start, tmp_path / "killed", files=2)
+    *_, before, newest = saved("train-ssl", tmp_path / "killed")
+    damage(newest)
+    line = start(argv)
+    wait_for(lambda: not before.exists(), line)  # once two more are saved
+    ended(line.end(), tmp_path / "killed", wanted)
+
+
+@pytest.mark.parametrize("name", ["sample", pytest.param("extract", marks=pytest.mark.slow)])
+def test_a_damaged_shard_is_made_again(
+    name: str, inputs: Inputs, start: Start, alone: Reference, tmp_path: Path
+) -> None:
+    wanted = alone(name)
+    argv = interrupted(name, inputs, start, tmp_path / "killed", files=2)
+    first, second, *_ = saved(name, tmp_path / "killed")
+    flip(first)
+    cut(second)
+    ended(start(argv).end(), tmp_path / "killed", wanted)
+
+
+def test_no_flipped_bit_stops_a_run_from_finding_its_states(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    for step in (3, 5):
+        checkpoint.save(tmp_path / f"state-{step:09d}.safetensors", {"a/x": torch.arange(4)}, kind="state", step=step)
+    newest = tmp_path / "state-000000005.safetensors"
+    whole = newest.read_bytes()
+    for _ in range(400):
+        content = bytearray(whole)
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        newest.write_bytes(content)
+        step, tensors = run._newest_state(tmp_path)
+        assert step in (3, 5)
+        assert torch.equal(tensors["a/x"], torch.arange(4))
+
+
+@pytest.mark.parametrize("name", ["train-ssl", "sample"])
+def test_saved_work_of_another_config_is_refused(
+    name: str, inputs: Inputs, start: Start, alone: Reference, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = interrupted(name, inputs, start, tmp_path / "killed", files=1)
+    before = contents(tmp_path / "killed")
+    assert run_line([*map(str, argv), "--seed", "1"]) == 73
+    assert "seed: 0 there, 1 now" in capsys.readouterr().err
+    same(contents(tmp_path / "killed"), before)
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(
+    inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tmp_path / "out.d" / "holiday.png"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"mine")
+    argv = [*map(str, line_of("sample", inputs)), "-q", "--out", str(tmp_path / "out")]
+    for more in ([], ["--force"]):
+        assert run_line([*argv, *more]) == 73
+        assert f"{theirs.parent}: exists already" in capsys.readouterr().err
+    assert theirs.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda n: n.name)
+def test_a_signal_saves_and_the_same_line_ends_the_run(
+    number: signal.Signals, inputs: Inputs, start: Start, alone: Reference, tmp_path: Path
+) -> None:
+    name = {signal.SIGTERM: "train-ssl", signal.SIGINT: "train-gen", signal.SIGUSR1: "stages"}[number]
+    wanted = alone(name)
+    folder = tmp_path / "stopped"
+    folder.mkdir()
+    out = target_of(name, folder)
+    argv = [*line_of(name, inputs), "-q", "--save-sec", 3600, "--out", out]
+    line = start(argv)
+    log = run.folder_of(out) / "log.jsonl"
+    wait_for(lambda: log.exists() and log.stat().st_size, line)
+    sent = time.monotonic()
+    line.signal(number)
+    how = line.end()
+    assert time.monotonic() - sent < 10
+    (state,) = saved(name, folder)
+    step, total = int(state.stem[6:]), 15 if name == "stages" else 14
+    assert how == Ended(
+        75, "", f"corecli {argv[0]}: error: stopped at step {step} of {total}, saved (the same line resumes)\n"
+    )
+    ended(start(argv).end(), folder, wanted)
+
+
+def test_a_second_sigint_does_not_wait() -> None:
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("name", ["sample", pytest.param("extract", marks=pytest.mark.slow)])
+def test_a_signal_keeps_the_finished_shards(
+    name: str, inputs: Inputs, start: Start, alone: Reference, tmp_path: Path
+) -> None:
+    wanted = alone(name)
+    folder = tmp_path / "stopped"
+    folder.mkdir()
+    argv = [*line_of(name, inputs), "-q", "--out", target_of(name, folder)]
+    line = start(argv)
+    wait_for(lambda: len(saved(name, folder)) == 2, line)
+    line.signal(signal.SIGTERM)
+    said = f"corecli {name}: error: stopped, finished shards are kept (the same line resumes)\n"
+    assert line.end() == Ended(75, "", said)
+    kept = {path: path.stat().st_ino for path in saved(name, folder)}
+    assert len(kept) >= 2
+    line = start(argv)
+    wait_for(lambda: len(saved(name, folder)) > len(kept), line)
+    assert {path: path.stat().st_ino for path in kept} == kept  # not made again
+    ended(line.end(), folder, wanted)
+
+
+@pytest.mark.parametrize("name", ["train-ssl", "sample"])
+def test_what_a_kill_after_the_end_leaves_is_cleared(
+    name: str, inputs: Inputs, start: Start, alone: Reference, tmp_path: Path
+) -> None:
+    """A kill between the target's appearance and the end of the process leaves saved work; the same line clears it."""
+    wanted = alone(name)
+    argv = interrupted(name, inputs, start, tmp_path / "killed", files=2)
+    work = run.folder_of(target_of(name, tmp_path / "killed"))
+    shutil.copytree(work, tmp_path / "work")
+    ended(start(argv).end(), tmp_path / "killed", wanted)
+    shutil.copytree(tmp_path / "work", work, dirs_exist_ok=True)
+    before = target_of(name, tmp_path / "killed").stat().st_mtime_ns
+    assert start(argv).end().code == 0
+    assert target_of(name, tmp_path / "killed").stat().st_mtime_ns == before
+    assert contents(tmp_path / "killed").keys() == wanted.contents.keys()
