@@ -243,7 +243,7 @@ def ended(how: Ended, folder: Path, alone: Alone) -> None:
 def _await_moment(line: Line | Fork, out: Path, draw: random.Random, seconds: float) -> None:
     """Wait for a random time, or (one time in three) until some file is being written after a shorter one."""
     writing = draw.random() < 1 / 3
-    until = time.monotonic() + draw.uniform(0, seconds) * (0.6 if writing else 1)
+    until = time.monotonic() + draw.uniform(0, 0.7 * seconds)
     while time.monotonic() < until and line.runs():
         time.sleep(0.002)
     while writing and line.runs() and not any(_being_written(out)):

@@ -23,6 +23,11 @@ from corecli.data.workers import read_by_workers
 pytestmark = pytest.mark.skipif(not workers.AVAILABLE, reason="needs fork")
 
 
+def worker_processes() -> list[multiprocessing.Process]:
+    """The forks of this process; other tests may keep processes of another kind."""
+    return [p for p in multiprocessing.active_children() if isinstance(p, multiprocessing.context.ForkProcess)]
+
+
 def reading(image_set: MemorySet, batch_size: int = 8, num_workers: int = 2):
     batches = sequential_batches(len(image_set.images), batch_size)
     return read_by_workers(image_set, batches, num_workers=num_workers, batch_size=batch_size)
@@ -35,7 +40,7 @@ def test_batches_come_whole_and_in_order(num, num_workers):
     got = [(images.clone(), rows) for images, rows in reading(image_set, num_workers=num_workers)]
     assert np.array_equal(np.concatenate([np.empty(0, int), *(rows for _, rows in got)]), np.arange(num))
     assert all(torch.equal(images, image_set.images[torch.from_numpy(rows)]) for images, rows in got)
-    assert not multiprocessing.active_children()
+    assert not worker_processes()
 
 
 def test_workers_read_ahead_and_not_without_bound():
@@ -51,14 +56,14 @@ def test_workers_read_ahead_and_not_without_bound():
     next(read)
     assert len(asked) == 2 * workers.BATCHES_PER_WORKER + 1
     read.close()
-    assert not multiprocessing.active_children()
+    assert not worker_processes()
 
 
 def test_a_users_error_arrives_as_it_was_raised():
     with pytest.raises(DataError) as caught:
         list(reading(set_of(40, decodes=True, bad_row=20)))
     assert str(caught.value) == "dog/0020.png: truncated image (make it again)"
-    assert not multiprocessing.active_children()
+    assert not worker_processes()
 
 
 def test_a_bug_arrives_with_its_traceback():
@@ -72,12 +77,12 @@ def test_a_bug_arrives_with_its_traceback():
 def test_signals_meant_for_the_run_do_not_end_a_worker():
     read = reading(set_of(200, decodes=True))
     next(read), next(read)  # both have begun
-    processes = multiprocessing.active_children()
+    processes = worker_processes()
     assert len(processes) == 2
     for process, number in itertools.product(processes, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)):
         os.kill(process.pid, number)
     assert len(list(read)) == 23
-    assert not multiprocessing.active_children()
+    assert not worker_processes()
 
 
 def test_two_sets_are_read_at_once_and_the_first_begun_may_end_first():
@@ -85,17 +90,17 @@ def test_two_sets_are_read_at_once_and_the_first_begun_may_end_first():
     next(first), next(second)
     first.close()
     assert len(list(second)) == 4
-    assert not multiprocessing.active_children()
+    assert not worker_processes()
 
 
 def test_a_killed_worker_is_reported():
     read = reading(set_of(200, decodes=True))
     next(read)
-    for process in multiprocessing.active_children():
+    for process in worker_processes():
         process.kill()
     with pytest.raises(CorecliError, match=r"decodes images ended with status -9 .*--workers 0"):
         list(read)
-    assert not multiprocessing.active_children()
+    assert not worker_processes()
 
 
 SCRIPT = """
