@@ -2,8 +2,10 @@
 # Usage: source recipes/setup.sh EXTRAS, from the repository root.
 if [[ -z ${VIRTUAL_ENV:-} ]]; then
   if [[ ! -x .venv/bin/python ]]; then
-    python=$(command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "corecli needs Python 3.11 or newer" >&2; exit 69; }
+    for python in python3 python3.13 python3.12 python3.11 none; do  # a name on PATH may still not run
+      "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+    done
+    [[ $python != none ]] || { echo "corecli needs Python 3.11 or newer" >&2; exit 69; }
     "$python" -m venv .venv
   fi
   source .venv/bin/activate
