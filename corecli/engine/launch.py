@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from corecli.base.errors import CorecliError, ToldElsewhere, UsageError
+from corecli.base.errors import CorecliError, ToldElsewhere, UnavailableError, UsageError
 from corecli.base.files import unreadable
 from corecli.engine.dist import World, claim_failure, find_launch, is_lost_rank, join, leave
 from corecli.engine.signals import LAUNCHER, STOPPING
@@ -60,7 +60,7 @@ def num_processes(config: Launchable) -> int:
 def launch(config: Launchable, argv: list[str]) -> int:
     """Run a command line in several processes and return the exit code of the first that failed, or 0.
 
-    Errors: UsageError; CorecliError when a process was killed, so that it cannot have said why.
+    Errors: UsageError, UnavailableError; CorecliError when a process was killed, so that it cannot have said why.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -105,16 +105,20 @@ def joined(config: Launchable, verb: str) -> Iterator[World]:
 
 
 def _torchrun_arguments(config: Launchable, argv: list[str]) -> argparse.Namespace:
-    """The options of torchrun, with our command line as the one of its workers. Errors: UsageError."""
+    """The options of torchrun, with our line as the one of its workers. Errors: UsageError, UnavailableError."""
+    import torch
     from torch.distributed.run import get_args_parser
 
+    processes, gpus = num_processes(config), torch.cuda.device_count()
+    if config.device != "cpu" and 0 < gpus < processes:
+        raise UnavailableError(f"{processes} processes, and {gpus} GPUs", hint="lower --nproc, or use --device cpu")
     where = ["--standalone"]
     if config.nnodes != "1":
         if config.rdzv_endpoint is None:
             raise UsageError("--nnodes needs --rdzv-endpoint HOST:PORT")
         where = [f"--nnodes={config.nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.rdzv_endpoint}"]
     # The other signals are forwarded here, for torchrun would answer them with its own exit code and a deadline.
-    options = [f"--nproc-per-node={num_processes(config)}", "--signals-to-handle=SIGHUP,SIGQUIT"]
+    options = [f"--nproc-per-node={processes}", "--signals-to-handle=SIGHUP,SIGQUIT"]
     arguments = get_args_parser().parse_args([*where, *options, "--module", "corecli"])
     arguments.training_script_args = argv  # not parsed, as torchrun takes --nproc for an abbreviation of its own
     return arguments

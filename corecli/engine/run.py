@@ -96,6 +96,8 @@ class Run:
         self.folder, self.world, self.total_steps = folder, world, total_steps
         self._state, self._save_every_sec, self._log_every_steps = state, save_every_sec, log_every_steps
         self.first_step, tensors = _newest_state(folder)
+        if any_rank(self.first_step, world) != self.first_step:
+            raise DataError("processes see different states", where=folder, hint="put it on a disk that nodes share")
         if tensors:
             restore(tensors, self.first_step)
         self._log = _Log(folder / _LOG, self.first_step) if world.is_main else None
