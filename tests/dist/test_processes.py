@@ -24,12 +24,14 @@ import torch
 from lines import Ended, Line, children, contents, records, wait_for
 
 from corecli.base import checkpoint
+from corecli.base.errors import DataError
 from corecli.cli import build_app, load_verb, run_line
 from corecli.engine import launch
 from corecli.engine.dist import World
-from corecli.engine.run import folder_of
+from corecli.engine.run import Run, folder_of
 
 TOLERANCE = 1e-5
+CPU = ["--device", "cpu", "-q"]
 SGD = ["--backbone", "resnet10-tiny", "--projector-hidden", 32, "--projector-dim", 16, "--optimizer", "sgd"]
 GENERATOR = ["--preset", "tiny", "--channels", 16, "--channel-mult", "1,2", "--head-channels", 16]
 DIGITS = ["--data", "digits:8:train", "--batch-size", 32]
@@ -64,19 +66,19 @@ class Inputs:
     generator: Path
 
     def fill(self, line: list[object]) -> list[str]:
-        """A line with the names in capitals replaced by paths."""
+        """A quiet line with the names in capitals replaced by paths."""
         named = {"ENCODER": self.encoder, "TABLE": self.table, "GENERATOR": self.generator}
-        return [str(named.get(str(word), word)) for word in line]
+        return [*(str(named.get(str(word), word)) for word in line), *CPU]
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     folder = tmp_path_factory.mktemp("inputs")
     made = Inputs(folder / "f.safetensors", folder / "z.safetensors", folder / "g.safetensors")
-    short = ["--steps", 3, "-q"]
+    short = ["--steps", 3]
     for line in (
         [*TRAINING["simclr"], *short, "--out", made.encoder],
-        [*MAKING["extract"], "-q", "--out", made.table],
+        [*MAKING["extract"], "--out", made.table],
         [*TRAINING["adm"], *short, "--out", made.generator],
     ):
         assert run_line(made.fill(line)) == 0
@@ -85,7 +87,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 def run_verb(world: World, argv: list[str]) -> tuple[str, ...]:
     """Run a line on one rank of a world that has been joined already; returns the lines it would print."""
-    config = build_app(argv[0])([*argv, "-q"], prog_name="corecli", standalone_mode=False)
+    config = build_app(argv[0])(argv, prog_name="corecli", standalone_mode=False)
     return load_verb(argv[0]).run(config, world).lines
 
 
@@ -172,14 +174,14 @@ def logged(out: Path) -> Callable[[], bool]:
 
 def long_line(out: Path) -> list[object]:
     """A training that is not over when a test has done with it."""
-    return [*TRAINING["simclr"], "--steps", 100_000, "--log-every", 2, "-q", "--nproc", 2, "--out", out]
+    return [*TRAINING["simclr"], "--steps", 100_000, "--log-every", 2, *CPU, "--nproc", 2, "--out", out]
 
 
 @pytest.mark.parametrize("sizes", [(2, 1), pytest.param((1, 2), marks=pytest.mark.slow)], ids=["2-1", "1-2"])
 def test_a_run_stopped_on_some_processes_goes_on_with_others(
     sizes: tuple[int, int], inputs: Inputs, start: Start, tmp_path: Path
 ) -> None:
-    line = inputs.fill([*TRAINING["simclr"], "--lr", 1e-4, "--steps", 12, "--log-every", 2, "-q"])
+    line = inputs.fill([*TRAINING["simclr"], "--lr", 1e-4, "--steps", 12, "--log-every", 2])
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     run_verb(World(), [*line, "--out", str(whole)])
     first = start([*line, "--nproc", sizes[0], "--out", parts])
@@ -208,7 +210,7 @@ def test_a_launch_makes_what_one_process_makes(name: str, inputs: Inputs, start:
         line += ["--steps", "4", "--log-every", "1"]
     one, two = tmp_path / "one" / "out.safetensors", tmp_path / "two" / "out.safetensors"
     run_verb(World(), [*line, "--out", str(one)])
-    assert start([*line, "-q", "--nproc", 2, "--out", two]).end() == Ended(0, f"{two}\n", "")
+    assert start([*line, "--nproc", 2, "--out", two]).end() == Ended(0, f"{two}\n", "")
     if name in TRAINING:
         assert 0 < difference(one, two) < TOLERANCE
         assert_same_log(one, two)
@@ -219,7 +221,7 @@ def test_a_launch_makes_what_one_process_makes(name: str, inputs: Inputs, start:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCORING)
 def test_a_launch_scores_as_one_process_does(name: str, inputs: Inputs, start: Start) -> None:
-    line = [*inputs.fill(SCORING[name]), "-q"]
+    line = inputs.fill(SCORING[name])
     one, two = start(line).end(), start([*line, "--nproc", 2]).end()
     assert (one.code, two.code, two.err) == (0, 0, one.err)
     numbers = [[float(t) for x in e.out.splitlines() for t in x.split("\t")[1:]] for e in (one, two)]
@@ -244,7 +246,7 @@ def test_the_error_of_one_rank_is_told_once(inputs: Inputs, start: Start, tmp_pa
     """Rank 1 reads the broken image while rank 0 waits for its features in a sum over ranks."""
     broken = broken_pngs(tmp_path / "broken")
     line = ["probe", "--encoder", inputs.encoder, "--train", tmp_path / "broken", "--test", tmp_path / "broken"]
-    how = start([*line, "--batch-size", 8, "-q", "--nproc", 2]).end()
+    how = start([*line, "--batch-size", 8, *CPU, "--nproc", 2]).end()
     assert (how.code, how.out) == (65, "")
     assert how.err.startswith(f"corecli probe: error: {broken}: ")
     assert how.err.count("\n") == 1
@@ -264,7 +266,7 @@ def test_the_error_of_one_rank_is_told_once(inputs: Inputs, start: Start, tmp_pa
 def test_the_same_error_of_all_ranks_is_told_once(
     change: list[str], code: int, said: str, start: Start, tmp_path: Path
 ) -> None:
-    line = [*TRAINING["simclr"], "--log-every", 1, "-q", "--nproc", 2, "--out", tmp_path / "f.safetensors", *change]
+    line = [*TRAINING["simclr"], "--log-every", 1, *CPU, "--nproc", 2, "--out", tmp_path / "f.safetensors", *change]
     how = start(line).end()
     assert (how.code, how.out) == (code, "")
     assert how.err.startswith("corecli train-ssl: error: ")
@@ -282,6 +284,32 @@ def test_other_signals_to_the_launcher(number: int, start: Start, tmp_path: Path
     how = line.end(25)
     assert (how.code, how.out, how.err.count("\n")) == (75, "", 1)
     assert "saved (the same line resumes)" in how.err
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_launcher_keeps_finished_shards(inputs: Inputs, start: Start, tmp_path: Path) -> None:
+    line = inputs.fill([*MAKING["sample"], "--rows", "::1", "--steps", 20])
+    one, two = tmp_path / "one" / "out", tmp_path / "two" / "out"
+    run_verb(World(), [*line, "--out", str(one)])
+    launched = start([*line, "--nproc", 2, "--out", two])
+    wait_for(lambda: len(list(folder_of(two).glob("shard-*"))) >= 2, launched)
+    launched.signal(signal.SIGTERM)
+    said = "corecli sample: error: stopped, finished shards are kept (the same line resumes)\n"
+    assert launched.end(25) == Ended(75, "", said)
+    assert start([*line, "--nproc", 2, "--out", two]).end() == Ended(0, f"{two}\n", "")
+    assert contents(two.parent) == contents(one.parent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_verb_that_saves_nothing_just_ends(number: signal.Signals, inputs: Inputs, start: Start) -> None:
+    line = start([*inputs.fill(SCORING["probe"]), "--epochs", 10_000, "--nproc", 2])
+    wait_for(lambda: len(list(children(line.pid))) >= 2, line)
+    time.sleep(15)
+    line.signal(number)
+    how = line.end(25)
+    assert (how.code, how.out) == (128 + number, "")
+    assert how.err == ("corecli probe: error: interrupted, nothing saved\n" if number == signal.SIGINT else "")
 
 
 @pytest.mark.slow
@@ -343,7 +371,7 @@ def test_a_killed_worker_ends_the_others(start: Start, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_line_under_torchrun_joins_it(inputs: Inputs, start: Start, tmp_path: Path) -> None:
-    line = inputs.fill([*TRAINING["simclr"], "--steps", 4, "--log-every", 1, "-q"])
+    line = inputs.fill([*TRAINING["simclr"], "--steps", 4, "--log-every", 1])
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     run_verb(World(), [*line, "--out", str(one)])
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "corecli")
@@ -368,7 +396,7 @@ def step_of_srun(rank: int, job: int) -> dict[str, str]:
 
 
 def test_the_tasks_of_an_srun_step_join_each_other(inputs: Inputs, start: Start, tmp_path: Path) -> None:
-    line = inputs.fill([*MAKING["extract"], "-q"])
+    line = inputs.fill([*MAKING["extract"]])
     one, two = tmp_path / "one" / "out", tmp_path / "two" / "out"
     run_verb(World(), [*line, "--out", str(one)])
     job = random.randrange(1 << 30)
@@ -419,11 +447,47 @@ def test_where_a_line_runs(
     assert launch.needed(build_app("extract")(line, prog_name="corecli", standalone_mode=False)) is elsewhere
 
 
+def test_more_processes_than_gpus_are_refused(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    line = [*inputs.fill(MAKING["extract"]), "--out", "z", "--nproc", "2", "--device", "auto"]
+    assert run_line(line) == 69
+    assert "2 processes, and 1 GPUs (lower --nproc, or use --device cpu)" in capsys.readouterr().err
+
+
+def resumed(world: World, folder: Path) -> str:
+    """What a rank says that looks for states in a folder of its own; only the one of rank 0 holds any."""
+    mine = folder / str(world.rank)
+    mine.mkdir()
+    if world.is_main:
+        checkpoint.save(mine / "state-000000005.safetensors", {"x": torch.ones(1)}, kind="state", step=5)
+    try:
+        Run(
+            mine,
+            label="test",
+            world=world,
+            total_steps=9,
+            state=dict,
+            restore=lambda *_: None,
+            save_every_sec=60,
+            log_every_steps=1,
+            quiet=True,
+        )
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def test_ranks_on_disks_that_are_not_shared_do_not_part_in_silence(two_ranks: Any, tmp_path: Path) -> None:
+    assert "processes see different states" in "".join(two_ranks.run(resumed, tmp_path))
+
+
 def test_a_batch_script_outside_srun_waits_for_nobody(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}.items():
         monkeypatch.setenv(name, value)
     out = tmp_path / "z.safetensors"
-    assert run_line([*inputs.fill(MAKING["extract"]), "-q", "--out", str(out)]) == 0
+    assert run_line([*inputs.fill(MAKING["extract"]), "--out", str(out)]) == 0
     assert checkpoint.load(out)[0]["features"].equal(checkpoint.load(inputs.table)[0]["features"])

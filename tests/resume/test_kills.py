@@ -109,7 +109,7 @@ GENERATOR = ["--preset", "tiny", "--channels", "8", "--channel-mult", "1,2", "--
 
 
 def make(*argv: object) -> None:
-    assert run_line([str(word) for word in argv]) == 0
+    assert run_line([*map(str, argv), "--device", "cpu"]) == 0
 
 
 def line_of(name: str, inputs: Inputs) -> list[object]:
@@ -136,7 +136,7 @@ def line_of(name: str, inputs: Inputs) -> list[object]:
         "packed": ["sample", "--ckpt", inputs.generator, *table, "--steps", 1, "--format", "packed"],
         "tar": ["sample", "--ckpt", inputs.generator, *table, "--steps", 1, "--format", "tar"],
     }
-    return lines[name]
+    return [*lines[name], "--device", "cpu"]
 
 
 def target_of(name: str, folder: Path) -> Path:
@@ -241,7 +241,7 @@ def ended(how: Ended, folder: Path, alone: Alone) -> None:
 
 
 def _await_moment(line: Line | Fork, out: Path, draw: random.Random, seconds: float) -> None:
-    """Wait for a random time, or (one time in three) until some file is being written after a shorter one."""
+    """Wait for a random time, and one time in three from then on until some file is being written."""
     writing = draw.random() < 1 / 3
     until = time.monotonic() + draw.uniform(0, 0.7 * seconds)
     while time.monotonic() < until and line.runs():
@@ -460,7 +460,7 @@ def test_a_signal_keeps_the_finished_shards(
     ended(line.end(), folder, wanted)
 
 
-@pytest.mark.parametrize("name", ["train-ssl", "sample"])
+@pytest.mark.parametrize("name", ["train-ssl", pytest.param("sample", marks=pytest.mark.slow)])
 def test_what_a_kill_after_the_end_leaves_is_cleared(
     name: str, inputs: Inputs, start: Start, alone: Reference, tmp_path: Path
 ) -> None:
