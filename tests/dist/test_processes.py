@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -378,6 +379,22 @@ def test_a_line_under_torchrun_joins_it(inputs: Inputs, start: Start, tmp_path: 
     how = start([*line, "--out", two], program=torchrun).end()
     assert (how.code, how.out) == (0, f"{two}\n")
     assert 0 < difference(one, two) < TOLERANCE
+
+
+@pytest.mark.slow
+def test_two_nodes_stop_as_one(start: Start, tmp_path: Path) -> None:
+    """Two launchers of one process each; only one of them is told to stop."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    out = tmp_path / "f.safetensors"
+    line = [*long_line(out), "--nproc", 1, "--nnodes", 2, "--rdzv-endpoint", f"127.0.0.1:{port}"]
+    nodes = [start(line) for _ in range(2)]
+    wait_for(logged(out), nodes[0])
+    nodes[0].signal(signal.SIGTERM)
+    ends = [node.end(25) for node in nodes]
+    assert [(end.code, end.out) for end in ends] == [(75, "")] * 2
+    assert "".join(end.err for end in ends).count("\n") == 1
 
 
 STEP = {
