@@ -40,6 +40,8 @@ def main() -> None:
     # A stream that the caller has closed is None; a file opened now takes its number.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    # Threads that spin while they wait starve each other where cores are shared; read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     die_with_launcher()
     sys.exit(run_line(sys.argv[1:]))
 
