@@ -412,6 +412,7 @@ def step_of_srun(rank: int, job: int) -> dict[str, str]:
     return {**STEP, "SLURM_JOB_ID": str(job), "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
 
 
+@pytest.mark.slow
 def test_the_tasks_of_an_srun_step_join_each_other(inputs: Inputs, start: Start, tmp_path: Path) -> None:
     line = inputs.fill([*MAKING["extract"]])
     one, two = tmp_path / "one" / "out", tmp_path / "two" / "out"
