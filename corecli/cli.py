@@ -40,9 +40,6 @@ def main() -> None:
     # A stream that the caller has closed is None; a file opened now takes its number.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    # Threads that spin while they wait starve each other where cores are shared; read when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost peer is told in one line, not in a C++ backtrace
     die_with_launcher()
     sys.exit(run_line(sys.argv[1:]))
 
