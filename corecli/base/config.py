@@ -272,8 +272,3 @@ def _check(value: Any, opt: Option, name: str, error: type[Any], where: str) -> 
     if opt.maximum is not None and value > opt.maximum:
         raise error(f"{value} is above {opt.maximum:g}", where=where)
     return value
-
-
-def replace(config: C, **changes: Any) -> C:
-    """A copy of a Config with some fields changed."""
-    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
