@@ -97,11 +97,6 @@ def read_batches(
         yield images.to(device, non_blocking=True), rows
 
 
-def read_rows(image_set: ImageSet, start: int, stop: int) -> Tensor:
-    """Rows from start up to stop: uint8 [stop - start, 3, H, W] on the CPU. Errors: DataError naming a bad file."""
-    return image_set.read(np.arange(start, stop, dtype=np.int64))
-
-
 def _by_thread(image_set: ImageSet, batches: Iterator[np.ndarray], *, pin: bool) -> Iterator[tuple[Tensor, np.ndarray]]:
     def read(rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
         images = image_set.read(rows)

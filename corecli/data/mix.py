@@ -63,10 +63,6 @@ class Mixture:
     identity: dict[str, Any] | None = None
     config: dict[str, Any] | None = None
 
-    def with_header(self, *, identity: dict[str, Any], config: dict[str, Any]) -> Mixture:
-        """The same mixture with a record of how it was made."""
-        return replace(self, identity=identity, config=config)
-
 
 def save_mixture(path: Path, mixture: Mixture) -> None:
     """Write a mixture whose parts' paths are valid from here; relative ones become relative to the file.

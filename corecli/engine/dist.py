@@ -154,16 +154,6 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter], world: World) ->
         _unpack(bucket.div_(world.size), gradients)
 
 
-def broadcast_tensors(tensors: Iterable[torch.Tensor], world: World) -> None:
-    """Overwrite the tensors of every rank with those of rank 0."""
-    if world.size == 1:
-        return
-    for group in _by_dtype(t.detach() for t in tensors):
-        bucket = torch.cat([t.reshape(-1) for t in group])
-        dist.broadcast(bucket, src=0)
-        _unpack(bucket, group)
-
-
 def any_rank(flags: int, world: World) -> int:
     """The bits set on any rank, the same on all: how ranks agree to stop at the same step."""
     if world.size == 1:

@@ -14,7 +14,6 @@ from corecli.engine.dist import (
     any_rank,
     average_gradients,
     barrier,
-    broadcast_tensors,
     gather_with_gradient,
     mean_over_ranks,
     sum_over_ranks,
@@ -104,8 +103,6 @@ def test_synchronised_batchnorm_is_that_of_the_global_batch(shape: tuple[int, ..
 
 
 def collect(world: World) -> dict[str, Any]:
-    tensors = [torch.full((2,), float(world.rank)), torch.full((3,), world.rank)]
-    broadcast_tensors(tensors, world)
     parameters = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(4, dtype=torch.float64))]
     for p in parameters:
         p.grad = torch.full_like(p, 1.0 + world.rank)
@@ -117,7 +114,6 @@ def collect(world: World) -> dict[str, Any]:
         "none": any_rank(0, world),
         "sum": sum_over_ranks(torch.tensor([1 + world.rank])).tolist(),
         "mean": mean_over_ranks(torch.tensor(1.0 + world.rank)).item(),
-        "broadcast": [t.tolist() for t in tensors],
         "gradients": [p.grad.unique().tolist() for p in parameters if p.grad is not None],
         "world": (world.rank, world.size, world.is_main),
     }
@@ -130,7 +126,6 @@ def test_the_other_collectives(two_ranks: Any) -> None:
             "none": 0,
             "sum": [3],
             "mean": 1.5,
-            "broadcast": [[0.0, 0.0], [0, 0, 0]],
             "gradients": [[1.5], [1.5]],
             "world": (rank, SIZE, rank == 0),
         }

@@ -339,8 +339,8 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_file_says_little_and_says_it_again(tmp_path: Path) -> None:
     part = Part(set="/x", repeat=2, fraction=0.5, seed=3, origin="real", prefix="a/b")
-    mixture = Mixture(parts=(part,), order="sequential", guard=True, missing="drop", round=3)
-    mixture = mixture.with_header(identity={"a": 1}, config={"b": 2})
+    told = {"identity": {"a": 1}, "config": {"b": 2}}
+    mixture = Mixture(parts=(part,), order="sequential", guard=True, missing="drop", round=3, **told)
     save_mixture(tmp_path / "m.json", mixture)
     assert load_mixture(tmp_path / "m.json") == mixture
     save_mixture(tmp_path / "m.json", Mixture(parts=(Part(set="/x"),)))

@@ -14,7 +14,7 @@ from corecli.base.errors import DataError, UsageError
 from corecli.data import loader as loader_module
 from corecli.data.augment import RECIPES, augment, draw
 from corecli.data.imageset import ImageSet
-from corecli.data.loader import Loader, read_batches, read_rows
+from corecli.data.loader import Loader, read_batches
 from corecli.data.order import Order, sequential_batches
 from corecli.data.rows import Rows, make_rows
 
@@ -167,7 +167,6 @@ def test_sequential_batches_are_read_in_order_with_a_short_last_one():
     assert [len(rows) for _, rows in got] == [8, 8, 6]
     assert torch.equal(torch.cat([images for images, _ in got]), image_set.images)
     assert list(read_batches(image_set, sequential_batches(0, 8), device=CPU)) == []
-    assert torch.equal(read_rows(image_set, 3, 9), image_set.images[3:9])
 
 
 def test_workers_are_as_many_as_this_ranks_cores_but_one(monkeypatch):
