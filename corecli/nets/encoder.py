@@ -20,6 +20,7 @@ from corecli.base.errors import DataError, UsageError
 from corecli.base.files import sniff
 from corecli.nets import backbones, foreign
 from corecli.nets.initial import seeded
+from corecli.nets.projector import Norm, ProjectorSpec, build_projector
 
 Layer = Literal["backbone", "projector"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's and timm's usual constants
@@ -33,14 +34,6 @@ class Preprocessing(TypedDict):
     std: list[float]
     image_size: int | None
     interpolation: str
-
-
-class ProjectorSpec(TypedDict):
-    """Linear(D, hidden), ReLU, Linear(hidden, dim); `norm` batch puts a BatchNorm after each Linear."""
-
-    hidden: int
-    dim: int
-    norm: str
 
 
 class Spec(TypedDict):
@@ -94,10 +87,21 @@ class Encoder(nn.Module):
             batches = (self._resized(b.to(self.mean.device)) for b in images.split(batch_size or max(1, len(images))))
             return torch.cat([head(self.backbone(self._normalised(x))).float() for x in batches])
 
+    def set_projector(self, spec: ProjectorSpec | None, *, seed: int = 0) -> None:
+        """Put a new projector, whose weights are a function of `seed`, in the place of the old; None takes it off.
+
+        Errors: UsageError.
+        """
+        projector = None
+        if spec is not None:
+            with seeded(seed, "projector"):
+                projector = build_projector(self.num_features, spec).to(self.mean.device).train(self.training)
+        self.projector, self.projector_dim = projector, spec["dim"] if spec else None
+        self.spec = {**self.spec, "projector": spec}
+
     def drop_projector(self) -> None:
         """Take the projector off, for a method that does not train it."""
-        self.projector, self.projector_dim = None, None
-        self.spec = {**self.spec, "projector": None}
+        self.set_projector(None)
 
     def _normalised(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
@@ -123,7 +127,7 @@ def build_encoder(
     stem: str | None = None,
     projector_hidden: int = 2048,
     projector_dim: int | None = 128,
-    projector_norm: str = "none",
+    projector_norm: Norm = "none",
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
     interpolation: str = "bicubic",
@@ -149,17 +153,6 @@ def build_encoder(
     stem = stem or backbones.choose_stem(backbone, image_size)
     with seeded(seed, "encoder"):
         return Encoder({"backbone": backbone, "stem": stem, "projector": projector, "preprocessing": preprocessing})
-
-
-def build_projector(num_features: int, spec: ProjectorSpec) -> nn.Sequential:
-    """The projector of a spec: two layers with biases and no norm (solo-learn), or with BatchNorm (SimCLR's code)."""
-    hidden, dim = spec["hidden"], spec["dim"]
-    if spec["norm"] == "none":
-        return nn.Sequential(nn.Linear(num_features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
-    if spec["norm"] != "batch":
-        raise UsageError(f"unknown projector norm {spec['norm']!r}", hint="choose from batch, none")
-    first, last = nn.Linear(num_features, hidden, bias=False), nn.Linear(hidden, dim, bias=False)
-    return nn.Sequential(first, nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), last, nn.BatchNorm1d(dim))
 
 
 def save_encoder(path: Path, encoder: Encoder, **provenance: Any) -> checkpoint.Header:
