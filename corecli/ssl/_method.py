@@ -1,15 +1,21 @@
 """What a method is: the views it wants of a batch, and a loss of them.
 
-One file of this folder is one method: `build(encoder, options=...)` returns it, DEFAULTS are its options with their
-source. `loss` is this process's share; the mean over ranks is the loss of the global batch (`engine.dist`).
+One file of this folder is one method. It holds `build(encoder, *, options, task)`, which returns it, and what can be
+told without importing it: `Options`, a dataclass whose fields are its own options with their defaults (`--set`);
+`VIEWS`, the views it takes unless --views says otherwise; `AUGMENT`, their augmentation; and `PROJECTOR`, the projector
+it was published with, None for a method that has none.
+
+`loss` is this process's share; the mean over ranks is the loss of the global batch (`engine.dist`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,65 +24,84 @@ from corecli.base.errors import UsageError
 from corecli.nets.encoder import Encoder
 
 Needs = Literal["nothing", "labels", "features"]
+Published = Literal["student", "teacher"]
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """This process's rows of a step, on its device.
 
-    views: V tensors, float [B, 3, H, W] in [0, 1]; labels: int64 [B], -1 unknown; groups: int64 [B], equal for members
-    of one group; targets: float [B, D], the rows of a feature table, for methods that need features.
+    views: the global views, float [B, 3, H, W] in [0, 1]; local_views: smaller ones [B, 3, h, w]; labels: int64 [B],
+    -1 unknown; groups: int64 [B], equal for members of one group; targets: float [B, D], the rows of a feature table,
+    for methods that need features; step, total_steps: where in its stage the method is.
     """
 
     views: tuple[Tensor, ...]
+    local_views: tuple[Tensor, ...] = ()
     labels: Tensor
     groups: Tensor
     targets: Tensor | None = None
+    step: int = 0
+    total_steps: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a user may set (None: the method's default), then what the data and the run decide."""
+class Task:
+    """What the data and the run decide for a method.
 
-    temperature: float | None = None
-    num_views: int | None = None
-    num_classes: int | None = None
+    batch_size: of the global batch; num_classes: 0 without labels; target_dim: of the feature table, None without one;
+    steps_per_epoch: full batches of an epoch; seed: of the weights that a method adds to the encoder's.
+    """
+
+    num_views: int = 2
+    num_local_views: int = 0
+    batch_size: int = 1
+    num_classes: int = 0
     target_dim: int | None = None
+    steps_per_epoch: int = 1
     seed: int = 0
 
 
-class Method(Protocol):
-    """An `nn.Module` that holds the encoder, and whatever else it trains."""
+class Method(nn.Module):
+    """The encoder that learns, whatever else is trained with it, and the loss. A subclass overrides what differs.
 
-    encoder: Encoder
-    num_views: int
-    needs: Needs
+    needs: what the images must come with. teacher: an averaged copy of the encoder, where the method has one.
+    publishes: which of the two its authors evaluate, and `train-ssl` writes unless --export says otherwise.
+    """
+
+    needs: Needs = "nothing"
+    publishes: Published = "student"
+
+    def __init__(self, encoder: Encoder, *, teacher: Encoder | None = None) -> None:
+        super().__init__()
+        self.encoder, self.teacher = encoder, teacher
 
     def loss(self, batch: Batch) -> Tensor:
         """The share of this process in the loss of the step, a scalar with gradient."""
-        ...
+        raise NotImplementedError
 
     def after_step(self, step: int, total_steps: int) -> None:
         """Called after the optimizer's step: moving averages, queues."""
-        ...
 
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> Any: ...
-    def to(self, device: torch.device) -> Any: ...
-    def train(self, mode: bool = True) -> Any: ...
+    def constant_rate(self) -> Iterable[nn.Parameter]:
+        """Parameters whose learning rate stays at its peak whatever the schedule."""
+        return ()
 
 
-def resolve(options: Options, defaults: Options, *, method: str) -> Options:
-    """`options` with the method's defaults filled in.
+def check_views(task: Task, *, method: str, views: tuple[int, ...], local_views: bool = False) -> None:
+    """Refuse views a method cannot take: `views` are the numbers of global ones it can. Errors: UsageError."""
+    if task.num_views not in views:
+        wanted = " or ".join(map(str, views))
+        raise UsageError(f"{method} takes {wanted} global views, not {task.num_views}", hint="change --views")
+    if task.num_local_views and not local_views:
+        raise UsageError(f"{method} takes no local views", hint="change --views")
 
-    Errors: UsageError for an option the method has no use for.
-    """
-    for name in ("temperature", "num_views"):
-        if getattr(options, name) is not None and getattr(defaults, name) is None:
-            raise UsageError(f"{method} has no {name.replace('_', ' ')} to set")
-    given = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
-    return dataclasses.replace(defaults, **given)
+
+def check_temperature(temperature: float) -> None:
+    """Errors: UsageError unless it is above 0."""
+    if not temperature > 0:
+        raise UsageError(f"the temperature must be above 0, not {temperature:g}")
 
 
 def embed(encoder: Encoder, views: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -88,3 +113,28 @@ def embed(encoder: Encoder, views: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     h, z = encoder(torch.cat(views))
     shape = (len(views), len(views[0]))
     return h.unflatten(0, shape), z.unflatten(0, shape)
+
+
+def teacher_of(student: M) -> M:
+    """A copy of an encoder, or of a head, to be moved by `follow`: without gradient, and nobody listens on it."""
+    modules = list(student.modules())
+    hooks = [m._forward_hooks for m in modules]
+    for m in modules:
+        m._forward_hooks = OrderedDict()
+    try:
+        return copy.deepcopy(student).requires_grad_(False)
+    finally:
+        for m, kept in zip(modules, hooks, strict=True):
+            m._forward_hooks = kept
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher <- momentum teacher + (1 - momentum) student, parameters only: BatchNorms run statistics of their own."""
+    ours, theirs = list(teacher.parameters()), list(student.parameters())
+    torch._foreach_lerp_(ours, theirs, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def cosine_momentum(start: float, end: float, step: int, total_steps: int) -> float:
+    """The momentum after `step` of `total_steps`, from start to end by half a cosine (BYOL, section 3.2)."""
+    return end - (end - start) * (math.cos(math.pi * step / total_steps) + 1) / 2

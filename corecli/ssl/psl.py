@@ -2,45 +2,45 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from dataclasses import dataclass
+
+from torch import Tensor
 
 from corecli.base.errors import UsageError
 from corecli.nets.encoder import Encoder
 from corecli.ssl._losses import cosine_distance
-from corecli.ssl._method import Batch, Needs, Options, embed, resolve
+from corecli.ssl._method import Batch, Method, Needs, Task, check_views, embed
 
-DEFAULTS = Options(num_views=2)  # Eq. 7; with one view, half the cost, "a slight decrease in performance"
+VIEWS, AUGMENT = "2g", "strong"  # Eq. 7; with one view, half the cost, "a slight decrease in performance"
+PROJECTOR = {"hidden": 2048, "dim": 128}  # as simclr's, whose features are its targets
 
 
-def build(encoder: Encoder, *, options: Options) -> PSL:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """psl has no options of its own."""
+
+
+def build(encoder: Encoder, *, options: Options, task: Task) -> PSL:
     """PSL on an encoder whose output, the projector's where there is one, has the targets' dimension.
 
     Errors: UsageError when it has not, or there are no targets.
     """
-    options = resolve(options, DEFAULTS, method="psl")
-    if options.num_views not in (1, 2):
-        raise UsageError(f"psl takes 1 or 2 views, not {options.num_views}")
-    if options.target_dim is None:
+    check_views(task, method="psl", views=(1, 2))
+    if task.target_dim is None:
         raise UsageError("psl needs a feature table", hint="give --features")
     dim = encoder.projector_dim or encoder.num_features
-    if dim != options.target_dim:
-        hint = f"set the projector's dimension to {options.target_dim}, or extract the other layer"
-        raise UsageError(f"the features have {options.target_dim} dimensions, the encoder's output {dim}", hint=hint)
-    return PSL(encoder, num_views=options.num_views)
+    if dim != task.target_dim:
+        hint = f"give --projector-dim {task.target_dim}, or extract the other layer"
+        raise UsageError(f"the features have {task.target_dim} dimensions, the encoder's output {dim}", hint=hint)
+    return PSL(encoder)
 
 
-class PSL(nn.Module):
+class PSL(Method):
     """The mean over views of the cosine distance between projection and target."""
 
     needs: Needs = "features"
-
-    def __init__(self, encoder: Encoder, *, num_views: int) -> None:
-        super().__init__()
-        self.encoder, self.num_views = encoder, num_views
 
     def loss(self, batch: Batch) -> Tensor:
         assert batch.targets is not None
         _, z = embed(self.encoder, batch.views)
         return cosine_distance(z, batch.targets.expand_as(z))
-
-    def after_step(self, step: int, total_steps: int) -> None: ...

@@ -1,37 +1,40 @@
-"""SimCLR (Chen et al. 2020): two views of an image attract, all other images of the global batch repel."""
+"""SimCLR: two views of an image are told from all other views of the batch (Chen et al. 2020, Eq. 1)."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from dataclasses import dataclass
 
-from corecli.base.errors import UsageError
+from torch import Tensor
+
 from corecli.nets.encoder import Encoder
 from corecli.ssl._losses import nt_xent
-from corecli.ssl._method import Batch, Needs, Options, embed, resolve
+from corecli.ssl._method import Batch, Method, Task, check_temperature, check_views, embed
 
-DEFAULTS = Options(temperature=0.2)  # CORE, Table 9; solo-learn
+VIEWS, AUGMENT = "2g", "strong"
+PROJECTOR = {"hidden": 2048, "dim": 128}  # CORE, Table 9; no BatchNorm, as solo-learn
 
 
-def build(encoder: Encoder, *, options: Options) -> SimCLR:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of simclr."""
+
+    temperature: float = 0.2  # CORE, Table 9; solo-learn
+
+
+def build(encoder: Encoder, *, options: Options, task: Task) -> SimCLR:
     """SimCLR on an encoder, whose projector it trains. Errors: UsageError unless the temperature is above 0."""
-    temperature = resolve(options, DEFAULTS, method="simclr").temperature
-    if temperature is None or temperature <= 0:
-        raise UsageError(f"the temperature must be above 0, not {temperature}")
-    return SimCLR(encoder, temperature=temperature)
+    check_views(task, method="simclr", views=(2,))
+    check_temperature(options.temperature)
+    return SimCLR(encoder, temperature=options.temperature)
 
 
-class SimCLR(nn.Module):
+class SimCLR(Method):
     """NT-Xent of the projections of two views."""
 
-    num_views = 2
-    needs: Needs = "nothing"
-
     def __init__(self, encoder: Encoder, *, temperature: float) -> None:
-        super().__init__()
-        self.encoder, self.temperature = encoder, temperature
+        super().__init__(encoder)
+        self.temperature = temperature
 
     def loss(self, batch: Batch) -> Tensor:
         _, z = embed(self.encoder, batch.views)
         return nt_xent(z[0], z[1], temperature=self.temperature)
-
-    def after_step(self, step: int, total_steps: int) -> None: ...

@@ -1,6 +1,8 @@
-"""Cross-entropy on labels: the supervised yardstick, on one augmented view."""
+"""Cross-entropy on labels: the supervised yardstick, on augmented views."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,37 +11,43 @@ from corecli.base.errors import DataError
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
 from corecli.ssl._losses import widened
-from corecli.ssl._method import Batch, Needs, Options, embed, resolve
+from corecli.ssl._method import Batch, Method, Needs, Task, check_views, embed
 
-DEFAULTS = Options()
+VIEWS, AUGMENT = "1g", "strong"
+PROJECTOR = None
 
 
-def build(encoder: Encoder, *, options: Options) -> Supervised:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of supervised."""
+
+    label_smoothing: float = 0.0
+
+
+def build(encoder: Encoder, *, options: Options, task: Task) -> Supervised:
     """A linear classifier on the backbone's features; the encoder's projector, which it would not train, is dropped.
 
     Errors: DataError unless the labels are of two classes or more.
     """
-    options = resolve(options, DEFAULTS, method="supervised")
-    if options.num_classes is None or options.num_classes < 2:
+    check_views(task, method="supervised", views=(1, 2))
+    if task.num_classes < 2:
         raise DataError("supervised needs labels of at least two classes", hint="class sub-folders give labels")
     encoder.drop_projector()
-    with seeded(options.seed, "supervised"):
-        classifier = nn.Linear(encoder.num_features, options.num_classes)
-    return Supervised(encoder, classifier)
+    with seeded(task.seed, "supervised"):
+        classifier = nn.Linear(encoder.num_features, task.num_classes)
+    return Supervised(encoder, classifier, label_smoothing=options.label_smoothing)
 
 
-class Supervised(nn.Module):
-    """Softmax cross-entropy; every label must be known."""
+class Supervised(Method):
+    """Softmax cross-entropy, the mean over views; every label must be known."""
 
-    num_views = 1
     needs: Needs = "labels"
 
-    def __init__(self, encoder: Encoder, classifier: nn.Linear) -> None:
-        super().__init__()
-        self.encoder, self.classifier = encoder, classifier
+    def __init__(self, encoder: Encoder, classifier: nn.Linear, *, label_smoothing: float) -> None:
+        super().__init__(encoder)
+        self.classifier, self.label_smoothing = classifier, label_smoothing
 
     def loss(self, batch: Batch) -> Tensor:
         h, _ = embed(self.encoder, batch.views)
-        return F.cross_entropy(widened(self.classifier(h[0])), batch.labels)
-
-    def after_step(self, step: int, total_steps: int) -> None: ...
+        logits = widened(self.classifier(h.flatten(0, 1)))
+        return F.cross_entropy(logits, batch.labels.repeat(len(h)), label_smoothing=self.label_smoothing)
