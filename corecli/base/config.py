@@ -168,6 +168,18 @@ def to_json(value: Any) -> Any:
     return [to_json(v) for v in value] if isinstance(value, tuple) else value
 
 
+def parse_fields(cls: type[C], given: Mapping[str, str], *, where: str) -> C:
+    """An instance of a plain dataclass of numbers, flags and words from texts by field name.
+
+    Errors: UsageError naming an unknown field's nearest neighbour, or a value that is none.
+    """
+    hints = typing.get_type_hints(cls)
+    for name in given:
+        if name not in hints:
+            raise unknown_name(f"option of {where}", name, hints)
+    return cls(**{name: _parse(text, scalar(hints[name]), UsageError, name) for name, text in given.items()})
+
+
 def kind_of(hint: Any) -> tuple[type[Any], bool, bool]:
     """(scalar type, is it a tuple of them, may it be None) of a field's annotation."""
     optional = False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from corecli.base.errors import unknown_name
 
@@ -33,3 +35,39 @@ def load(folder: str, name: str, kind: str | None = None) -> ModuleType:
     """
     check(folder, name, kind)
     return importlib.import_module(f"corecli.{folder.replace('/', '.')}.{name.replace('-', '_')}")
+
+
+@cache
+def constants(folder: str, name: str) -> dict[str, Any]:
+    """What a module says in plain literals, read without importing it: `VIEWS = "2g"`; and the fields of its `Options`.
+
+    `"Options"` is {field: default}, or {} without such a class. Errors: UsageError as `load`.
+    """
+    check(folder, name)
+    source = (_PACKAGE / folder / f"{name.replace('-', '_')}.py").read_text()
+    found: dict[str, Any] = {"Options": {}}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef) and node.name == "Options":
+            found["Options"] = {n.target.id: ast.literal_eval(n.value) for n in node.body if _is_field(n)}
+        if isinstance(node, ast.Assign):
+            found |= _literals(node)
+    return found
+
+
+def _is_field(node: ast.stmt) -> Any:
+    return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+
+
+def _literals(node: ast.Assign) -> dict[str, Any]:
+    """The names an assignment gives literals to; `A, B = 1, 2` gives two."""
+    target, value = node.targets[0], node.value
+    pairs = [(target, value)]
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        pairs = list(zip(target.elts, value.elts, strict=True))
+    found = {}
+    for name, literal in pairs:
+        try:
+            found[name.id] = ast.literal_eval(literal)  # pyright: ignore[reportAttributeAccessIssue]
+        except ValueError:
+            continue
+    return found

@@ -1,4 +1,4 @@
-"""Random views of whole batches: a recipe says how strong, `draw` draws the parameters, `augment` applies them.
+"""Random views of whole batches: a `Recipe` says how strong, `draw` draws the parameters, `augment` applies them.
 
 Parameters belong to the global batch of a step and are a pure function of (seed, step, view): a rank that applies its
 slice of them gets the images one process would have got, and a resumed run continues where it stopped.
@@ -11,75 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from corecli.base.errors import unknown_name
 from corecli.base.rng import numpy_generator
 from corecli.data import colour, resample
+from corecli.data.recipes import Recipe
 
 _NUM_TRIES = 10  # of a random crop before it falls back to the centre, as in torchvision
 _CHUNK_PIXELS = 1 << 18  # images of one chunk; together they should stay in a core's cache
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How one view of an image is made, in the order of the fields; by default the image is left as it is."""
-
-    crop: tuple[float, float] | None = None  # range of the random crop's area as a part of the image's; None: no crop
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of its width over its height, drawn on a log scale
-    size: int | None = None  # side of the view in px; None: the image's own
-    flip: float = 0.0  # probabilities: of a mirror image,
-    jitter: float = 0.0  # of the next four together, in an order of their own for every image
-    brightness: float = 0.0  # ratios are drawn from [1 - x, 1 + x], not below 0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0  # turns are drawn from [-x, x], x <= 0.5
-    grey: float = 0.0
-    blur: float = 0.0
-    sigma: tuple[float, float] = (0.1, 2.0)  # range of the blur's standard deviation in px
-    blur_kernel: Literal["tenth", "full"] = "tenth"  # a tenth of the side wide (SimCLR), or uncut as Pillow's
-    solarize: float = 0.0
-    threshold: float = 0.5  # values from here on are inverted by solarize (Pillow's 128 of 255)
-
-
-RECIPES: dict[str, Recipe] = {
-    "strong": Recipe(  # CORE Table 9, which is SimCLR's
-        crop=(0.08, 1.0),  # Table 9: randresizedcrop scale
-        flip=0.5,  # Table 9: horizontal flip probability
-        jitter=0.8,  # Table 9: color jitter probability
-        brightness=0.8,  # Table 9
-        contrast=0.8,  # not in Table 9; SimCLR, appendix A, and solo-learn, which CORE refers to
-        saturation=0.8,  # Table 9
-        hue=0.2,  # Table 9
-        grey=0.2,  # Table 9: gray scale
-        blur=0.5,  # Table 9: gaussian blur probability; sigma from SimCLR, appendix A
-    ),
-    "weak": Recipe(  # CORE Table 12, which is AdaInf's
-        crop=(0.2, 1.0),  # Table 12: randresizedcrop scale
-        flip=0.5,  # Table 12: horizontal flip probability
-        jitter=0.4,  # Table 12: color jitter probability
-        brightness=0.4,  # Table 12
-        contrast=0.4,  # not in Table 12; AdaInf's symmetric recipe, from which the table comes
-        saturation=0.4,  # Table 12
-        hue=0.1,  # Table 12
-        grey=0.2,  # Table 12: gray scale
-        blur=0.5,  # Table 12: gaussian blur probability
-    ),
-    "crop": Recipe(crop=(0.08, 1.0), flip=0.5),  # what supervised training and linear probes use
-    "flip": Recipe(flip=0.5),  # MixDiff's "no augmentation"
-    "none": Recipe(),
-}
-
-
-def get_recipe(name: str, *, size: int | None = None) -> Recipe:
-    """The recipe of that name with views of `size` px. Errors: UsageError naming the nearest choice."""
-    if name not in RECIPES:
-        raise unknown_name("augmentation", name, RECIPES)
-    return replace(RECIPES[name], size=size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ comes out is the same in every case.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from corecli.base.errors import UsageError
 from corecli.data.imageset import ImageSet
+from corecli.data.members import Members
 from corecli.data.order import Order, sequential_batches
 from corecli.data.workers import AVAILABLE, read_by_workers
 
@@ -46,18 +48,27 @@ class Loader:
     """A rank's part of the global batches of an order: iterates (step, images, rows) from `first_step` to its end.
 
     images: uint8 [b, 3, H, W] on the rank's device; rows: int64 [b], the rank's contiguous slice of the global batch,
-    b = batch_size / world.size. workers: processes that decode, 0 for none; their number never changes the result.
+    b = batch_size / world.size. With `members` the images are [E, b, 3, H, W], of the member of each row's group that
+    each of E entries shows. workers: processes that decode, 0 for none; their number never changes the result.
 
     Errors: UsageError when the ranks do not divide the batch; while iterating, DataError naming a bad file.
     """
 
     def __init__(
-        self, image_set: ImageSet, order: Order, *, world: Rank, workers: Workers = "auto", first_step: int = 0
+        self,
+        image_set: ImageSet,
+        order: Order,
+        *,
+        world: Rank,
+        members: Members | None = None,
+        workers: Workers = "auto",
+        first_step: int = 0,
     ) -> None:
         if order.batch_size % world.size:
             reason = f"a batch of {order.batch_size} cannot be shared equally by {world.size} processes"
             raise UsageError(reason, hint=f"make the batch size a multiple of {world.size}")
         self._image_set, self._order, self._device = image_set, order, world.device
+        self._members = members
         self._workers: Workers = workers
         self._share = order.batch_size // world.size
         self._first = world.rank * self._share
@@ -67,13 +78,22 @@ class Loader:
         return len(self._steps)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, np.ndarray]]:
-        batches = (self._order.batch(step)[self._first : self._first + self._share] for step in self._steps)
-        held = _worth_holding(self._image_set, len(self._steps) * self._share, self._device)
+        num_entries = 1 if self._members is None else self._members.num_entries
+        held = _worth_holding(self._image_set, len(self._steps) * self._share * num_entries, self._device)
+        ahead: deque[np.ndarray] = deque()  # rows of steps whose images are being read
         read = (_read_held if held else read_batches)(
-            self._image_set, batches, device=self._device, workers=self._workers
+            self._image_set, self._shown(ahead), device=self._device, workers=self._workers
         )
-        for step, (images, rows) in zip(self._steps, read, strict=True):
-            yield step, images, rows
+        for step, (images, _) in zip(self._steps, read, strict=True):
+            rows = ahead.popleft()
+            yield step, images if self._members is None else images.unflatten(0, (num_entries, len(rows))), rows
+
+    def _shown(self, ahead: deque[np.ndarray]) -> Iterator[np.ndarray]:
+        """The rows whose images each step shows, all entries in turn; the rows they stand for go to `ahead`."""
+        for step in self._steps:
+            rows = self._order.batch(step)[self._first : self._first + self._share]
+            ahead.append(rows)
+            yield rows if self._members is None else self._members.of(rows, self._order.locate(step)[:2]).ravel()
 
 
 def read_batches(

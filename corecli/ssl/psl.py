@@ -12,7 +12,7 @@ from corecli.ssl._losses import cosine_distance
 from corecli.ssl._method import Batch, Method, Needs, Task, check_views, embed
 
 VIEWS, AUGMENT = "2g", "strong"  # Eq. 7; with one view, half the cost, "a slight decrease in performance"
-PROJECTOR = {"hidden": 2048, "dim": 128}  # as simclr's, whose features are its targets
+PROJECTOR = {"hidden": 2048, "dim": 128, "norm": "none"}  # as simclr's, whose features are its targets
 
 
 @dataclass(frozen=True, kw_only=True)

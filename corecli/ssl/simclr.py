@@ -11,7 +11,7 @@ from corecli.ssl._losses import nt_xent
 from corecli.ssl._method import Batch, Method, Task, check_temperature, check_views, embed
 
 VIEWS, AUGMENT = "2g", "strong"
-PROJECTOR = {"hidden": 2048, "dim": 128}  # CORE, Table 9; no BatchNorm, as solo-learn
+PROJECTOR = {"hidden": 2048, "dim": 128, "norm": "none"}  # CORE, Table 9; no BatchNorm, as solo-learn
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,9 @@ import pytest
 import torch
 from torchvision import transforms as tv1
 
-from corecli.data.augment import RECIPES, augment, draw
+from corecli.data.augment import augment, draw
 from corecli.data.memory import keep_freed_memory
+from corecli.data.recipes import RECIPES
 
 ROUNDS = 5
 

@@ -16,7 +16,8 @@ from torchvision.transforms.v2 import functional as tv
 from corecli.base.errors import UsageError
 from corecli.data import augment as augment_module
 from corecli.data import colour, resample
-from corecli.data.augment import RECIPES, Parameters, Recipe, augment, draw, get_recipe, to_float
+from corecli.data.augment import Parameters, augment, draw, to_float
+from corecli.data.recipes import RECIPES, Recipe, get_recipe
 
 EVERYTHING = replace(RECIPES["strong"], solarize=0.3)
 

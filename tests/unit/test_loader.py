@@ -12,10 +12,11 @@ import torch
 
 from corecli.base.errors import DataError, UsageError
 from corecli.data import loader as loader_module
-from corecli.data.augment import RECIPES, augment, draw
+from corecli.data.augment import augment, draw
 from corecli.data.imageset import ImageSet
 from corecli.data.loader import Loader, read_batches
 from corecli.data.order import Order, sequential_batches
+from corecli.data.recipes import RECIPES
 from corecli.data.rows import Rows, make_rows
 
 CPU = torch.device("cpu")

@@ -1,0 +1,130 @@
+"""Which members of a group become views: one mechanism for every way of mixing real and synthetic images.
+
+`2g8l` is two global and eight local views of the image at hand, whatever it is. `real:1g6l,synthetic:1g2l` pairs: an
+epoch goes over the real images, and each brings a synthetic member of its group (MixDiff). `mixed:1g` is the synthetic
+member with probability p, else the real image (GenSSL's T0). Each comma-separated entry draws one member for all its
+crops; which synthetic variant that is, is a function of (seed, epoch, group), and entries of one image draw different
+ones while there are enough. An image without a synthetic member stands for it itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+import numpy as np
+
+from corecli.base.errors import DataError, UsageError, unknown_name
+from corecli.base.rng import numpy_generator
+from corecli.data.rows import REAL, SYNTHETIC, Rows
+
+Source = Literal["any", "real", "synthetic", "mixed"]
+_COUNTS = re.compile(r"(?:(\d+)g)?(?:(\d+)l)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Views of one member of an image's group: `num_global` large crops and `num_local` small ones."""
+
+    source: Source
+    num_global: int
+    num_local: int
+
+
+def parse_views(text: str) -> tuple[Entry, ...]:
+    """Read `2g`, `2g8l` or `real:1g6l,synthetic:1g2l`. Errors: UsageError."""
+    entries = tuple(_parse_entry(part.strip(), text) for part in text.split(","))
+    if not any(entry.num_global for entry in entries):
+        raise UsageError(f"views {text!r} have no global one", hint="write 2g, or 2g8l")
+    if len(entries) > 1 and any(entry.source == "any" for entry in entries):
+        raise UsageError(f"views {text!r} do not say whose each is", hint="write real:1g,synthetic:1g")
+    return entries
+
+
+def _parse_entry(part: str, text: str) -> Entry:
+    source, _, counts = part.rpartition(":")
+    match = _COUNTS.fullmatch(counts)
+    if match is None or not any(match.groups()):
+        raise UsageError(f"views {text!r} cannot be read", hint="write 2g, 2g8l or real:1g6l,synthetic:1g2l")
+    if source and source not in get_args(Source):
+        raise unknown_name("source of views", source, get_args(Source))
+    num_global, num_local = (int(number or 0) for number in match.groups())
+    return Entry(source=cast(Source, source or "any"), num_global=num_global, num_local=num_local)
+
+
+def pairs(entries: Sequence[Entry]) -> bool:
+    """Whether views are of several members of a group, so that an epoch goes over the real images alone."""
+    return any(entry.source != "any" for entry in entries)
+
+
+def anchors(
+    rows: Rows, slots: np.ndarray, stages: Sequence[int], entries: Sequence[Entry]
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The slots of an epoch under these views, and its stages: those of real images where views are paired.
+
+    Errors: DataError when there are no real images, or none of them has a synthetic one in its group.
+    """
+    if not pairs(entries):
+        return slots, tuple(stages)
+    real = rows.origins[slots] == REAL
+    if not real.any():
+        raise DataError("no real images to pair", hint="inflate --real SET --synthetic SET says which are which")
+    if any(entry.source != "real" for entry in entries) and not _Members(rows, SYNTHETIC).count.any():
+        raise DataError("no synthetic images to pair", hint="inflate --real SET --synthetic SET joins them by group")
+    ends = np.cumsum([0, *stages])
+    kept = (int(real[a:b].sum()) for a, b in zip(ends[:-1], ends[1:], strict=True))
+    return slots[real], tuple(num for num in kept if num)
+
+
+class Members:
+    """Chooses, for the images of a batch, the member that each entry of the views shows."""
+
+    def __init__(self, rows: Rows, entries: Sequence[Entry], *, seed: int, synthetic_probability: float = 0.5) -> None:
+        self.num_entries = len(entries)
+        self._sources = [entry.source for entry in entries]
+        self._groups, self._seed, self._probability = rows.group_ids, seed, synthetic_probability
+        self._synthetic = _Members(rows, SYNTHETIC) if pairs(entries) else None
+        self._drawn: tuple[tuple[int, int], np.ndarray, np.ndarray] | None = None
+
+    def of(self, images: np.ndarray, epoch: tuple[int, int]) -> np.ndarray:
+        """int64 [E, B]: the rows that E entries show for the rows `images` [B] in an epoch, (stage, epoch of it)."""
+        if self._synthetic is None:
+            return np.stack([images] * self.num_entries)
+        variant, coin = self._draws(epoch)
+        groups = self._groups[images]
+        shown, num_drawn = [], 0
+        for entry, source in enumerate(self._sources):
+            if source == "real":
+                shown.append(images)
+                continue
+            partner = self._synthetic.pick(groups, variant[groups], num_drawn, images)
+            num_drawn += 1
+            real = (coin[entry, groups] >= self._probability) if source == "mixed" else False
+            shown.append(np.where(real, images, partner))
+        return np.stack(shown)
+
+    def _draws(self, epoch: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Uniform numbers of an epoch for every group: [G] for the variant, [E, G] for the coin of each entry."""
+        if self._drawn is None or self._drawn[0] != epoch:
+            g, num_groups = numpy_generator(self._seed, "members", *epoch), int(self._groups.max()) + 1
+            self._drawn = (epoch, g.random(num_groups), g.random((self.num_entries, num_groups)))
+        return self._drawn[1:]
+
+
+class _Members:
+    """The rows of one origin by group, variants in order."""
+
+    def __init__(self, rows: Rows, origin: int) -> None:
+        groups, here = rows.group_ids, np.flatnonzero(rows.origins == origin)
+        self._rows = here[np.lexsort((rows.variants[here], groups[here]))]
+        self.count = np.bincount(groups[here], minlength=int(groups.max(initial=-1)) + 1)
+        self._first = np.cumsum(self.count) - self.count
+
+    def pick(self, groups: np.ndarray, uniform: np.ndarray, offset: int, otherwise: np.ndarray) -> np.ndarray:
+        """The member of each group that a number in [0, 1) falls on, `offset` further on; else the row `otherwise`."""
+        count = self.count[groups]
+        index = (np.floor(uniform * count).astype(np.int64) + offset) % np.maximum(count, 1)
+        found = self._rows[np.minimum(self._first[groups] + index, len(self._rows) - 1)]
+        return np.where(count > 0, found, otherwise)

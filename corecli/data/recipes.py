@@ -1,0 +1,107 @@
+"""How views are made, as plain data: recipes by name, each value with its source. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from corecli.base.errors import unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one view of an image is made, in the order of the fields; by default the image is left as it is."""
+
+    crop: tuple[float, float] | None = None  # range of the random crop's area as a part of the image's; None: no crop
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of its width over its height, drawn on a log scale
+    size: int | None = None  # side of the view in px; None: the image's own
+    flip: float = 0.0  # probabilities: of a mirror image,
+    jitter: float = 0.0  # of the next four together, in an order of their own for every image
+    brightness: float = 0.0  # ratios are drawn from [1 - x, 1 + x], not below 0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0  # turns are drawn from [-x, x], x <= 0.5
+    grey: float = 0.0
+    blur: float = 0.0
+    sigma: tuple[float, float] = (0.1, 2.0)  # range of the blur's standard deviation in px
+    blur_kernel: Literal["tenth", "full"] = "tenth"  # a tenth of the side wide (SimCLR), or uncut as Pillow's
+    solarize: float = 0.0
+    threshold: float = 0.5  # values from here on are inverted by solarize (Pillow's 128 of 255)
+
+
+_STRONG = Recipe(  # CORE Table 9, which is SimCLR's
+    crop=(0.08, 1.0),  # Table 9: randresizedcrop scale
+    flip=0.5,  # Table 9: horizontal flip probability
+    jitter=0.8,  # Table 9: color jitter probability
+    brightness=0.8,  # Table 9
+    contrast=0.8,  # not in Table 9; SimCLR, appendix A, and solo-learn, which CORE refers to
+    saturation=0.8,  # Table 9
+    hue=0.2,  # Table 9
+    grey=0.2,  # Table 9: gray scale
+    blur=0.5,  # Table 9: gaussian blur probability; sigma from SimCLR, appendix A
+)
+_WEAK = Recipe(  # CORE Table 12, which is AdaInf's
+    crop=(0.2, 1.0),  # Table 12: randresizedcrop scale
+    flip=0.5,  # Table 12: horizontal flip probability
+    jitter=0.4,  # Table 12: color jitter probability
+    brightness=0.4,  # Table 12
+    contrast=0.4,  # not in Table 12; AdaInf's symmetric recipe, from which the table comes
+    saturation=0.4,  # Table 12
+    hue=0.1,  # Table 12
+    grey=0.2,  # Table 12: gray scale
+    blur=0.5,  # Table 12: gaussian blur probability
+)
+# BYOL, appendix B, Table 6: one view blurred, the other seldom, and solarized.
+_BYOL = replace(_STRONG, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, blur=1.0)
+_BYOL_2 = replace(_BYOL, blur=0.1, solarize=0.2)
+_DINO = replace(_BYOL, crop=(0.4, 1.0))  # DINO, appendix E and its code: BYOL's on large crops; locals from 5 to 40 %
+
+RECIPES: dict[str, Recipe] = {
+    "strong": _STRONG,
+    "weak": _WEAK,
+    "moco": replace(_STRONG, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),  # MoCo v2; GenSSL for MoCo
+    "byol-1": _BYOL,
+    "byol-2": _BYOL_2,
+    "byol-cifar-1": replace(_BYOL, blur=0.0),  # solo-learn's for 32 px: no blur
+    "byol-cifar-2": replace(_BYOL_2, blur=0.0),
+    "byol-weak-1": replace(_WEAK, saturation=0.2, blur=0.0),  # CORE, Table 12's note on BYOL; AdaInf's asymmetric one
+    "byol-weak-2": replace(_WEAK, saturation=0.2, blur=0.0, solarize=0.2),
+    "mocov3-1": replace(_BYOL, crop=(0.2, 1.0)),  # MoCo v3's code: BYOL's on crops of 20 % and more
+    "mocov3-2": replace(_BYOL_2, crop=(0.2, 1.0)),
+    "dino-1": _DINO,
+    "dino-2": replace(_DINO, blur=0.1, solarize=0.2),
+    "dino-local": replace(_DINO, crop=(0.05, 0.4), blur=0.5),
+    "crop": Recipe(crop=(0.08, 1.0), flip=0.5),  # what supervised training and linear probes use; GenSSL's "crop only"
+    "flip": Recipe(flip=0.5),  # MixDiff's "no augmentation"
+    "none": Recipe(),
+}
+# Names that give the two global views recipes of their own.
+PAIRS: dict[str, tuple[str, str]] = {
+    name: (f"{name}-1", f"{name}-2") for name in ("byol", "byol-cifar", "byol-weak", "mocov3", "dino")
+}
+AUGMENTATIONS = (*RECIPES, *PAIRS)
+_LOCAL_CROP = (0.05, 0.4)  # DINO, section 4: scale of local crops
+
+
+def get_recipe(name: str, *, size: int | None = None) -> Recipe:
+    """The recipe of that name with views of `size` px. Errors: UsageError naming the nearest choice."""
+    if name not in RECIPES:
+        raise unknown_name("augmentation", name, RECIPES)
+    return replace(RECIPES[name], size=size)
+
+
+def view_recipes(names: Sequence[str], *, num_views: int) -> tuple[Recipe, ...]:
+    """The recipe of each global view: those of the names in turn, the last serving the views that remain.
+
+    Errors: UsageError naming the nearest choice.
+    """
+    singles = [single for name in names for single in PAIRS.get(name, (name,))]
+    return tuple(get_recipe(singles[min(view, len(singles) - 1)]) for view in range(num_views))
+
+
+def local_recipe(names: Sequence[str], *, size: int) -> Recipe:
+    """The recipe of local views of `size` px: the name's own where it has one, else its last on DINO's small crops."""
+    own = f"{names[-1]}-local"
+    recipe = RECIPES[own] if own in RECIPES else replace(view_recipes(names, num_views=2)[-1], crop=_LOCAL_CROP)
+    return replace(recipe, size=size)
