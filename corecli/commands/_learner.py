@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from corecli.base import config as cfg
 from corecli.base import registry
 from corecli.base.errors import CorecliError, DataError, UsageError, about
-from corecli.data import augment
-from corecli.engine import optim
+from corecli.commands._stages import StagePlan, local_px
+from corecli.commands._views import ViewMaker, pair_of_views
+from corecli.data.recipes import view_recipes
+from corecli.engine import optim, schedule
 from corecli.engine.dist import World, average_gradients, mean_over_ranks
 from corecli.engine.precision import autocast, place
+from corecli.engine.progress import tell
 from corecli.engine.run import Tensors, merge, split
-from corecli.engine.schedule import Stage, check_warmup, find_stage, learning_rate, parse_duration
 from corecli.nets.batchnorm import synchronise_batchnorm
 from corecli.nets.encoder import Encoder
-from corecli.ssl._method import Batch, Options
-from corecli.ssl._online import OnlineProbe, figures, subset_rows
+from corecli.ssl._method import Batch, Method, Task
+from corecli.ssl._online import OnlineProbe, figures, has_collapsed, subset_rows
 
 if TYPE_CHECKING:
     from corecli.commands.train_ssl import Config
@@ -36,7 +39,7 @@ class Learner:
         data: ImageSet,
         table: FeatureTable | None,
         *,
-        stages: tuple[Stage, ...],
+        stages: tuple[StagePlan, ...],
         world: World,
     ) -> None:
         self.config, self.data, self.stages, self.world = config, data, stages, world
@@ -45,27 +48,18 @@ class Learner:
         self._groups = torch.from_numpy(data.rows.group_ids)
         with about(config.features):
             self._targets = table.lookup(data.rows.keys, or_groups=data.rows.groups) if table else None
-        self._recipes = [augment.get_recipe(name) for name in config.augment]
-        self._warmup_steps = [_warmup_steps(config, data, stage) for stage in stages]
         self._subset = subset_rows(data.rows.labels)
+        self._warned = False
         self._enter(0)
         num_classes = int(self._labels.max()) + 1
         self.probe = OnlineProbe(self.encoder, num_classes, world) if num_classes > 1 else None
 
     def learn(self, step: int, images: torch.Tensor, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """One step on uint8 images [b, 3, H, W] of the given rows; returns this rank's loss and probe accuracy."""
-        index, step_of_stage = find_stage(self.stages, step)
+        """One step on the given rows, uint8 images [E, b, 3, H, W] of their members; this rank's loss and accuracy."""
+        index, step_of_stage = schedule.find_stage(self.stages, step)
         if index != self._index:
             self._enter(index)
-        stage = self.stages[index]
-        rate = learning_rate(
-            step_of_stage,
-            peak=self.config.lr,
-            total_steps=stage.steps,
-            warmup_steps=self._warmup_steps[index],
-            shape=self.config.schedule,
-        )
-        optim.set_learning_rate(self.optimizer, rate)
+        rate = self._set_rates(step_of_stage)
         batch = self._batch(step, images, rows)
         self.method.train()
         with autocast(self.config.precision, self.world.device):
@@ -73,8 +67,10 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(self.method.parameters(), self.world)
+        if self.config.clip_grad is not None:
+            torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.config.clip_grad)
         self.optimizer.step()
-        self.method.after_step(step_of_stage, stage.steps)
+        self.method.after_step(step_of_stage, self.stages[index].steps)
         learned = {"loss": loss.detach(), "lr": torch.tensor(rate)}
         if self.probe is not None:
             learned["probe"] = self.probe.learn(batch.labels)
@@ -87,11 +83,20 @@ class Learner:
             raise self._diverged(f"the loss is {values['loss']}")
         if self.world.is_main:
             images, labels = self.data.read(self._subset), self.data.rows.labels[self._subset]
+            pair = pair_of_views(images, view_recipes(self.stages[self._index].augment, num_views=1)[0])
             try:
-                values |= figures(self.encoder, images, labels)
+                values |= figures(self.encoder, images, labels, pair)
             except DataError as error:
                 raise self._diverged(error.reason) from error
+            self._warn_of_collapse(values)
         return values
+
+    def published(self) -> Encoder:
+        """The encoder to write: what --export says, or the network the method's authors evaluate."""
+        chosen = self.method.publishes if self.config.export == "auto" else self.config.export
+        if chosen == "teacher" and self.method.teacher is not None:
+            return self.method.teacher
+        return self.encoder
 
     def state(self) -> Tensors:
         """Everything that changes, by name."""
@@ -103,7 +108,7 @@ class Learner:
 
     def restore(self, tensors: Tensors, step: int) -> None:
         """Take back what `state` gave after `step` steps, into the stage of the last of them."""
-        self._enter(find_stage(self.stages, step - 1)[0])
+        self._enter(schedule.find_stage(self.stages, step - 1)[0])
         parts = split(tensors)
         self.method.load_state_dict(parts["method"])
         optim.restore_optimizer(self.optimizer, parts["optimizer"])
@@ -113,18 +118,13 @@ class Learner:
 
     def _enter(self, index: int) -> None:
         """Begin a stage: its method and a fresh optimizer on the encoder as it is."""
-        config, name = self.config, self.stages[index].method
-        options = Options(
-            temperature=config.temperature if _takes(name, "temperature", self.stages) else None,
-            num_views=config.views if _takes(name, "num_views", self.stages) else None,
-            num_classes=int(self._labels.max()) + 1,
-            target_dim=None if self._targets is None else self._targets.shape[1],
-            seed=config.seed,
-        )
+        config, stage = self.config, self.stages[index]
+        module = registry.load("ssl", stage.method, "method")
+        options = cfg.parse_fields(module.Options, stage.options, where=stage.method)
         with about(config.data):
-            method = registry.load("ssl", name, "method").build(self.encoder, options=options)
-        self._check_needs(method.needs, name)
-        self.method: Any = synchronise_batchnorm(method.to(self.world.device), self.world.device)
+            method: Method = module.build(self.encoder, options=options, task=self._task(stage))
+        self._check(method, stage.method)
+        self.method: Method = synchronise_batchnorm(method.to(self.world.device), self.world.device)  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer = optim.build_optimizer(
             config.optimizer,
             self.method.parameters(),
@@ -133,56 +133,78 @@ class Learner:
             momentum=config.momentum,
             eta=config.lars_eta,
             clip=config.lars_clip,
+            constant_rate=self.method.constant_rate(),
+        )
+        self._views = ViewMaker(
+            stage,
+            local_px=local_px(config, self.data.image_size[0]),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            compile=config.compile,
+            world=self.world,
         )
         self._index = index
 
-    def _diverged(self, sign: str) -> CorecliError:
-        return CorecliError(f"training diverged: {sign}", where=self.config.out, hint="lower --lr")
+    def _task(self, stage: StagePlan) -> Task:
+        return Task(
+            num_views=stage.num_views,
+            num_local_views=stage.num_local_views,
+            batch_size=self.config.batch_size,
+            num_classes=int(self._labels.max()) + 1,
+            target_dim=None if self._targets is None else self._targets.shape[1],
+            steps_per_epoch=len(stage.slots) // self.config.batch_size,
+            seed=self.config.seed,
+        )
 
-    def _check_needs(self, needs: str, name: str) -> None:
-        if needs == "labels" and bool((self._labels < 0).any()):
+    def _check(self, method: Method, name: str) -> None:
+        """Refuse a method that cannot have what it needs, or options that it has no use for."""
+        if method.needs == "labels" and bool((self._labels < 0).any()):
             unlabelled = int((self._labels < 0).sum())
             reason = f"{unlabelled} images have no label, and {name} needs them"
             raise DataError(reason, where=self.config.data, hint="class sub-folders give labels")
-        if needs == "features" and self._targets is None:
+        if method.needs == "features" and self._targets is None:
             raise UsageError(f"{name} needs --features")
-        if needs != "features" and self._targets is not None and len(self.stages) == 1:
+        if method.needs != "features" and self._targets is not None and len(self.stages) == 1:
             raise UsageError(f"{name} has no use for --features", hint="psl has")
+        if self.config.export == "teacher" and method.teacher is None and self.stages[-1].method == name:
+            raise UsageError(f"{name} has no teacher to export", hint="drop --export")
+
+    def _set_rates(self, step: int) -> float:
+        """Learning rate and weight decay of a step of the current stage; returns the rate."""
+        config, stage = self.config, self.stages[self._index]
+        rate = schedule.learning_rate(
+            step,
+            peak=config.lr,
+            total_steps=stage.steps,
+            warmup_steps=stage.warmup_steps,
+            shape=config.schedule,
+        )
+        optim.set_learning_rate(self.optimizer, rate)
+        if config.weight_decay_end is not None:
+            start, end = config.weight_decay, config.weight_decay_end
+            decay = schedule.weight_decay(step, start=start, end=end, total_steps=stage.steps)
+            optim.set_weight_decay(self.optimizer, decay)
+        return rate
 
     def _batch(self, step: int, images: torch.Tensor, rows: np.ndarray) -> Batch:
-        """The views of this rank's images, its slice of the parameters drawn for the global batch."""
-        first = self.world.rank * len(rows)
-        views = []
-        for view in range(self.method.num_views):
-            recipe = self._recipes[min(view, len(self._recipes) - 1)]
-            parameters = augment.draw(
-                recipe,
-                seed=self.config.seed,
-                step=step,
-                view=view,
-                batch=self.config.batch_size,
-                image_size=(images.shape[-2], images.shape[-1]),
-            )
-            views.append(augment.augment(images, parameters[first : first + len(rows)], compile=self.config.compile))
+        views, local_views = self._views.make(step, images)
+        index, step_of_stage = schedule.find_stage(self.stages, step)
         device = self.world.device
         return Batch(
-            views=tuple(views),
+            views=views,
+            local_views=local_views,
             labels=self._labels[rows].to(device),
             groups=self._groups[rows].to(device),
             targets=None if self._targets is None else self._targets[rows].to(device),
+            step=step_of_stage,
+            total_steps=self.stages[index].steps,
         )
 
+    def _warn_of_collapse(self, values: dict[str, float]) -> None:
+        if has_collapsed(values) and not self._warned and not self.config.quiet:
+            told = f"spread {values['spread']:.3g}, effective rank {values['effective_rank']:.3g}"
+            tell(f"train-ssl: warning: the features have all but collapsed: {told}")
+            self._warned = True
 
-def _takes(method: str, option: str, stages: tuple[Stage, ...]) -> bool:
-    """Whether an option is meant for this method: always with one stage, so that it complains, else where it fits."""
-    defaults = registry.load("ssl", method, "method").DEFAULTS
-    return len(stages) == 1 or getattr(defaults, option) is not None
-
-
-def _warmup_steps(config: Config, data: ImageSet, stage: Stage) -> int:
-    epoch = len(data.slots) // config.batch_size
-    if config.warmup == "auto":
-        return min(stage.steps // 10, 10 * epoch)
-    steps = parse_duration(config.warmup).to_steps(steps_per_epoch=epoch, batch_size=config.batch_size)
-    check_warmup((stage,), steps)
-    return steps
+    def _diverged(self, sign: str) -> CorecliError:
+        return CorecliError(f"training diverged: {sign}", where=self.config.out, hint="lower --lr")

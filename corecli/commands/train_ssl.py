@@ -11,22 +11,30 @@ labels are known; it only watches), and the k-NN accuracy and effective rank of 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from corecli.base import config as cfg
 from corecli.base import registry
-from corecli.base.config import Preset, option
-from corecli.base.errors import DataError
+from corecli.base.config import option
+from corecli.base.errors import DataError, UsageError
 from corecli.base.outcome import Outcome, produced
+from corecli.base.rng import derive
 from corecli.base.target import is_finished
 from corecli.commands import _inputs
+from corecli.commands._ssl_presets import PRESETS as PRESETS
+from corecli.commands._stages import StagePlan, account, plan_stages, projector_of
+from corecli.data.members import Members
+from corecli.data.recipes import AUGMENTATIONS
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
     from corecli.data.imageset import ImageSet
     from corecli.engine.dist import World
-    from corecli.engine.schedule import Stage
     from corecli.nets.encoder import Encoder
 
 EXAMPLES = (
@@ -40,43 +48,6 @@ EXAMPLES = (
         "--data mix.json --features z.safetensors --stage psl:10000 --stage simclr:90000 --out f2.safetensors",
     ),
 )
-
-# CORE Table 9, column CF-10/100. Its temperature, 0.2, is simclr's default, so that the preset serves other methods
-# too; LARS's eta and clip, which it does not state, and the warm-up are those of solo-learn's CIFAR recipe.
-_SIMCLR_CIFAR: dict[str, Any] = {
-    "method": "simclr",
-    "backbone": "resnet50",
-    "stem": "cifar",
-    "projector_hidden": 2048,
-    "projector_dim": 128,
-    "optimizer": "lars",
-    "weight_decay": 1e-4,
-    "batch_size": 512,
-    "lr": 0.4,
-    "augment": ("strong",),
-    "warmup": "10ep",
-    "steps": 100_000,  # CORE trains for 100K steps (section 4.2, Figure 3)
-}
-PRESETS: dict[str, Preset] = {
-    "simclr-cifar": _SIMCLR_CIFAR,
-    # G2R: the same training on the mixture with the milder augmentation of CORE Table 12; `inflate` sets its N = 2.
-    "core-cifar": {**_SIMCLR_CIFAR, "augment": ("weak",)},
-    # The smallest encoder that reads 8- to 32-pixel images within a minute of one CPU core.
-    "tiny": {
-        "method": "simclr",
-        "backbone": "resnet10-tiny",
-        "projector_hidden": 128,
-        "projector_dim": 64,
-        "optimizer": "adamw",
-        "weight_decay": 1e-4,
-        "batch_size": 128,
-        "lr": 2e-3,
-        "steps": 500,
-    },
-}
-
-
-AUGMENTATIONS = ("strong", "weak", "crop", "flip", "none")  # of data.augment, told without torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,31 +64,50 @@ class Config(_inputs.ReadsImages):
     init: str | None = option(
         None, help="start from this encoder, with its backbone, stem and projector", role="input", metavar="FILE|NAME"
     )
-    backbone: str = option("resnet18", help="network: resnet18, resnet34, resnet50, resnet10-tiny or timm:NAME")
-    stem: Literal["auto", "cifar", "imagenet"] = option(
-        "auto", help="first layers; auto is cifar up to 64 pixels, else imagenet"
+    backbone: str = option(
+        "resnet18", help="network: resnet18, resnet34, resnet50, resnet10-tiny, vit-small/4 and its like, or timm:NAME"
     )
-    projector_hidden: int = option(2048, help="width of the projector", minimum=1)
-    projector_dim: int = option(128, help="dimension of the projector's output", minimum=1)
+    stem: Literal["auto", "cifar", "imagenet"] = option(
+        "auto", help="first layers of a ResNet; auto is cifar up to 64 pixels, else imagenet"
+    )
+    projector_hidden: int | None = option(None, help="width of the projector; default the method's", minimum=1)
+    projector_dim: int | None = option(
+        None, help="dimension of the projector's output; default the method's", minimum=1
+    )
+    set: tuple[str, ...] = option(
+        (), help="an option of the method, repeatable, such as temperature=0.1", metavar="NAME=VALUE"
+    )
+    views: str | None = option(
+        None, help="views of an image: 2g8l, real:1g,synthetic:1g, ...; default the method's", metavar="VIEWS"
+    )
+    synthetic_probability: float | None = option(
+        None, help="share of mixed views that are synthetic; default 0.5", minimum=0, maximum=1
+    )
     augment: tuple[str, ...] = option(
-        ("strong",),
-        help="augmentation of the views, repeatable; the last one serves the views that remain",
+        (),
+        help="augmentation of the global views, repeatable; the last serves those that remain; default the method's",
         choices=AUGMENTATIONS,
     )
-    steps: int = option(10_000, help="optimizer steps", minimum=1)
+    local_px: int | None = option(None, help="side of local views; default 3/7 of the image's", minimum=1)
+    steps: str = option("10000", help="length of training: steps, or 100ep, or 5M images", metavar="LENGTH")
     batch_size: int = option(256, help="images a step, over all processes", minimum=1)
     optimizer: Literal["lars", "sgd", "adamw"] = option("lars", help="optimizer")
     lr: float = option(0.4, help="peak learning rate, as it is: not scaled by the batch", minimum=0)
     weight_decay: float = option(1e-4, help="weight decay, of weights but not of biases and norms", minimum=0)
+    weight_decay_end: float | None = option(
+        None, help="weight decay at the end, reached by half a cosine; default no change", minimum=0
+    )
     momentum: float = option(0.9, help="momentum of lars and sgd", minimum=0, maximum=1)
     lars_eta: float = option(0.02, help="trust coefficient of lars", minimum=0)
     lars_clip: bool = option(True, help="cap the rate of lars at --lr (LARC)")
+    clip_grad: float | None = option(None, help="largest norm of the gradient; default no bound", minimum=0)
     schedule: Literal["cosine", "constant"] = option("cosine", help="learning rate after the warm-up")
     warmup: str = option(
         "auto", help="linear warm-up: 500, 10ep or 100k images; auto is a tenth of a stage, at most 10 epochs"
     )
-    temperature: float | None = option(None, help="temperature of the contrastive loss", minimum=1e-6)
-    views: int | None = option(None, help="views of psl: 1 is cheaper, 2 is CORE's Eq. 7", minimum=1, maximum=2)
+    export: Literal["auto", "student", "teacher"] = option(
+        "auto", help="which network to write; auto is the one the method's authors evaluate"
+    )
     guard: bool = option(False, help="at most one member of a group in a batch")
     compile: bool = option(False, help="compile the augmentation, where there is a C++ compiler")
     log_every: int = option(50, help="steps between logged values", role="runtime", minimum=1)
@@ -125,64 +115,42 @@ class Config(_inputs.ReadsImages):
 
 
 def check(config: Config) -> dict[str, Any]:
-    """What would be read and written. Errors: as `run`, as far as they show without torch."""
+    """What would be read, shown and written. Errors: as `run`, as far as they show without torch."""
     _inputs.check_file(config.out)
     data = _inputs.open_images(config.data, config)
     if config.init is not None:
         _inputs.check_encoder(config.init)
     if config.features is not None:
         _inputs.check_header(config.features, "features")
-    _inputs.check_batch(data, config.data, config.batch_size)
-    stages = stages_of(config, data)
-    plan = ", ".join(f"{s.method} for {s.steps} steps" for s in stages)
-    return {"num": len(data.rows), "slots": len(data.slots), "plan": plan, "out": str(config.out)}
-
-
-def stages_of(config: Config, data: ImageSet) -> tuple[Stage, ...]:
-    """The methods to train in turn, with their steps. Errors: UsageError."""
-    from corecli.engine.schedule import Stage, parse_stage
-
-    if not config.stage:
-        return (Stage(method=config.method, steps=config.steps),)
-    epoch = len(data.slots) // config.batch_size
-    stages = []
-    for text in config.stage:
-        method, length = parse_stage(text)
-        registry.check("ssl", method, "method")
-        steps = length.to_steps(steps_per_epoch=epoch, batch_size=config.batch_size)
-        stages.append(Stage(method=method, steps=steps))
-    return tuple(stages)
+    stages = plan_stages(config, data)
+    projector_of(config, stages)
+    shown = account(config, data, stages)
+    return {"num": len(data.rows), "slots": len(stages[0].slots), **shown, "out": str(config.out)}
 
 
 def run(config: Config, world: World) -> Outcome:
     """Train, stage by stage, and publish the encoder. Errors: DataError, CannotCreateError, InterruptedAfterSaving."""
     from corecli.commands._learner import Learner
-    from corecli.data.loader import Loader
     from corecli.data.memory import keep_freed_memory
-    from corecli.data.order import Order
+    from corecli.engine.progress import tell
     from corecli.engine.run import Run, clear_work, open_folder
     from corecli.nets.encoder import save_encoder
 
     keep_freed_memory()
     data = _inputs.open_images(config.data, config)
-    table, encoder = _inputs.load_table(config.features), _encoder(config, data)
+    stages = plan_stages(config, data)
+    table, encoder = _inputs.load_table(config.features), _encoder(config, data, stages)
     inputs = {"data": data.fingerprint, "features": table.header["fingerprint"] if table else None}
     identity = cfg.identity(config, {**inputs, "init": encoder.fingerprint if config.init else None})
     if is_finished(config.out, identity, force=config.force):
         clear_work(config.out)
         return produced(config.out, notes=("already there, left alone",))
-    stages = stages_of(config, data)
-    total_steps = sum(stage.steps for stage in stages)
     learner = Learner(config, encoder, data, table, stages=stages, world=world)
-    order = Order(
-        data.slots,
-        stages=data.stages,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        total_steps=total_steps,
-        distinct_groups=data.rows.group_ids if config.guard or data.guard else None,
-    )
     folder = open_folder(config.out, identity, world, force=config.force)
+    total_steps = sum(stage.steps for stage in stages)
+    if world.is_main and not config.quiet:
+        told = (f"{name.replace('_', ' ')} {value}" for name, value in account(config, data, stages).items())
+        tell(f"train-ssl: {', '.join(told)}")
     with Run(
         folder,
         label="train-ssl",
@@ -194,33 +162,76 @@ def run(config: Config, world: World) -> Outcome:
         log_every_steps=config.log_every,
         quiet=config.quiet,
     ) as steps:
-        workers = _inputs.num_workers(config.workers)
-        loader = Loader(data, order, world=world, workers=workers, first_step=steps.first_step)
-        for step, (_, images, rows) in zip(steps.steps(), loader, strict=False):
+        batches = _batches(config, data, stages, world, first_step=steps.first_step)
+        for step, (images, rows) in zip(steps.steps(), batches, strict=False):
             learned = learner.learn(step, images, rows)
             steps.presented(config.batch_size)
             if steps.is_log_step(step):
                 steps.log(step, learner.figures(learned))
         if world.is_main:
-            save_encoder(config.out, learner.encoder, config=cfg.settings(config), parents=inputs, identity=identity)
+            trained = learner.published()
+            save_encoder(config.out, trained, config=cfg.settings(config), parents=inputs, identity=identity)
             steps.finish()
     return produced(config.out, notes=_inputs.bad_files(data), steps=total_steps, folder=str(folder))
 
 
-def _encoder(config: Config, data: ImageSet) -> Encoder:
+def _batches(
+    config: Config, data: ImageSet, stages: tuple[StagePlan, ...], world: World, *, first_step: int
+) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+    """(uint8 images [E, b, 3, H, W], rows [b]) of every step from the first, each stage with an order of its own."""
+    from corecli.data.loader import Loader
+    from corecli.data.order import Order
+
+    for index, stage in enumerate(stages):
+        seed = config.seed if index == 0 else derive(config.seed, "stage", index)
+        order = Order(
+            stage.slots,
+            stages=stage.slot_stages,
+            batch_size=config.batch_size,
+            seed=seed,
+            total_steps=stage.steps,
+            distinct_groups=data.rows.group_ids if config.guard or data.guard else None,
+        )
+        probability = 0.5 if config.synthetic_probability is None else config.synthetic_probability
+        members = Members(data.rows, stage.entries, seed=seed, synthetic_probability=probability)
+        workers = _inputs.num_workers(config.workers)
+        done = min(first_step, stage.steps)
+        loader = Loader(data, order, world=world, members=members, workers=workers, first_step=done)
+        yield from ((images, rows) for _, images, rows in loader)
+        first_step -= done
+
+
+def _encoder(config: Config, data: ImageSet, stages: tuple[StagePlan, ...]) -> Encoder:
     """A new encoder with weights drawn from the seed, or the one of --init."""
     from corecli.nets.encoder import build_encoder, load_encoder
 
-    if config.init is not None:
-        return load_encoder(config.init)
+    projector = projector_of(config, stages)
     height, width = data.image_size
+    if config.init is not None:
+        encoder = load_encoder(config.init)
+        _retarget(encoder, height, config.init)
+        if encoder.projector is None:
+            encoder.set_projector(projector, seed=config.seed)
+        return encoder
     if height != width:
         raise DataError(f"images of {width} x {height} are not square", where=config.data, hint="give --image-size")
-    return build_encoder(
+    encoder = build_encoder(
         config.backbone,
         image_size=height,
         stem=None if config.stem == "auto" else config.stem,
-        projector_hidden=config.projector_hidden,
-        projector_dim=config.projector_dim,
+        projector_dim=None,
         seed=config.seed,
     )
+    encoder.set_projector(projector, seed=config.seed)
+    return encoder
+
+
+def _retarget(encoder: Encoder, height: int, where: object) -> None:
+    """Let an encoder read images of the size it is now trained at. Errors: UsageError for a ViT made for another."""
+    preprocessing = encoder.spec["preprocessing"]
+    if preprocessing["image_size"] in (None, height):
+        return
+    if encoder.spec["stem"] is None:
+        size = preprocessing["image_size"]
+        raise UsageError(f"the encoder {where} reads images of {size} px", hint=f"give --image-size {size}")
+    encoder.spec = {**encoder.spec, "preprocessing": {**preprocessing, "image_size": height}}

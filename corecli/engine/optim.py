@@ -27,15 +27,17 @@ def build_optimizer(
     eta: float = 0.02,
     clip: bool = True,
     exclude_1d: bool = True,
+    constant_rate: Iterable[torch.nn.Parameter] = (),
 ) -> Optimizer:
-    """An optimizer over the parameters that train.
+    """An optimizer over the parameters that train, those of `constant_rate` at `lr` whatever `set_learning_rate` sets.
 
     `momentum` serves sgd (without Nesterov) and lars, `betas` adamw, `eta` and `clip` lars (see `LARS`). With
     `exclude_1d`, biases and normalisation parameters get neither weight decay nor LARS's adaptation (SimCLR, B.9;
     BYOL, 3.3; solo-learn's `exclude_bias_n_norm`, whose CIFAR and ImageNet values eta and clip default to).
     Errors: UsageError for an unknown name.
     """
-    groups = _groups(parameters, weight_decay=weight_decay, exclude_1d=exclude_1d)
+    constant = {id(p) for p in constant_rate}
+    groups = _groups(parameters, constant, lr=lr, weight_decay=weight_decay, exclude_1d=exclude_1d)
     if name == "lars":
         return LARS(groups, lr=lr, momentum=momentum, eta=eta, clip=clip)
     for group in groups:
@@ -48,9 +50,17 @@ def build_optimizer(
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Set the rate of every group for the coming step."""
+    """Set the rate for the coming step, of every group but those of a constant one."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if group["scheduled"]:
+            group["lr"] = lr
+
+
+def set_weight_decay(optimizer: Optimizer, weight_decay: float) -> None:
+    """Set the weight decay for the coming step, of the groups that have any."""
+    for group in optimizer.param_groups:
+        if group["decays"]:
+            group["weight_decay"] = weight_decay
 
 
 class LARS(Optimizer):
@@ -142,14 +152,17 @@ def restore_optimizer(optimizer: Optimizer, tensors: Tensors) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _groups(parameters: Iterable[torch.nn.Parameter], *, weight_decay: float, exclude_1d: bool) -> list[dict[str, Any]]:
+def _groups(
+    parameters: Iterable[torch.nn.Parameter], constant: set[int], *, lr: float, weight_decay: float, exclude_1d: bool
+) -> list[dict[str, Any]]:
     trained = [p for p in parameters if p.requires_grad]
-    inner = [p for p in trained if p.ndim > 1 or not exclude_1d]
-    outer = [p for p in trained if p.ndim <= 1 and exclude_1d]
-    groups = [
-        {"params": inner, "weight_decay": weight_decay, "adapt": True},
-        {"params": outer, "weight_decay": 0.0, "adapt": False},
-    ]
+    groups = []
+    for scheduled in (True, False):
+        here = [p for p in trained if (id(p) in constant) != scheduled]
+        for decays in (True, False):
+            members = [p for p in here if (p.ndim > 1 or not exclude_1d) == decays]
+            told = {"lr": lr, "weight_decay": weight_decay if decays else 0.0}
+            groups.append({"params": members, **told, "adapt": decays, "decays": decays, "scheduled": scheduled})
     return [group for group in groups if group["params"]]
 
 

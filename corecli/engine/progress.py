@@ -61,6 +61,11 @@ class Progress:
         print("  ".join(p for p in parts if p), file=sys.stderr, flush=True)
 
 
+def tell(text: str) -> None:
+    """A line on stderr, above a bar that is shown."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def _text(values: Mapping[str, float]) -> str:
     return " ".join(f"{name} {value:.4g}" for name, value in values.items())
 

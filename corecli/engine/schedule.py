@@ -60,6 +60,11 @@ def learning_rate(step: int, *, peak: float, total_steps: int, warmup_steps: int
     return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
+def weight_decay(step: int, *, start: float, end: float, total_steps: int) -> float:
+    """The weight decay of `step`, from start to end by half a cosine (DINO, appendix; its code)."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * step / total_steps))
+
+
 def parse_duration(text: str) -> Duration:
     """Read `500`, `10k steps`, `10ep`, `0.5 epochs`, `100k images` or `100Kimg`. Errors: UsageError."""
     match = _DURATION.fullmatch(text)
@@ -73,12 +78,13 @@ def parse_duration(text: str) -> Duration:
     return Duration(value=value, unit=unit)  # pyright: ignore[reportArgumentType]
 
 
-def parse_stage(text: str) -> tuple[str, Duration]:
-    """Read `METHOD:DURATION`, such as `psl:10000` or `simclr:50ep`. Errors: UsageError."""
-    method, separator, length = text.partition(":")
+def parse_stage(text: str) -> tuple[str, Duration, str | None]:
+    """Read `METHOD:DURATION[:VIEWS]`, such as `psl:10000`, `simclr:50ep` or `psl:10000:1g`. Errors: UsageError."""
+    method, separator, rest = text.partition(":")
+    length, _, views = rest.partition(":")
     if not (method and separator):
         raise UsageError(f"stage {text!r} has no length", hint="write METHOD:STEPS, such as psl:10000")
-    return method, parse_duration(length)
+    return method, parse_duration(length), views or None
 
 
 def find_stage(stages: Sequence[Stage], step: int) -> tuple[int, int]:

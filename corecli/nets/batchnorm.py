@@ -54,7 +54,9 @@ class ExactSyncBatchNorm(_BatchNorm):
         variance = _sum_with_gradient(centred.square().sum(axes)) / num_values
         self._track(mean, variance * num_values / max(1, num_values - 1))
         y = centred * torch.rsqrt(variance + self.eps).view(shape)
-        return (y * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(x.dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, unbiased_variance: Tensor) -> None:
@@ -88,9 +90,9 @@ def _sum_with_gradient(x: Tensor) -> Tensor:
 
 
 def _replaced(norm: _BatchNorm) -> nn.Module:
-    if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d) or not (norm.affine and norm.track_running_stats):
+    if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d) or not norm.track_running_stats:
         raise UsageError(f"{type(norm).__name__} cannot be synchronised on the CPU", hint="use one process, or CUDA")
-    new = ExactSyncBatchNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+    new = ExactSyncBatchNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=norm.affine)
     new.weight, new.bias = norm.weight, norm.bias
     new.running_mean, new.running_var = norm.running_mean, norm.running_var
     new.num_batches_tracked = norm.num_batches_tracked

@@ -131,7 +131,8 @@ def teacher_of(student: M) -> M:
 @torch.no_grad()
 def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher <- momentum teacher + (1 - momentum) student, parameters only: BatchNorms run statistics of their own."""
-    ours, theirs = list(teacher.parameters()), list(student.parameters())
+    ours: list[Tensor] = list(teacher.parameters())
+    theirs: list[Tensor] = list(student.parameters())
     torch._foreach_lerp_(ours, theirs, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
 
 

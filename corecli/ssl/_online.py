@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from corecli.engine.dist import World, average_gradients
+from corecli.metrics.alignment_uniformity import alignment, uniformity
 from corecli.metrics.effective_rank import effective_rank
 from corecli.metrics.knn import knn_classify
 from corecli.nets.encoder import Encoder
 
 _SUBSET = 512
 _CHUNK = 128
+_COLLAPSED_SPREAD, _COLLAPSED_RANK = 0.1, 1.5
 
 
 class OnlineProbe(nn.Module):
@@ -58,14 +60,34 @@ def subset_rows(labels: np.ndarray) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, min(_SUBSET, len(rows))).astype(int)]
 
 
-def figures(encoder: Encoder, images: torch.Tensor, labels: np.ndarray) -> dict[str, float]:
-    """Effective rank of the backbone features of uint8 images, and k-NN accuracy of one half of them on the other."""
-    features = torch.cat([encoder.encode(part, "backbone") for part in images.split(_CHUNK)])
-    found = {"effective_rank": effective_rank(features)}
-    known = torch.from_numpy(labels)
+def figures(
+    encoder: Encoder, images: torch.Tensor, labels: np.ndarray, pair: tuple[torch.Tensor, torch.Tensor]
+) -> dict[str, float]:
+    """Figures of uint8 images [N, 3, H, W] with labels [N], -1 unknown, and of two augmented views of them.
+
+    effective_rank: of the backbone's features; knn: the accuracy of one half of them on the other; alignment and
+    uniformity of the views, and spread, of the encoder's output, the projector's where it has one. spread: sqrt(D)
+    times the mean deviation of an entry of the unit rows; about 1 when they fill the sphere, 0 when all are alike
+    (SimSiam, section 4.1).
+    """
+    features = encoder.encode(images, "backbone", batch_size=_CHUNK)
+    layer = "backbone" if encoder.projector is None else "projector"
+    views = [encoder.encode(view, layer, batch_size=_CHUNK) for view in pair]
+    found = {
+        "effective_rank": effective_rank(features),
+        "alignment": alignment(*views),
+        "uniformity": uniformity(views[0]),
+        "spread": float(F.normalize(views[0], dim=1).std(dim=0).mean()) * views[0].shape[1] ** 0.5,
+    }
+    known = torch.from_numpy(labels).to(features.device)
     bank, asked = known[::2], known[1::2]
     answerable = torch.isin(asked, bank) & (asked >= 0)
     if len(bank[bank >= 0].unique()) > 1 and answerable.any():
         result = knn_classify(features[::2], bank, features[1::2][answerable], asked[answerable])
         found["knn"] = result.top1
     return found
+
+
+def has_collapsed(found: dict[str, float]) -> bool:
+    """Whether `figures` tell that nearly all images have one feature."""
+    return found["spread"] < _COLLAPSED_SPREAD or found["effective_rank"] < _COLLAPSED_RANK
