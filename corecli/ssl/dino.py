@@ -1,0 +1,113 @@
+"""DINO: every view's prototypes are drawn to those the teacher sees in the other global views (Caron et al. 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from corecli.base.errors import UsageError
+from corecli.nets.encoder import Encoder
+from corecli.nets.initial import seeded
+from corecli.ssl._distillation import dino, next_centre
+from corecli.ssl._losses import full_precision, widened
+from corecli.ssl._method import Batch, Published, Task, check_temperature, check_views, embed, follow, teacher_of
+from corecli.ssl._taught import TaughtMethod
+
+VIEWS, AUGMENT = "2g8l", "dino"
+PROJECTOR = {"hidden": 2048, "dim": 256, "norm": "none", "layers": 3, "activation": "gelu"}  # section 3.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of dino."""
+
+    prototypes: int = 4096  # solo-learn for CIFAR; the paper 65536
+    student_temperature: float = 0.1  # section 3.2
+    teacher_temperature: float = 0.07  # section 3.2, after a linear warm-up
+    warmup_temperature: float = 0.04  # section 3.2
+    warmup_epochs: float = 30.0  # section 3.2
+    centre_momentum: float = 0.9  # the authors' code
+    momentum_start: float = 0.996  # section 3.1, with a cosine; the authors advise 0.9995 for batches of 256
+    momentum_end: float = 1.0
+    freeze_epochs: float = (
+        1.0  # the authors' code: prototypes stay as they are at first, here a tenth of a stage at most
+    )
+
+
+def build(encoder: Encoder, *, options: Options, task: Task) -> DINO:
+    """DINO on an encoder, whose projector it trains, with prototypes. Errors: UsageError."""
+    check_views(task, method="dino", views=(2,), local_views=True)
+    for temperature in (options.student_temperature, options.teacher_temperature, options.warmup_temperature):
+        check_temperature(temperature)
+    if options.prototypes < 2:
+        raise UsageError(f"dino needs 2 prototypes or more, not {options.prototypes}")
+    with seeded(task.seed, "dino"):
+        prototypes = Prototypes(options.prototypes, encoder.projector_dim or encoder.num_features)
+    return DINO(encoder, prototypes, options=options, steps_per_epoch=task.steps_per_epoch)
+
+
+class Prototypes(nn.Module):
+    """K directions: embeddings [..., D] of any length -> their cosines [..., K], in float32 or wider.
+
+    A linear layer with weight normalisation and a scale fixed at 1.
+    """
+
+    def __init__(self, num: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Linear(dim, num, bias=False).weight
+
+    def forward(self, z: Tensor, *, frozen: bool = False) -> Tensor:
+        weight = self.weight.detach() if frozen else self.weight
+        with full_precision(z):
+            return F.linear(F.normalize(widened(z), dim=-1), F.normalize(weight, dim=-1))
+
+
+class DINO(TaughtMethod):
+    """The cross-entropy between all views by the student and the global ones by the teacher, centred and sharpened."""
+
+    publishes: Published = "teacher"  # as the authors evaluate it
+    centre: Tensor
+
+    def __init__(self, encoder: Encoder, prototypes: Prototypes, *, options: Options, steps_per_epoch: int) -> None:
+        super().__init__(encoder, momentum_start=options.momentum_start, momentum_end=options.momentum_end)
+        self.options, self.steps_per_epoch = options, steps_per_epoch
+        self.prototypes, self.teacher_prototypes = prototypes, teacher_of(prototypes)
+        self.register_buffer("centre", torch.zeros(options.prototypes))
+        self._next_centre = self.centre
+
+    def loss(self, batch: Batch) -> Tensor:
+        frozen = self.is_frozen(batch.step, batch.total_steps)
+        student = [
+            logits
+            for views in (batch.views, batch.local_views)
+            if views
+            for logits in self.prototypes(embed(self.encoder, views)[1], frozen=frozen)
+        ]
+        with torch.no_grad():
+            teacher = list(self.teacher_prototypes(self.teach(batch.views)))
+            self._next_centre = next_centre(self.centre, teacher, momentum=self.options.centre_momentum)
+        return dino(
+            student,
+            teacher,
+            centre=self.centre,
+            student_temperature=self.options.student_temperature,
+            teacher_temperature=self.teacher_temperature(batch.step),
+        )
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        super().after_step(step, total_steps)
+        follow(self.teacher_prototypes, self.prototypes, self.momentum(step, total_steps))
+        self.centre.copy_(self._next_centre)
+
+    def teacher_temperature(self, step: int) -> float:
+        """The teacher's temperature in `step`."""
+        start, end = self.options.warmup_temperature, self.options.teacher_temperature
+        warmup_steps = self.options.warmup_epochs * self.steps_per_epoch
+        return end if step >= warmup_steps else start + (end - start) * step / warmup_steps
+
+    def is_frozen(self, step: int, total_steps: int) -> bool:
+        """Whether the prototypes stay as they are in `step`."""
+        return step < min(int(self.options.freeze_epochs * self.steps_per_epoch), total_steps // 10)
