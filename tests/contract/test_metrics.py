@@ -21,7 +21,12 @@ from corecli.base import registry
 
 METRICS = registry.choices("metrics")
 MODULES = Path(inspect.getfile(registry)).parent.parent / "metrics"
-PAIRED = ({"train_features", "train_labels"}, {"test_features", "test_labels"})
+PAIRED = (
+    {"train_features", "train_labels"},
+    {"test_features", "test_labels"},
+    {"features", "labels"},
+    {"first", "second"},
+)
 
 
 def world(quality: str) -> dict[str, Tensor]:
@@ -40,8 +45,11 @@ def world(quality: str) -> dict[str, Tensor]:
         "reference": reference,
         "samples": normal(280, 8) if good else reference[:4].repeat(70, 1) + 1e-3 * normal(280, 8),
         "logits": normal(250, 20) * (8.0 if good else 0.1),
-        "features": normal(200, 8) if good else normal(200, 1) @ normal(1, 8) + 1e-3 * normal(200, 8),
+        "features": normal(200, 8) if good else normal(200, 1).abs() @ normal(1, 8) + 1e-3 * normal(200, 8),
+        "labels": torch.arange(200) % 5,
         "views": views + 0.1 * normal(2, 200, 8) if good else mean + 0.5 * normal(2, 200, 8),
+        "first": views,
+        "second": (views if good else normal(200, 8)) @ normal(8, 6) + 0.1 * normal(200, 6),
         "train_features": centres[labels] + normal(240, 8),
         "train_labels": labels,
         "test_features": centres[labels] + normal(240, 8),
@@ -63,7 +71,7 @@ def as_it_should_be(module: ModuleType) -> dict[str, float]:
 
 
 def permuted(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rows in another order; features keep their labels and views their partners."""
+    """Rows in another order; features keep their labels, views and paired features their partners."""
     orders: dict[str, Tensor] = {}
     found = {}
     for name, value in inputs.items():
