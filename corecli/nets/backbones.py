@@ -1,4 +1,4 @@
-"""Backbones: torchvision's ResNets with an explicit stem, a tiny one for laptops, and any timm model.
+"""Backbones: torchvision's ResNets with an explicit stem, a tiny one for laptops, ViTs, and any timm model.
 
 Key names are torchvision's or timm's, so that weights load there with `strict=True` (without the classifier).
 """
@@ -13,6 +13,7 @@ from torch import nn
 from torchvision.models import resnet
 
 from corecli.base.errors import UnavailableError, UsageError, unknown_name
+from corecli.nets import vit
 
 Stem = Literal["cifar", "imagenet", "cifar-solo", "cifar-lightly"]  # the last two: only to read their checkpoints
 STEMS = ("cifar", "imagenet", "cifar-solo", "cifar-lightly")
@@ -20,19 +21,29 @@ TIMM = "timm:"
 
 _BUILDERS = {"resnet18": resnet.resnet18, "resnet34": resnet.resnet34, "resnet50": resnet.resnet50}
 NAMES = ("resnet10-tiny", *_BUILDERS)
+_VIT_NAMES = tuple(f"{vit.PREFIX}{size}/16" for size in vit.SIZES)
 _SMALL_PX = 64
+_TAKE_ANY_SIZE = ("vision_transformer", "deit", "eva")  # timm's modules whose models interpolate their positions
 
 
-def build_backbone(name: str, *, stem: Stem | None, image_size: int | None) -> tuple[nn.Module, int]:
+def build_backbone(
+    name: str, *, stem: Stem | None, image_size: int | None, drop_path: float = 0.0
+) -> tuple[nn.Module, int]:
     """A backbone with random weights, and its number of features: float [B, 3, H, W] -> float [B, D], pooled.
 
-    `name` is one of NAMES, or `timm:NAME`, whose stem is its own (`stem` None) and whose input size, where the model
-    has a fixed one, is `image_size`. Errors: UsageError, UnavailableError without timm.
+    `name` is one of NAMES, `vit-SIZE/PATCH` or `timm:NAME`; the stem of the last two is their own (`stem` None), and a
+    ViT's positions are those of `image_size`. `drop_path` is the rate of stochastic depth, which ResNets here lack.
+    Errors: UsageError, UnavailableError without timm.
     """
     if name.startswith(TIMM):
-        return build_timm(name.removeprefix(TIMM), image_size=image_size, pretrained=False)
+        timm_name = name.removeprefix(TIMM)
+        return build_timm(timm_name, image_size=image_size, pretrained=False, drop_path=drop_path)
+    if name.startswith(vit.PREFIX):
+        return vit.build_vit(name, image_size=image_size or vit.DEFAULT_PX, drop_path=drop_path)
     if name not in NAMES:
-        raise unknown_name("backbone", name, (*NAMES, "timm:NAME"))
+        raise unknown_name("backbone", name, (*NAMES, *_VIT_NAMES, "timm:NAME"))
+    if drop_path:
+        raise UsageError(f"{name} has no drop path", hint="leave it out, or take a ViT")
     net: Any = TinyResNet() if name == "resnet10-tiny" else _BUILDERS[name](weights=None)
     num_features = net.fc.in_features
     net.fc = nn.Identity()
@@ -44,15 +55,15 @@ def build_backbone(name: str, *, stem: Stem | None, image_size: int | None) -> t
 
 
 def choose_stem(backbone: str, image_size: int | None) -> Stem | None:
-    """cifar for images of up to 64 px, else imagenet; None for timm models, which have a stem of their own."""
-    if backbone.startswith(TIMM):
+    """cifar for images of up to 64 px, else imagenet; None for ViTs and timm models, which have a stem of their own."""
+    if backbone.startswith((TIMM, vit.PREFIX)):
         return None
     return "cifar" if image_size is not None and image_size <= _SMALL_PX else "imagenet"
 
 
 def check_stem(backbone: str, stem: str | None) -> Stem | None:
     """`stem` if `backbone` can have it. Errors: UsageError."""
-    if backbone.startswith(TIMM):
+    if backbone.startswith((TIMM, vit.PREFIX)):
         if stem is not None:
             raise UsageError(f"{backbone} has a stem of its own", hint="leave --stem out")
         return None
@@ -90,16 +101,27 @@ class TinyResNet(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def build_timm(name: str, *, image_size: int | None, pretrained: bool) -> tuple[nn.Module, int]:
-    """A timm model without classifier, and its number of features.
+def check_size(backbone: nn.Module, height: int, width: int) -> None:
+    """UsageError where the patches of a ViT do not tile such images."""
+    if getattr(backbone, "dynamic_img_size", False):
+        patch: Any = backbone.patch_embed
+        vit.check_divides(patch.patch_size[0], height, width)
+
+
+def build_timm(name: str, *, image_size: int | None, pretrained: bool, drop_path: float = 0.0) -> tuple[nn.Module, int]:
+    """A timm model without classifier, and its number of features; ViTs take images of any size.
 
     Errors: UnavailableError without timm or when the weights cannot be fetched; UsageError for an unknown name.
     """
     timm = _import_timm()
     _check_timm_name(timm, name)
-    sized = {} if image_size is None or not _has_fixed_size(timm, name) else {"img_size": image_size}
+    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+    if image_size is not None and _has_fixed_size(timm, name):
+        options["img_size"] = image_size
+    if name.split(".")[0] in {n for m in _TAKE_ANY_SIZE for n in timm.list_models(module=m)}:
+        options["dynamic_img_size"] = True
     try:
-        net = timm.create_model(name, pretrained=pretrained, num_classes=0, **sized)
+        net = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except Exception as error:
         if not pretrained:
             raise UsageError(f"timm cannot build {name}: {error}") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from corecli.base import checkpoint
 from corecli.base.errors import DataError, UsageError
 from corecli.base.files import sniff
-from corecli.nets import backbones, foreign
+from corecli.nets import backbones, foreign, vit
+from corecli.nets.foreign.names import check_names, strip_prefix
 from corecli.nets.initial import seeded
 from corecli.nets.projector import Norm, ProjectorSpec, build_projector
 
@@ -43,6 +44,7 @@ class Spec(TypedDict):
     stem: str | None
     projector: ProjectorSpec | None
     preprocessing: Preprocessing
+    drop_path: NotRequired[float]  # left out where it is 0
 
 
 class Encoder(nn.Module):
@@ -57,7 +59,10 @@ class Encoder(nn.Module):
         preprocessing = spec["preprocessing"]
         stem = backbones.check_stem(spec["backbone"], spec["stem"])
         self.backbone, self.num_features = backbones.build_backbone(
-            spec["backbone"], stem=stem, image_size=preprocessing["image_size"]
+            spec["backbone"],
+            stem=stem,
+            image_size=preprocessing["image_size"],
+            drop_path=spec.get("drop_path", 0.0),
         )
         self.projector = build_projector(self.num_features, spec["projector"]) if spec["projector"] else None
         self.projector_dim = spec["projector"]["dim"] if spec["projector"] else None
@@ -70,7 +75,10 @@ class Encoder(nn.Module):
         return checkpoint.fingerprint(self.state_dict())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x: [B, 3, H, W] in [0, 1] -> backbone features h [B, D], projections z [B, P] (h without a projector)."""
+        """x: [B, 3, H, W] in [0, 1] -> backbone features h [B, D], projections z [B, P] (h without a projector).
+
+        H and W are any, except that the patches of a ViT must tile them. Errors: UsageError.
+        """
         h = self.backbone(self._normalised(x))
         return h, h if self.projector is None else self.projector(h)
 
@@ -104,6 +112,7 @@ class Encoder(nn.Module):
         self.set_projector(None)
 
     def _normalised(self, x: Tensor) -> Tensor:
+        backbones.check_size(self.backbone, x.shape[-2], x.shape[-1])
         return (x - self.mean) / self.std
 
     def _resized(self, images: Tensor) -> Tensor:
@@ -128,6 +137,7 @@ def build_encoder(
     projector_hidden: int = 2048,
     projector_dim: int | None = 128,
     projector_norm: Norm = "none",
+    drop_path: float = 0.0,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
     interpolation: str = "bicubic",
@@ -136,7 +146,8 @@ def build_encoder(
     """An encoder with random weights, a function of `seed`.
 
     `image_size` is the size it is trained at and will resize to (None: images are taken as they are); it chooses the
-    stem where none is named. The projector is CORE's (Table 9); `projector_dim` None leaves it out.
+    stem where none is named. The projector is CORE's (Table 9); `projector_dim` None leaves it out. `drop_path` is the
+    rate of stochastic depth of a ViT's last block.
     Errors: UsageError, UnavailableError.
     """
     projector: ProjectorSpec | None = None
@@ -144,6 +155,8 @@ def build_encoder(
         projector = {"hidden": projector_hidden, "dim": projector_dim, "norm": projector_norm}
     if image_size is None and backbone.startswith(backbones.TIMM):
         image_size = backbones.timm_preprocessing(backbone.removeprefix(backbones.TIMM), None)["image_size"]
+    elif image_size is None and backbone.startswith(vit.PREFIX):
+        image_size = vit.DEFAULT_PX
     preprocessing: Preprocessing = {
         "mean": list(mean),
         "std": list(std),
@@ -151,8 +164,11 @@ def build_encoder(
         "interpolation": interpolation,
     }
     stem = stem or backbones.choose_stem(backbone, image_size)
+    spec: Spec = {"backbone": backbone, "stem": stem, "projector": projector, "preprocessing": preprocessing}
+    if drop_path:
+        spec["drop_path"] = drop_path
     with seeded(seed, "encoder"):
-        return Encoder({"backbone": backbone, "stem": stem, "projector": projector, "preprocessing": preprocessing})
+        return Encoder(spec)
 
 
 def save_encoder(path: Path, encoder: Encoder, **provenance: Any) -> checkpoint.Header:
@@ -164,11 +180,11 @@ def save_encoder(path: Path, encoder: Encoder, **provenance: Any) -> checkpoint.
 
 
 def load_encoder(path_or_name: str | Path) -> Encoder:
-    """Read an encoder of ours, a foreign ResNet checkpoint (`nets.foreign`), `timm:NAME` or `timm:NAME:FILE`.
+    """Read an encoder of ours, a foreign checkpoint (`nets.foreign`), `timm:NAME` or `timm:NAME:FILE`.
 
-    A foreign encoder has no projector; it normalises by ImageNet's constants, and one with ImageNet's stem resizes to
-    224 px. Errors: MissingInputError, DataError for a file of another kind or with names that do not fit,
-    UnavailableError, UsageError.
+    A foreign encoder has no projector; it normalises by ImageNet's constants and resizes to the size of a ViT's
+    position embeddings, or to 224 px where a ResNet has ImageNet's stem. Errors: MissingInputError, DataError for a
+    file of another kind or with names that do not fit, UnavailableError, UsageError.
     """
     if str(path_or_name).startswith(backbones.TIMM):
         return _load_timm(str(path_or_name).removeprefix(backbones.TIMM))
@@ -181,7 +197,7 @@ def load_encoder(path_or_name: str | Path) -> Encoder:
         "backbone": found.backbone,
         "stem": found.stem,
         "projector": None,
-        "preprocessing": _imagenet_preprocessing(_IMAGENET_PX if found.stem == "imagenet" else None),
+        "preprocessing": _imagenet_preprocessing(found.image_size),
     }
     return _filled(spec, {f"backbone.{name}": t for name, t in found.tensors.items()}, where=path)
 
@@ -219,7 +235,7 @@ def _load_timm(name_and_file: str) -> Encoder:
         weights = net.state_dict()
     else:
         net, _ = backbones.build_timm(name, image_size=None, pretrained=False)
-        weights = foreign.strip_prefix(checkpoint.load_tensors(Path(file)), net.state_dict(), where=file)
+        weights = strip_prefix(checkpoint.load_tensors(Path(file)), net.state_dict(), where=file)
     return _filled(spec, {f"backbone.{key}": t for key, t in weights.items()}, where=file or name)
 
 
@@ -231,7 +247,7 @@ def _filled(spec: Spec, tensors: dict[str, Tensor], *, where: object) -> Encoder
     except (KeyError, TypeError) as error:
         raise DataError(f"its header does not describe an encoder: {error}", where=where) from error
     own = encoder.state_dict()
-    foreign.check_names(tensors, own, where=where)
+    check_names(tensors, own, where=where)
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             shapes = f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"

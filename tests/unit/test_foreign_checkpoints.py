@@ -126,6 +126,28 @@ def test_moco_and_dino_give_the_network_their_authors_evaluate(tmp_path: Path) -
     torch.testing.assert_close(encoded(tmp_path / "dino.pth"), features(net))
 
 
+def test_byol_keeps_the_same_network_under_two_names(tmp_path: Path) -> None:
+    net = network()
+    other = {name: value + 1 for name, value in net.state_dict().items()}
+    parts = {"net.": net.state_dict(), "online_encoder.net.": net.state_dict(), "target_encoder.net.": other}
+    state = {name: value for prefix, part in parts.items() for name, value in prefixed(prefix, part).items()}
+    state |= {"online_encoder.projector.net.0.weight": torch.zeros(2, 2), "online_predictor.0.weight": torch.zeros(2)}
+    torch.save(state, tmp_path / "byol.pt")
+    torch.testing.assert_close(encoded(tmp_path / "byol.pt"), features(net))
+
+
+def test_moco_v3_resnet_is_the_online_one(tmp_path: Path) -> None:
+    net = network()
+    other = {name: value + 1 for name, value in net.state_dict().items()}
+    state = {n: v for n, v in net.state_dict().items() if not n.startswith("fc.")}
+    state = prefixed(
+        "module.base_encoder.", {**state, "fc.0.weight": torch.zeros(2, 2), "fc.4.running_var": other["fc.bias"]}
+    )
+    state |= prefixed("module.momentum_encoder.", other) | {"module.predictor.0.weight": torch.zeros(2, 2)}
+    torch.save({"arch": "resnet18", "state_dict": state, "epoch": 300}, tmp_path / "r-18-300ep.pth.tar")
+    torch.testing.assert_close(encoded(tmp_path / "r-18-300ep.pth.tar"), features(net))
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
 def test_the_blocks_tell_the_depth(name: str) -> None:
     with torch.device("meta"):
@@ -145,8 +167,9 @@ def test_what_is_not_recognised_is_named(tmp_path: Path) -> None:
     assert "belong to no layer, such as 'backbone.gate.weight'" in refusal({**state, "gate.weight": torch.zeros(1)})
     missing = {name: value for name, value in state.items() if name != "layer2.0.bn1.bias"}
     assert "1 weights are missing, such as 'backbone.layer2.0.bn1.bias'" in refusal(missing)
-    assert "under 'a.', 'b.'" in refusal({**prefixed("a.", state), **prefixed("b.", state)})
-    assert "no ResNet backbone found" in refusal({"blocks.0.attn.qkv.weight": torch.zeros(6, 2)})
+    other = {name: value + 1 for name, value in state.items()}
+    assert "under 'a.', 'b.'" in refusal({**prefixed("a.", state), **prefixed("b.", other)})
+    assert "no ResNet or ViT backbone found" in refusal({"blocks.0.attn.qkv.weight": torch.zeros(6, 2)})
     assert "blocks [2, 2, 2, 3]" in refusal({**state, "layer4.2.conv1.weight": torch.zeros(1)})
     wide = {**state, "layer1.0.conv1.weight": torch.zeros(128, 64, 3, 3)}
     assert "'backbone.layer1.0.conv1.weight' has shape (128, 64, 3, 3)" in refusal(wide)

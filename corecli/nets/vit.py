@@ -1,0 +1,123 @@
+"""Vision transformers by short names, `vit-SIZE/PATCH`: timm's, built at the image size they are trained at.
+
+Their names are timm's, so that weights load there with `strict=True`. Images of any size that the patches divide pass,
+square or not: position embeddings are interpolated to the grid, bicubic and by size (not by a scale factor with an
+offset, as in DINO, which moves small grids). The output is the class token after the last norm.
+
+`vit-SIZE-moco/PATCH` is MoCo v3's: fixed 2-D sin-cos positions, its initialisation, and 12 heads in the small one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from corecli.base.errors import UnavailableError, UsageError, unknown_name
+
+PREFIX = "vit-"
+DEFAULT_PX = 224
+_SPELLING = re.compile(r"vit-(?P<size>[a-z]+)(?P<moco>-moco)?/(?P<patch>[1-9]\d*)")
+_MOCO_HEADS = {"small": 12}  # its authors gave the small one 12 (moco-v3, vits.py); the others have the usual number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Width, depth and heads of a ViT."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+SIZES = {
+    "micro": Size(width=64, depth=4, heads=2),  # for tests and laptops
+    "tiny": Size(width=192, depth=12, heads=3),
+    "small": Size(width=384, depth=12, heads=6),
+    "base": Size(width=768, depth=12, heads=12),
+    "large": Size(width=1024, depth=24, heads=16),
+    "huge": Size(width=1280, depth=32, heads=16),
+}
+
+
+def build_vit(name: str, *, image_size: int, drop_path: float = 0.0) -> tuple[nn.Module, int]:
+    """A ViT with random weights, and its width D: float [B, 3, H, W] -> float [B, D].
+
+    `drop_path` is the rate of the last block, to which it rises linearly from 0 (stochastic depth, in training only).
+    Errors: UsageError for an unknown name or an image size that is no multiple of the patch; UnavailableError.
+    """
+    size, heads, patch = _parse(name)
+    check_divides(patch, image_size, image_size)
+    net: Any = _vision_transformer()(
+        img_size=image_size,
+        patch_size=patch,
+        embed_dim=size.width,
+        depth=size.depth,
+        num_heads=heads,
+        num_classes=0,
+        drop_path_rate=drop_path,
+        dynamic_img_size=True,
+    )
+    if "-moco" in name:
+        _make_moco(net)
+    return net, size.width
+
+
+def sincos_positions(height: int, width: int, dim: int) -> Tensor:
+    """Fixed positions of a grid, float [H * W, D]: sine and cosine of the row, then of the column (MoCo v3, 4.2)."""
+    frequencies = 10_000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    rows, columns = (torch.arange(n, dtype=torch.float64)[:, None] * frequencies for n in (height, width))
+    rows, columns = rows.repeat_interleave(width, 0), columns.repeat(height, 1)
+    return torch.cat((rows.sin(), rows.cos(), columns.sin(), columns.cos()), dim=1).float()
+
+
+def check_divides(patch: int, height: int, width: int) -> None:
+    """UsageError unless patches of `patch` px tile an image of height x width."""
+    for px in (height, width):
+        if px % patch:
+            lower = px // patch * patch
+            near = f"{lower} or {lower + patch}" if lower else f"{patch}"
+            raise UsageError(f"patches of {patch} px do not tile {px} px", hint=f"take images of {near} px")
+
+
+def _parse(name: str) -> tuple[Size, int, int]:
+    """(size, heads, patch) of a short name."""
+    found = _SPELLING.fullmatch(name)
+    if found is None:
+        raise UsageError(f"{name!r} names no ViT", hint="write vit-SIZE/PATCH, such as vit-small/16")
+    size = SIZES.get(found["size"])
+    if size is None:
+        raise unknown_name("backbone", name, [f"vit-{s}{found['moco'] or ''}/{found['patch']}" for s in SIZES])
+    is_moco = found["moco"] is not None
+    return size, _MOCO_HEADS.get(found["size"], size.heads) if is_moco else size.heads, int(found["patch"])
+
+
+def _vision_transformer() -> Any:
+    try:
+        from timm.models.vision_transformer import VisionTransformer
+    except ImportError as error:
+        raise UnavailableError("timm is not installed", hint="pip install 'corecli[timm]'") from error
+    return VisionTransformer
+
+
+def _make_moco(net: Any) -> None:
+    """MoCo v3's fixed positions, and its Xavier initialisation (query, key and value apart)."""
+    height, width = net.patch_embed.grid_size
+    dim = net.embed_dim
+    positions = torch.cat((torch.zeros(1, dim), sincos_positions(height, width, dim)))[None]
+    del net.pos_embed
+    net.register_buffer("pos_embed", positions)  # under timm's name in the weights, and nothing that trains
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Linear):
+            for part in module.weight.data.chunk(3 if name.endswith("qkv") else 1):
+                nn.init.xavier_uniform_(part)
+            nn.init.zeros_(module.bias)
+    nn.init.normal_(net.cls_token, std=1e-6)
+    convolution = net.patch_embed.proj
+    bound = math.sqrt(6 / (convolution.weight[0].numel() + dim))
+    nn.init.uniform_(convolution.weight, -bound, bound)
+    nn.init.zeros_(convolution.bias)
