@@ -110,8 +110,9 @@ def _plan_stage(text: str, config: Config, data: ImageSet) -> StagePlan:
 
 def _warmup_steps(config: Config, stage: Stage, epoch: int) -> int:
     if config.warmup == "auto":
-        return min(stage.steps // 10, 10 * epoch)
-    steps = parse_duration(config.warmup).to_steps(steps_per_epoch=epoch, batch_size=config.batch_size)
+        steps = min(stage.steps // 10, 10 * epoch)
+    else:
+        steps = parse_duration(config.warmup).to_steps(steps_per_epoch=epoch, batch_size=config.batch_size)
     check_warmup((stage,), steps)
     return steps
 

@@ -52,14 +52,14 @@ def build_optimizer(
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
     """Set the rate for the coming step, of every group but those of a constant one."""
     for group in optimizer.param_groups:
-        if group["scheduled"]:
+        if group.get("scheduled", True):
             group["lr"] = lr
 
 
 def set_weight_decay(optimizer: Optimizer, weight_decay: float) -> None:
     """Set the weight decay for the coming step, of the groups that have any."""
     for group in optimizer.param_groups:
-        if group["decays"]:
+        if group.get("decays", True):
             group["weight_decay"] = weight_decay
 
 

@@ -20,14 +20,14 @@ from corecli.engine.optim import build_optimizer, set_learning_rate
 from corecli.engine.schedule import learning_rate
 from corecli.nets.encoder import build_encoder
 from corecli.ssl import simclr
-from corecli.ssl._method import Batch, Options
+from corecli.ssl._method import Batch, Task
 
 NUM, PX, REPEATS = 32, 32, 5
 
 
 def our_step(views: torch.Tensor) -> Callable[[int], None]:
     world = World()
-    method = simclr.build(build_encoder("resnet18", image_size=PX), options=Options()).train()
+    method = simclr.build(build_encoder("resnet18", image_size=PX), options=simclr.Options(), task=Task()).train()
     optimizer = build_optimizer("lars", method.parameters(), lr=0.4, weight_decay=1e-4, clip=False, eta=0.001)
     labels = torch.zeros(NUM, dtype=torch.int64)
 

@@ -298,11 +298,9 @@ def test_every_preset_resolves(run: Run, tiny: Path) -> None:
 
 
 def test_choices_told_without_torch_are_those_there_are() -> None:
-    from corecli.commands.train_ssl import AUGMENTATIONS, Config
-    from corecli.data.augment import RECIPES
+    from corecli.commands.train_ssl import Config
     from corecli.nets.backbones import NAMES
 
-    assert tuple(RECIPES) == AUGMENTATIONS
     assert all(name in cfg.described(Config)["backbone"][1].help for name in NAMES)
     assert cfg.described(Config)["method"][1].names() == registry.choices("ssl")
 
@@ -443,10 +441,14 @@ def test_a_bug_has_a_traceback_and_a_mistake_one_with_debug(tmp_path: Path) -> N
 
 
 def sources(verb: str) -> str:
-    """The text of every module in which a field of the verb's Config may be read."""
-    own = {"train-ssl": ["_learner"], "train-gen": ["_gen_trainer"]}.get(verb, [])
-    names = [f"commands/{name}.py" for name in (verb.replace("-", "_"), "_inputs", *own)]
-    return "\n".join((PACKAGE / name).read_text() for name in (*names, "cli.py", "engine/launch.py"))
+    """The text of every module in which a field of the verb's Config may be read: its own and their private ones."""
+    texts, pending, known = [], [verb.replace("-", "_")], set()
+    while pending:
+        known.add(name := pending.pop())
+        texts.append((PACKAGE / "commands" / f"{name}.py").read_text())
+        found = set(re.findall(r"corecli\.commands(?:\.| import )(_\w+)", texts[-1]))
+        pending += sorted(found - known - set(pending))
+    return "\n".join([*texts, *((PACKAGE / name).read_text() for name in ("cli.py", "engine/launch.py"))])
 
 
 def read_fields(text: str) -> set[str]:
@@ -475,10 +477,16 @@ EFFECTS: dict[str, list[str]] = {
         "--data digits:8:train", "--seed 1", "--precision bf16", "--method supervised", "--stage simclr:1",
         "--init $tiny/f1.safetensors", "--backbone resnet18", "--stem imagenet", "--projector-hidden 8",
         "--projector-dim 8", "--image-size 16", "--augment weak", "--steps 3", "--batch-size 8", "--optimizer sgd",
-        "--lr 0.1", "--weight-decay 0.5", "--schedule constant", "--warmup 1", "--temperature 0.9",
+        "--lr 0.1", "--weight-decay 0.5", "--weight-decay-end 0.9", "--schedule constant", "--warmup 1",
+        "--set temperature=0.9", "--clip-grad 0.001",
     ],
     f"{SSL} --optimizer lars --lr 0.4": ["--momentum 0.1", "--lars-eta 0.5", "--no-lars-clip"],
-    f"{SSL} --method psl --features $tiny/z.safetensors": ["--features $tiny/z1.safetensors", "--views 1"],
+    f"{SSL} --method psl --features $tiny/z.safetensors": ["--features $tiny/z1.safetensors", "--views 1g"],
+    f"{SSL} --method byol": ["--export teacher"],
+    f"{SSL} --method dino": ["--local-px 4", "--views 2g1l"],
+    f"{SSL} --data $tiny/mix.json --views real:1g,mixed:1g": [
+        "--views real:1g,synthetic:1g", "--synthetic-probability 0.1",
+    ],
     f"{SSL} --data $tiny/mix.json --batch-size 300": ["--guard"],
     f"{GEN} --steps 4 --features $tiny/z.safetensors": [
         "--features $tiny/z1.safetensors", "--seed 1", "--precision bf16", "--steps 5", "--batch-size 8", "--lr 0.1",
@@ -565,9 +573,20 @@ def payload(path: Path) -> object:
 
 
 IDLE_LINES = [
-    (f"{SSL} --views 2", "simclr has no num views to set"),
+    (f"{SSL} --views 3g", "simclr takes 2 global views, not 3"),
+    (f"{SSL} --views 2g2l", "simclr takes no local views"),
+    (f"{SSL} --views 2x", "views '2x' cannot be read"),
+    (f"{SSL} --views 2l", "views '2l' have no global one"),
+    (f"{SSL} --views reel:1g,synthetic:1g", "did you mean 'real'"),
+    (f"{SSL} --views real:1g,1g", "do not say whose each is"),
+    (f"{SSL} --views real:1g,synthetic:1g", "no synthetic images to pair"),
+    (f"{SSL} --synthetic-probability 0.5", "--synthetic-probability is for mixed views"),
+    (f"{SSL} --set temperatur=1", "did you mean 'temperature'"),
+    (f"{SSL} --set temperature=warm", "temperature: 'warm' is not a valid float"),
+    (f"{SSL} --set temperature=0", "the temperature must be above 0"),
+    (f"{SSL} --set temperature", "--set 'temperature' gives no value"),
+    (f"{SSL} --export teacher", "simclr has no teacher to export"),
     (f"{SSL} --features $tiny/z.safetensors", "simclr has no use for --features (psl has)"),
-    (f"{SSL} --method psl --features $tiny/z.safetensors --temperature 1", "psl has no temperature to set"),
     (f"{GEN} --feature-noise 0.1", "--feature-noise does not apply to a generator conditioned on nothing"),
     (f"{GEN} --condition labels --feature-normalization l2", "--feature-normalization does not apply"),
     (f"{GEN} --condition-dropout 0.1", "--condition-dropout does not apply to a generator conditioned on nothing"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 import torchvision
 from torch import nn
 
 from corecli.base import checkpoint
 from corecli.base.errors import DataError, MissingInputError, UnavailableError, UsageError
-from corecli.nets.encoder import Encoder, build_encoder, export_backbone, load_encoder, save_encoder
+from corecli.nets.encoder import Encoder, build_encoder, load_encoder, save_backbone, save_encoder
 
 
 def images(*shape: int) -> torch.Tensor:
@@ -138,22 +139,47 @@ def test_saved_and_loaded(encoder: Encoder, tmp_path: Path, name: str) -> None:
     assert (found["kind"], found["spec"], found["config"]) == ("encoder", encoder.spec, {"steps": 3})
 
 
-def test_export_loads_strictly_in_torchvision() -> None:
-    encoder = build_encoder("resnet18", image_size=224, projector_dim=None)
+def exported(path: Path, encoder: Encoder) -> dict[str, torch.Tensor]:
+    """The weights of an exported file, read as its users do."""
+    save_backbone(path, encoder)
+    return torch.load(path, weights_only=True) if path.suffix == ".pt" else safetensors.torch.load_file(path)
+
+
+@pytest.mark.parametrize("name", ["r.pt", "r.safetensors"])
+def test_export_loads_strictly_in_torchvision(tmp_path: Path, name: str) -> None:
+    encoder = build_encoder("resnet18", image_size=224, projector_dim=6)
     net = torchvision.models.resnet18()
     net.fc = nn.Identity()
-    net.load_state_dict(export_backbone(encoder), strict=True)
+    net.load_state_dict(exported(tmp_path / name, encoder), strict=True)
     x = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(net.eval()(encoder._normalised(x)), encoder.eval()(x)[0])
 
 
-def test_export_loads_strictly_in_timm() -> None:
+@pytest.mark.parametrize(
+    ("name", "timm_name", "options"),
+    [
+        ("resnet18", "resnet18", {}),
+        ("vit-tiny/4", "vit_tiny_patch16_224", {"patch_size": 4}),
+        ("vit-small-moco/8", "vit_small_patch16_224", {"patch_size": 8, "num_heads": 12}),
+        ("timm:vit_tiny_patch16_224", "vit_tiny_patch16_224", {}),
+    ],
+)
+def test_export_loads_strictly_in_timm(tmp_path: Path, name: str, timm_name: str, options: dict[str, int]) -> None:
     timm = pytest.importorskip("timm")
-    encoder = build_encoder("resnet18", image_size=224, projector_dim=None)
-    net = timm.create_model("resnet18", num_classes=0)
-    net.load_state_dict(export_backbone(encoder), strict=True)
-    x = torch.rand(2, 3, 64, 64)
+    sized = {} if name == "resnet18" else {"img_size": 32}
+    stem = "imagenet" if name == "resnet18" else None
+    encoder = build_encoder(name, image_size=32, stem=stem, projector_dim=6)
+    net = timm.create_model(timm_name, num_classes=0, **options, **sized)
+    net.load_state_dict(exported(tmp_path / "f.pt", encoder), strict=True)
+    x = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(net.eval()(encoder._normalised(x)), encoder.eval()(x)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_an_exported_backbone_comes_back_with_its_preprocessing(encoder: Encoder, tmp_path: Path) -> None:
+    exported(tmp_path / "f.safetensors", encoder)
+    loaded = load_encoder(tmp_path / "f.safetensors")
+    assert loaded.spec == {**encoder.spec, "projector": None}
+    assert torch.equal(loaded.encode(images()), encoder.encode(images()))
 
 
 def test_a_vit_through_timm(tmp_path: Path) -> None:

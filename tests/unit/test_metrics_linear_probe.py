@@ -12,7 +12,9 @@ from torch import Tensor
 
 from corecli.base.errors import DataError
 from corecli.metrics import linear_probe as module
-from corecli.metrics.linear_probe import ProbeOptions, linear_probe, student_interval, wilson_interval
+from corecli.metrics._fitting import holdout
+from corecli.metrics._scores import student_interval, wilson_interval
+from corecli.metrics.linear_probe import ProbeOptions, fit_probe, linear_probe
 
 QUICK = ProbeOptions(learning_rates=(0.03, 0.3), weight_decays=(0.0, 1e-3), num_epochs=2, min_steps=60, batch_size=32)
 Split = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -50,8 +52,8 @@ def test_stacked_heads_equal_one_torch_classifier_each():
     x, y = clusters(90, 0)
     options = dataclasses.replace(QUICK, num_epochs=3, min_steps=1)
     settings = [(0.05, 0.0), (0.5, 0.01), (0.2, 0.1)]
-    train = module._Rows.standardised(x, y, 7)
-    heads = module._fit(train, train.all, settings, options, seed=5)
+    train = module._Rows.scaled(x, y, torch.arange(90))
+    heads = module._fit(train, torch.arange(90), settings, options, seed=5)
     weights = heads.weight.view(12, 3, 7)
     batches = module._batches(90, options, seed=5)
     for k, (rate, decay) in enumerate(settings):
@@ -73,41 +75,47 @@ def test_stacked_heads_equal_one_torch_classifier_each():
 
 def test_a_head_that_diverges_harms_no_other():
     x, y = clusters(200, 1)
-    train = module._Rows.standardised(x, y, 7)
-    alone = module._fit(train, train.all, [(0.1, 0.0)], QUICK, seed=0)
-    beside = module._fit(train, train.all, [(1e38, 0.0), (0.1, 0.0)], QUICK, seed=0)
+    rows = torch.arange(200)
+    train = module._Rows.scaled(x, y, rows)
+    alone = module._fit(train, rows, [(0.1, 0.0)], QUICK, seed=0)
+    beside = module._fit(train, rows, [(1e38, 0.0), (0.1, 0.0)], QUICK, seed=0)
     assert not torch.isfinite(beside.logits(x)[:, 0]).all()
-    ranks = beside.ranks(train)
-    assert (ranks[0] == 0).double().mean() < 0.5
-    assert torch.equal(ranks[1], alone.ranks(train)[0])
+    (bad, good), losses = beside.judged(train, rows)
+    assert bad < 100
+    same, loss = alone.judged(train, rows)
+    assert (int(good), float(losses[1])) == (int(same), pytest.approx(float(loss)))
 
 
 def test_the_same_call_gives_the_same_result_and_seeds_differ():
     split = (*clusters(200, 2), *clusters(150, 3))
-    assert linear_probe(*split, QUICK) == linear_probe(*split, QUICK)
-    many = linear_probe(*split, dataclasses.replace(QUICK, num_seeds=2))
-    assert many.top1_by_seed[1:] == linear_probe(*split, dataclasses.replace(QUICK, num_seeds=1, seed=1)).top1_by_seed
+    assert linear_probe(*split, QUICK).top1 == linear_probe(*split, QUICK).top1
+    many = linear_probe(*split, QUICK, seeds=(0, 1))
+    assert many.top1_by_seed[1:] == linear_probe(*split, QUICK, seeds=(1,)).top1_by_seed
 
 
-def test_test_rows_play_no_part_in_the_choice():
-    train, test = clusters(200, 4), clusters(150, 5)
-    found = linear_probe(*train, *test, QUICK)
-    other = linear_probe(*train, test[0], test[1].flip(0), QUICK)
-    assert found.settings == other.settings
-    assert found.top1 > other.top1
+def test_the_setting_is_chosen_by_the_rows_held_out():
+    x, y = clusters(200, 4)
+    split = holdout(y, 0.1, 0)
+    _, setting = fit_probe(x, y, split, QUICK)
+    wrong = y.clone()
+    wrong[split.held] = (y[split.held] + 3) % 7
+    _, other = fit_probe(x, wrong, split, QUICK)
+    assert setting != other
 
 
 def test_result_adds_up():
     x, y = clusters(210, 6, noise=0.8)
     x_test, y_test = clusters(140, 7, noise=0.8)
-    found = linear_probe(x, y * 10, x_test, y_test * 10, QUICK)
-    assert list(found.per_class) == [0, 10, 20, 30, 40, 50, 60]
+    found = linear_probe(x, y * 10, x_test, y_test * 10, QUICK, seeds=(0, 1, 2))
+    assert list(found.per_class) == [0, 1, 2, 3, 4, 5, 6]
     assert found.mean_per_class == pytest.approx(found.top1)  # the classes are equally frequent
     assert found.top1 == pytest.approx(np.mean(found.top1_by_seed))
     assert found.top1 <= found.top5 <= 1
     assert found.seed_interval[0] <= found.top1 <= found.seed_interval[1]
     assert found.test_interval[0] < found.top1 < found.test_interval[1]
-    assert (found.num_train, found.num_test, found.num_classes) == (210, 140, 7)
+    assert found.confusion.sum(1).tolist() == [20] * 7
+    assert found.confusion.diag().sum() / 140 == pytest.approx(found.top1)
+    assert (found.num_test, found.num_classes) == (140, 7)
 
 
 def test_mean_per_class_weighs_rare_classes_alike():
@@ -135,16 +143,19 @@ def test_constant_features_are_ignored():
 
 def test_few_classes_have_no_top5_and_one_seed_no_seed_interval():
     x, y = clusters(100, 13, classes=3)
-    found = linear_probe(x, y, x, y, dataclasses.replace(QUICK, num_seeds=1))
+    found = linear_probe(x, y, x, y, QUICK)
     assert found.top5 is None
     assert found.seed_interval is None
 
 
 def test_holdout_takes_its_share_of_every_class():
-    labels = np.repeat([0, 1, 2, 3], [100, 40, 2, 1])
-    fitted, held = module._split(labels, 0.1, seed=0)
-    assert np.bincount(labels[held], minlength=4).tolist() == [10, 4, 1, 0]
-    assert sorted([*fitted.tolist(), *held.tolist()]) == list(range(143))
+    labels = torch.from_numpy(np.repeat([0, 1, 2, 3], [100, 40, 2, 1]))
+    split = holdout(labels, 0.1, seed=0)
+    assert labels[split.held].bincount(minlength=4).tolist() == [10, 4, 1, 0]
+    assert sorted([*split.fitted.tolist(), *split.held.tolist()]) == split.final.tolist() == list(range(143))
+    part = holdout(labels, 0.5, seed=0, rows=torch.arange(100, 142))
+    assert labels[part.held].bincount(minlength=4).tolist() == [0, 20, 1, 0]
+    assert sorted([*part.fitted.tolist(), *part.held.tolist()]) == part.final.tolist() == list(range(100, 142))
 
 
 def test_batches_visit_every_row_of_an_epoch_once():

@@ -51,8 +51,9 @@ def test_what_is_no_duration(text: str) -> None:
 
 
 def test_stages() -> None:
-    method, length = parse_stage("psl:10k")
-    assert (method, length.to_steps(steps_per_epoch=1, batch_size=1)) == ("psl", 10_000)
+    method, length, views = parse_stage("psl:10k")
+    assert (method, length.to_steps(steps_per_epoch=1, batch_size=1), views) == ("psl", 10_000, None)
+    assert parse_stage("psl:1ep:real:1g,synthetic:1g")[2] == "real:1g,synthetic:1g"
     for text in ("psl", ":10", "psl:", "psl:x"):
         with pytest.raises(UsageError):
             parse_stage(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from corecli.base import registry
 from corecli.base.errors import DataError, UsageError
 from corecli.nets.encoder import Encoder, build_encoder
 from corecli.ssl._losses import cosine_distance, nt_xent
-from corecli.ssl._method import Batch, Options, embed, resolve
+from corecli.ssl._method import Batch, Task, cosine_momentum, embed, follow, teacher_of
 
 
 @pytest.fixture
@@ -56,51 +57,90 @@ def test_views_pass_together_and_share_batch_statistics(encoder: Encoder) -> Non
     assert not torch.allclose(h[0], encoder(views(2)[0])[0])
 
 
+def build(name: str, encoder: Encoder, task: Task, **options: float) -> Any:
+    module = registry.load("ssl", name)
+    return module.build(encoder, options=module.Options(**options), task=task)
+
+
 @pytest.mark.parametrize("num_views", [1, 2])
 def test_psl_is_the_mean_over_its_views(encoder: Encoder, num_views: int) -> None:
-    method = registry.load("ssl", "psl").build(encoder, options=Options(num_views=num_views, target_dim=6)).eval()
+    method = build("psl", encoder, Task(num_views=num_views, target_dim=6)).eval()
     data = batch(num_views)
     assert data.targets is not None
     each = [cosine_distance(encoder(view)[1], data.targets) for view in data.views]
     torch.testing.assert_close(method.loss(data), sum(each) / num_views)
-    assert method.num_views == num_views
 
 
 def test_supervised_trains_no_projector_and_saves_none(encoder: Encoder) -> None:
-    method = registry.load("ssl", "supervised").build(encoder, options=Options(num_classes=4))
+    method = build("supervised", encoder, Task(num_views=1, num_classes=4))
     assert encoder.projector_dim is None
     assert encoder.spec["projector"] is None
     assert not [n for n in method.state_dict() if "projector" in n]
 
 
+def test_supervised_smooths_labels(encoder: Encoder) -> None:
+    data = batch(1)
+    method = build("supervised", encoder, Task(num_views=1, num_classes=4), label_smoothing=0.2).eval()
+    log_p = method.classifier(encoder(data.views[0])[0]).log_softmax(1)
+    target = 0.8 * torch.eye(4) + 0.05
+    torch.testing.assert_close(method.loss(data), -(target * log_p).sum(1).mean())
+
+
 def test_classifier_is_a_function_of_the_seed(encoder: Encoder) -> None:
     def weight(seed: int) -> torch.Tensor:
-        options = Options(num_classes=4, seed=seed)
-        return registry.load("ssl", "supervised").build(encoder, options=options).classifier.weight
+        return build("supervised", encoder, Task(num_views=1, num_classes=4, seed=seed)).classifier.weight
 
     assert torch.equal(weight(1), weight(1))
     assert not torch.equal(weight(1), weight(2))
 
 
-def test_defaults_give_way_to_options() -> None:
-    defaults = Options(temperature=0.2)
-    assert resolve(Options(seed=3), defaults, method="m") == Options(temperature=0.2, seed=3)
-    assert resolve(Options(temperature=0.5), defaults, method="m").temperature == 0.5
+def test_a_teacher_starts_as_the_student_and_nobody_listens_on_it(encoder: Encoder) -> None:
+    heard: list[int] = []
+    encoder.backbone.register_forward_hook(lambda *_: heard.append(1))
+    teacher = teacher_of(encoder)
+    assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), encoder.parameters(), strict=True))
+    assert not any(p.requires_grad for p in teacher.parameters())
+    teacher(views(1)[0])
+    assert not heard
+    encoder(views(1)[0])
+    assert heard
+
+
+def test_momentum_is_half_a_cosine() -> None:
+    found = [cosine_momentum(0.9, 1.0, step, 4) for step in range(5)]
+    assert found == pytest.approx(
+        [0.9, 1 - 0.1 * (math.sqrt(0.5) + 1) / 2, 0.95, 1 - 0.1 * (1 - math.sqrt(0.5)) / 2, 1]
+    )
+
+
+def test_follow_moves_parameters_and_leaves_statistics(encoder: Encoder) -> None:
+    teacher = teacher_of(encoder)
+    encoder.train()(views(2)[0])
+    with torch.no_grad():
+        for p in encoder.parameters():
+            p.add_(1.0)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    follow(teacher, encoder, 0.75)
+    moved = {name for name, value in teacher.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {name for name, _ in teacher.named_parameters()}
+    torch.testing.assert_close(teacher.backbone.conv1.weight, before["backbone.conv1.weight"] + 0.25)
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
+    ("name", "task", "options", "message"),
     [
-        ("psl", Options(target_dim=7), "7 dimensions, the encoder's output 6"),
-        ("psl", Options(), "needs a feature table"),
-        ("psl", Options(target_dim=6, num_views=3), "1 or 2 views"),
-        ("psl", Options(target_dim=6, temperature=0.1), "psl has no temperature"),
-        ("simclr", Options(temperature=0.0), "above 0"),
-        ("simclr", Options(num_views=1), "simclr has no num views"),
-        ("supervised", Options(), "at least two classes"),
-        ("supervised", Options(num_classes=1), "at least two classes"),
+        ("psl", Task(target_dim=7), {}, "7 dimensions, the encoder's output 6"),
+        ("psl", Task(), {}, "needs a feature table"),
+        ("psl", Task(target_dim=6, num_views=3), {}, "1 or 2 global views"),
+        ("simclr", Task(), {"temperature": 0.0}, "above 0"),
+        ("simclr", Task(num_views=1), {}, "simclr takes 2 global views"),
+        ("simclr", Task(num_local_views=1), {}, "no local views"),
+        ("supervised", Task(num_views=1), {}, "at least two classes"),
+        ("supervised", Task(num_views=1, num_classes=1), {}, "at least two classes"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(encoder: Encoder, name: str, options: Options, message: str) -> None:
-    with pytest.raises(UsageError if name != "supervised" else DataError, match=message):
-        registry.load("ssl", name).build(encoder, options=options)
+def test_options_that_do_not_fit_are_refused(
+    encoder: Encoder, name: str, task: Task, options: dict[str, float], message: str
+) -> None:
+    with pytest.raises((UsageError, DataError), match=message):
+        build(name, encoder, task, **options)
