@@ -150,7 +150,8 @@ def help_text(f: Any, opt: cfg.Option) -> str:
     if f.default is cfg.MISSING:
         extra.append("required")
     elif f.default not in (None, (), False):
-        extra.append(f"default {cfg.to_json(f.default)}")
+        default = f.default if isinstance(f.default, tuple) else (f.default,)
+        extra.append(f"default {','.join(map(str, default))}")
     return f"{opt.help} [{'; '.join(extra)}]" if extra else opt.help
 
 

@@ -254,7 +254,7 @@ def _convert(name: str, value: Any, described_field: tuple[Any, Option, Any], er
         raise error("needs a value", where=where)
     if many:
         listed = value if isinstance(value, list | tuple) else str(value).split(",")
-        if kind is not str:  # numbers may also be written --channel-mult 1,2,4
+        if kind is not str or opt.names():  # numbers and choices may also be written --channel-mult 1,2,4
             listed = [part for item in listed for part in (item.split(",") if isinstance(item, str) else [item])]
         return tuple(_check(_parse(item, kind, error, where), opt, name, error, where) for item in listed)
     return _check(_parse(value, kind, error, where), opt, name, error, where)

@@ -21,13 +21,13 @@ def compute(*, features: Tensor, labels: Tensor) -> dict[str, float]:
     return {"diversity": diversity(features, labels)}
 
 
-def diversity(features: Tensor, labels: Tensor) -> float:
+def diversity(features: Tensor, labels: Tensor, *, where: str = "features") -> float:
     """The mean over classes of the mean pairwise cosine distance of a class's rows of features [N, D]; in 0..2.
 
     In O(N D): the cosines of all n (n - 1) pairs of unit vectors u sum to |sum of u|^2 - n. Classes of a single image
-    have no pairs and are left out. Errors: DataError without labels, or without a class of two images.
+    have no pairs and are left out. Errors: DataError about `where` without labels or without a class of two images.
     """
-    check_labelled(features, labels, where="diversity")
+    check_labelled(features, labels, where=where)
     classes, index = labels.cpu().unique(return_inverse=True)
     sums = torch.zeros(len(classes), features.shape[1], dtype=torch.float64)
     own, counts = torch.zeros(2, len(classes), dtype=torch.float64)
@@ -38,6 +38,6 @@ def diversity(features: Tensor, labels: Tensor) -> float:
         counts.index_add_(0, rows, torch.ones(len(rows), dtype=torch.float64))
     paired = counts > 1
     if not paired.any():
-        raise DataError("no class has two images", hint="the distance of a pair is what is measured")
+        raise DataError("no class has two images", where=where, hint="the distance of a pair is what is measured")
     cosines = (sums.square().sum(1) - own)[paired] / (counts * (counts - 1))[paired]
     return float((1 - cosines).mean())

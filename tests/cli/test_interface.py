@@ -512,12 +512,18 @@ EFFECTS: dict[str, list[str]] = {
     ],
     "inflate --json --real $tiny/syn --materialize $out.npz": ["--format packed", "--image-size 4"],
     f"{PROBE} $tiny/f.safetensors": [
-        "--train digits:16:test", "--test $tiny/syn", "--encoder $tiny/f1.safetensors", "--layer backbone",
-        "--seeds 2", "--epochs 40", "--k 1", "--image-size 4", "--seed 1", "--precision bf16",
+        "--test $tiny/syn", "--val digits:8:test", "--encoder $tiny/f1.safetensors", "--layer backbone",
+        "--seeds 2", "--epochs 40", "--shots 9", "--fraction 0.5", "--k 1", "--k 20 --k 9", "--knn-temperature 9",
+        "--image-size 4", "--seed 1", "--precision bf16",
     ],
+    f"{PROBE} $tiny/f.safetensors --test a=digits:8:train": ["--train a=digits:8:train"],
+    f"{PROBE} $tiny/f.safetensors --test syn=$tiny/syn": ["--no-subset-logits"],
     f"{FID} $tiny/f.safetensors": [
         "--reference digits:8:train", "--samples $tiny/real.safetensors", "--extractor $tiny/f1.safetensors",
         "--layer projector", "--no-copies", "--image-size 4", "--save-stats $out.npz",
+    ],
+    "fid --reference $tiny/z.safetensors --samples $tiny/z1.safetensors -q --metrics cka": [
+        "--metrics opd", "--bootstrap 9", "--seed 1",
     ],
     "show $tiny/real.safetensors --quiet --out $out.png": ["--columns 3", "--rows 2", "--image-size 4"],
     "show $tiny/syn --quiet --out $out.png": ["--real $tiny/real.safetensors"],
@@ -533,7 +539,7 @@ ELSEWHERE = {
     "shell",
 }  # fmt: skip
 # These act where there is something to act on; a verb without passes over them, as its page says.
-IDLE = {"seed": {"extract", "fid", "show"}, "precision": {"fid", "inflate", "show"}}
+IDLE = {"seed": {"extract", "show"}, "precision": {"fid", "inflate", "show"}}
 
 
 @pytest.mark.parametrize("verb", VERBS)
