@@ -9,9 +9,9 @@ complete -c corecli -n __fish_use_subcommand -f -a fid -d 'measure the distance 
 complete -c corecli -n __fish_use_subcommand -f -a show -d 'draw an image set as a contact sheet'
 complete -c corecli -n __fish_use_subcommand -f -a completion -d 'print the completion script of a shell'
 complete -c corecli -n '__fish_seen_subcommand_from extract' -f
-complete -c corecli -n '__fish_seen_subcommand_from extract' -l data -r -F -d 'image set to read'
+complete -c corecli -n '__fish_seen_subcommand_from extract' -l data -r -F -d 'image set to read; required, but for --export'
 complete -c corecli -n '__fish_seen_subcommand_from extract' -l encoder -r -F -d 'encoder file, or timm:NAME[:WEIGHTS]'
-complete -c corecli -n '__fish_seen_subcommand_from extract' -l out -r -F -d 'feature table to write'
+complete -c corecli -n '__fish_seen_subcommand_from extract' -l out -r -F -d 'feature table to write; required, but for --export'
 complete -c corecli -n '__fish_seen_subcommand_from extract' -l export -r -F -d 'write the backbone under torchvision\'s or timm\'s names instead, .safetensors or .pt'
 complete -c corecli -n '__fish_seen_subcommand_from extract' -l layer -x -a 'auto backbone projector' -d 'which features; auto is the projector\'s where there is one, as CORE conditions on'
 complete -c corecli -n '__fish_seen_subcommand_from extract' -l batch-size -x -d 'images per forward pass'

@@ -3,8 +3,16 @@
 Every image passes the encoder once, in evaluation mode. Rows carry the image's key, group and label, and the header
 the encoder's fingerprint, so that other verbs join a table to images by key and refuse one of another encoder.
 
-The encoder is one of ours, a foreign checkpoint (torchvision, solo-learn, lightly or MoCo naming, told by content), or
-`timm:NAME`, optionally `timm:NAME:WEIGHTS`.
+The encoder is one of ours, a checkpoint of another tool, or `timm:NAME`, optionally `timm:NAME:WEIGHTS`. Checkpoints
+are told by content: ResNets and plain ViTs as torchvision, timm, solo-learn, lightly and Lightning, MoCo, MoCo v3,
+BYOL, SimSiam, Barlow Twins, DINO, iBOT, DINOv2 and MAE save them. Heads and decoders are dropped, any other weight that
+fits nowhere is an error. Of several networks in a file it is the one its authors evaluate: the online one of BYOL and
+MoCo, the teacher of DINO. They normalise by ImageNet's constants; for other ones, such as those of timm's own ViTs,
+write `timm:NAME:WEIGHTS`.
+
+With --export it writes the backbone's weights alone and reads no images. They load with strict=True in torchvision (fc
+an Identity) and in timm (num_classes=0; for `vit-small/4` trained at 32 px, vit_small_patch16_224 with patch_size=4 and
+img_size=32).
 """
 
 from __future__ import annotations
@@ -35,6 +43,7 @@ EXAMPLES = (
         "--data DIR --encoder f.safetensors --out z.safetensors",
     ),
     ("Backbone features of a timm model", "--data DIR --encoder timm:vit_small_patch16_224 --out h.safetensors"),
+    ("The backbone's weights, for torchvision or timm", "--encoder f.safetensors --export backbone.pt"),
 )
 PRESETS: dict[str, Preset] = {}
 SHARD_ROWS = 4096
@@ -44,9 +53,17 @@ SHARD_ROWS = 4096
 class Config(_inputs.ReadsImages):
     """Options of `corecli extract`."""
 
-    data: str = option(help="image set to read", role="input", metavar="SET")
+    data: str | None = option(None, help="image set to read; required, but for --export", role="input", metavar="SET")
     encoder: str = option(help="encoder file, or timm:NAME[:WEIGHTS]", role="input", metavar="FILE|NAME")
-    out: Path = option(help="feature table to write", role="output", metavar="FILE")
+    out: Path | None = option(
+        None, help="feature table to write; required, but for --export", role="output", metavar="FILE"
+    )
+    export: Path | None = option(
+        None,
+        help="write the backbone under torchvision's or timm's names instead, .safetensors or .pt",
+        role="output",
+        metavar="FILE",
+    )
     layer: Literal["auto", "backbone", "projector"] = option(
         "auto",
         help="which features; auto is the projector's where there is one, as CORE conditions on",
@@ -56,14 +73,27 @@ class Config(_inputs.ReadsImages):
 
 def check(config: Config) -> dict[str, Any]:
     """What would be read and written. Errors: as `run`, as far as they show without torch."""
-    _inputs.check_file(config.out)
-    data = _inputs.open_images(config.data, config)
+    if config.export is not None:
+        _check_alone(config)
+        _inputs.check_file(config.export)
+        _inputs.check_encoder(config.encoder)
+        return {"out": str(config.export)}
+    spec, out = _places(config)
+    _inputs.check_file(out)
+    data = _inputs.open_images(spec, config)
     _inputs.check_encoder(config.encoder)
-    return {"num": len(data.rows), "out": str(config.out)}
+    return {"num": len(data.rows), "out": str(out)}
 
 
 def run(config: Config, world: World) -> Outcome:
-    """Extract, shard by shard, and publish the table. Errors: DataError, CannotCreateError, InterruptedAfterSaving."""
+    """Extract, or export. Errors: UsageError, DataError, CannotCreateError, InterruptedAfterSaving."""
+    if config.export is not None:
+        return _export(config, config.export, world)
+    return _extract(config, *_places(config), world)
+
+
+def _extract(config: Config, spec: str, out: Path, world: World) -> Outcome:
+    """Every image through the encoder, shard by shard, then the table."""
     import torch
 
     from corecli.data.features import FeatureTable, save_features
@@ -73,18 +103,18 @@ def run(config: Config, world: World) -> Outcome:
     from corecli.engine.shards import Shards
     from corecli.nets.encoder import load_encoder
 
-    data = _inputs.open_images(config.data, config)
+    data = _inputs.open_images(spec, config)
     encoder = place(load_encoder(config.encoder), world.device).eval()
     identity = cfg.identity(config, {"data": data.fingerprint, "encoder": encoder.fingerprint})
-    if is_finished(config.out, identity, force=config.force):
-        clear_work(config.out)
-        return produced(config.out, notes=("already there, left alone",), num=len(data.rows))
+    if is_finished(out, identity, force=config.force):
+        clear_work(out)
+        return produced(out, notes=("already there, left alone",), num=len(data.rows))
     layer: Literal["backbone", "projector"] = "projector" if encoder.projector_dim else "backbone"
     if config.layer != "auto":
         layer = config.layer
     if layer == "projector" and not encoder.projector_dim:
         raise UsageError("this encoder has no projector", where=config.encoder, hint="use --layer backbone")
-    folder = open_folder(config.out, identity, world, force=config.force)
+    folder = open_folder(out, identity, world, force=config.force)
 
     def make(batches: Iterator[tuple[int, int]]) -> Iterator[dict[str, torch.Tensor]]:
         rows = (np.arange(start, stop) for start, stop in batches)
@@ -112,5 +142,36 @@ def run(config: Config, world: World) -> Outcome:
             table = FeatureTable(
                 features=features, keys=rows.keys, groups=rows.groups, labels=rows.labels, header=header
             )
-            save_features(config.out, table)
-    return produced(config.out, notes=_inputs.bad_files(data), num=len(data.rows), layer=layer)
+            save_features(out, table)
+    return produced(out, notes=_inputs.bad_files(data), num=len(data.rows), layer=layer)
+
+
+def _export(config: Config, out: Path, world: World) -> Outcome:
+    """The backbone's weights alone."""
+    from corecli.nets.encoder import load_encoder, save_backbone
+
+    encoder = load_encoder(config.encoder)
+    identity = {"export": encoder.fingerprint}
+    facts = {"backbone": encoder.spec["backbone"], "dim": encoder.num_features}
+    if is_finished(out, identity, force=config.force):
+        return produced(out, notes=("already there, left alone",), **facts)
+    if world.is_main:
+        save_backbone(out, encoder, identity=identity)
+    return produced(out, **facts)
+
+
+def _places(config: Config) -> tuple[str, Path]:
+    """(image set, feature table). Errors: UsageError when one is not named."""
+    if config.data is None or config.out is None:
+        name = "--data" if config.data is None else "--out"
+        raise UsageError(f"{name} is required", hint="or --export FILE for the backbone's weights alone")
+    return config.data, config.out
+
+
+def _check_alone(config: Config) -> None:
+    """UsageError for options of extraction beside --export."""
+    given = {"data": config.data, "out": config.out, "image_size": config.image_size}
+    given["layer"] = None if config.layer == "auto" else config.layer
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"--export reads no images, and {cfg.flag(name)} is for those", hint="give one of them")

@@ -108,6 +108,17 @@ def check_size(backbone: nn.Module, height: int, width: int) -> None:
         vit.check_divides(patch.patch_size[0], height, width)
 
 
+def set_image_size(backbone: nn.Module, name: str, image_size: int) -> None:
+    """Fit a backbone to images of another size: interpolate the positions of a ViT; the others take any size.
+
+    Errors: UsageError for a timm model that takes one size only, or patches that do not tile the images.
+    """
+    if getattr(backbone, "dynamic_img_size", False):
+        vit.set_image_size(backbone, image_size)
+    elif name.startswith(TIMM) and _has_fixed_size(_import_timm(), name.removeprefix(TIMM)):
+        raise UsageError(f"{name} takes images of one size only", hint="give --image-size")
+
+
 def build_timm(name: str, *, image_size: int | None, pretrained: bool, drop_path: float = 0.0) -> tuple[nn.Module, int]:
     """A timm model without classifier, and its number of features; ViTs take images of any size.
 

@@ -26,6 +26,7 @@ from corecli.nets.projector import Norm, ProjectorSpec, build_projector
 Layer = Literal["backbone", "projector"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's and timm's usual constants
 _IMAGENET_PX = 224
+_BARE = "backbone"
 
 
 class Preprocessing(TypedDict):
@@ -71,7 +72,7 @@ class Encoder(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """The hash of the weights as they are now; of a loaded file, the fingerprint in its header."""
+        """The hash of the weights as they are now; of a file of `save_encoder`, the fingerprint in its header."""
         return checkpoint.fingerprint(self.state_dict())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,6 +107,16 @@ class Encoder(nn.Module):
                 projector = build_projector(self.num_features, spec).to(self.mean.device).train(self.training)
         self.projector, self.projector_dim = projector, spec["dim"] if spec else None
         self.spec = {**self.spec, "projector": spec}
+
+    def set_image_size(self, image_size: int) -> None:
+        """Resize to this before encoding from now on, and fit a ViT's positions to it.
+
+        Errors: UsageError where the backbone takes images of one size only, or its patches do not tile these.
+        """
+        preprocessing = self.spec["preprocessing"]
+        if image_size != preprocessing["image_size"]:
+            backbones.set_image_size(self.backbone, self.spec["backbone"], image_size)
+            self.spec = {**self.spec, "preprocessing": {**preprocessing, "image_size": image_size}}
 
     def drop_projector(self) -> None:
         """Take the projector off, for a method that does not train it."""
@@ -179,6 +190,17 @@ def save_encoder(path: Path, encoder: Encoder, **provenance: Any) -> checkpoint.
     return checkpoint.save(Path(path), encoder.state_dict(), kind="encoder", spec=encoder.spec, **provenance)
 
 
+def save_backbone(path: Path, encoder: Encoder, **provenance: Any) -> checkpoint.Header:
+    """Write the backbone alone, under the names of torchvision or timm, and the JSON fields given; returns the header.
+
+    The weights load with `strict=True` into `timm.create_model(name, num_classes=0)`, and into torchvision's model
+    after `model.fc = nn.Identity()` (and, for the cifar stem, its 3x3 `conv1` and no `maxpool`); `load_encoder` reads
+    the file too. Errors: StorageError, CannotCreateError.
+    """
+    spec, tensors = {**encoder.spec, "projector": None}, encoder.backbone.state_dict()
+    return checkpoint.save(path, tensors, kind="encoder", names=_BARE, spec=spec, **provenance)
+
+
 def load_encoder(path_or_name: str | Path) -> Encoder:
     """Read an encoder of ours, a foreign checkpoint (`nets.foreign`), `timm:NAME` or `timm:NAME:FILE`.
 
@@ -191,6 +213,8 @@ def load_encoder(path_or_name: str | Path) -> Encoder:
     path = Path(path_or_name)
     if sniff(path) in ("safetensors", "torch") and checkpoint.read_header(path) is not None:
         tensors, header = checkpoint.load(path, kind="encoder")
+        if header.get("names") == _BARE:
+            tensors = {f"backbone.{name}": t for name, t in tensors.items()}
         return _filled(header["spec"], tensors, where=path)
     found = foreign.recognise(checkpoint.load_tensors(path), where=path)
     spec: Spec = {
@@ -200,15 +224,6 @@ def load_encoder(path_or_name: str | Path) -> Encoder:
         "preprocessing": _imagenet_preprocessing(found.image_size),
     }
     return _filled(spec, {f"backbone.{name}": t for name, t in found.tensors.items()}, where=path)
-
-
-def export_backbone(encoder: Encoder) -> dict[str, Tensor]:
-    """The backbone's weights under the names of torchvision or timm.
-
-    They load with `strict=True` into `timm.create_model(name, num_classes=0)`, and into torchvision's model after
-    `model.fc = nn.Identity()` (and, for the cifar stem, its 3x3 `conv1` and no `maxpool`).
-    """
-    return {name: tensor.detach().clone() for name, tensor in encoder.backbone.state_dict().items()}
 
 
 @contextmanager

@@ -67,6 +67,22 @@ def build_vit(name: str, *, image_size: int, drop_path: float = 0.0) -> tuple[nn
     return net, size.width
 
 
+def set_image_size(net: Any, image_size: int) -> None:
+    """Interpolate the positions of a ViT of timm's to images of another size, for good, as its forward pass does.
+
+    Errors: UsageError for an image size that is no multiple of the patch.
+    """
+    check_divides(net.patch_embed.patch_size[0], image_size, image_size)
+    is_fixed = "pos_embed" in dict(net.named_buffers())
+    if is_fixed:
+        positions = net.pos_embed
+        del net.pos_embed
+        net.pos_embed = nn.Parameter(positions, requires_grad=False)  # all that timm can interpolate
+    net.set_input_size(img_size=(image_size, image_size))
+    if is_fixed:
+        _fix_positions(net, net.pos_embed.detach())
+
+
 def sincos_positions(height: int, width: int, dim: int) -> Tensor:
     """Fixed positions of a grid, float [H * W, D]: sine and cosine of the row, then of the column (MoCo v3, 4.2)."""
     frequencies = 10_000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
@@ -108,9 +124,7 @@ def _make_moco(net: Any) -> None:
     """MoCo v3's fixed positions, and its Xavier initialisation (query, key and value apart)."""
     height, width = net.patch_embed.grid_size
     dim = net.embed_dim
-    positions = torch.cat((torch.zeros(1, dim), sincos_positions(height, width, dim)))[None]
-    del net.pos_embed
-    net.register_buffer("pos_embed", positions)  # under timm's name in the weights, and nothing that trains
+    _fix_positions(net, torch.cat((torch.zeros(1, dim), sincos_positions(height, width, dim)))[None])
     for name, module in net.named_modules():
         if isinstance(module, nn.Linear):
             for part in module.weight.data.chunk(3 if name.endswith("qkv") else 1):
@@ -121,3 +135,9 @@ def _make_moco(net: Any) -> None:
     bound = math.sqrt(6 / (convolution.weight[0].numel() + dim))
     nn.init.uniform_(convolution.weight, -bound, bound)
     nn.init.zeros_(convolution.bias)
+
+
+def _fix_positions(net: Any, positions: Tensor) -> None:
+    """Keep positions under timm's name in the weights, as a buffer, which nothing trains."""
+    del net.pos_embed
+    net.register_buffer("pos_embed", positions)

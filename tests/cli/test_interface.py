@@ -536,6 +536,7 @@ ELSEWHERE = {
     "resize",  # of Inception: test_options_with_nothing_to_act_on_are_refused and tests/golden
     "arch",  # has one value
     "compile",  # the same numbers, faster: tests/bench
+    "export",  # test_interchange.py
     "shell",
 }  # fmt: skip
 # These act where there is something to act on; a verb without passes over them, as its page says.
@@ -585,7 +586,6 @@ IDLE_LINES = [
     (f"{SSL} --views 2l", "views '2l' have no global one"),
     (f"{SSL} --views reel:1g,synthetic:1g", "did you mean 'real'"),
     (f"{SSL} --views real:1g,1g", "do not say whose each is"),
-    (f"{SSL} --views real:1g,synthetic:1g", "no synthetic images to pair"),
     (f"{SSL} --synthetic-probability 0.5", "--synthetic-probability is for mixed views"),
     (f"{SSL} --set temperatur=1", "did you mean 'temperature'"),
     (f"{SSL} --set temperature=warm", "temperature: 'warm' is not a valid float"),

@@ -86,6 +86,30 @@ def test_encoding_resizes_to_the_size_of_training(tmp_path: Path) -> None:
     assert build_encoder("vit-micro/16", image_size=None).spec["preprocessing"]["image_size"] == 224
 
 
+@pytest.mark.parametrize("name", ["vit-micro/4", "vit-micro-moco/4", "timm:vit_tiny_patch16_224"])
+def test_positions_stay_as_interpolated_when_the_image_size_is_set(name: str, tmp_path: Path) -> None:
+    encoder = build_encoder(name, image_size=64, projector_dim=None).eval()
+    x = images(2, 3, 32, 32)
+    before = encoder(x / 255)[0]
+    trained = [n for n, _ in encoder.named_parameters()]
+    encoder.set_image_size(32)
+    torch.testing.assert_close(encoder.encode(x), before.detach())
+    assert [n for n, _ in encoder.named_parameters()] == trained
+    save_encoder(tmp_path / "f.safetensors", encoder)
+    assert torch.equal(load_encoder(tmp_path / "f.safetensors").encode(x), encoder.encode(x))
+    with pytest.raises(UsageError, match="do not tile 18 px"):
+        encoder.set_image_size(18)
+
+
+def test_models_of_one_image_size_keep_it() -> None:
+    encoder = build_encoder("timm:mixer_s32_224", image_size=64, projector_dim=None)
+    with pytest.raises(UsageError, match="takes images of one size only"):
+        encoder.set_image_size(32)
+    resnet = build_encoder("resnet10-tiny", image_size=8, projector_dim=None)
+    resnet.set_image_size(12)
+    assert torch.equal(resnet.encode(images(2, 3, 12, 12)), resnet.eval()(images(2, 3, 12, 12) / 255)[0])
+
+
 @pytest.mark.parametrize("name", ["vit-micro/4", "timm:vit_tiny_patch16_224"])
 def test_drop_path_acts_in_training_alone_and_is_kept(name: str, tmp_path: Path) -> None:
     encoder = build_encoder(name, image_size=16, projector_dim=None, drop_path=0.3)
