@@ -1,12 +1,27 @@
 """Train an image encoder.
 
-Methods are self-supervised (simclr), supervised (supervised) or pseudo-supervised (psl, CORE Eq. 7: the projector's
-output is drawn to the feature row an image was made from). The data may be a mixture of real and synthetic images
-(G2R). Budgets are steps, so that training costs compare; --stage trains several methods in turn, each with its own
-warm-up and schedule, as CORE's PSL-10K + G2R.
+Methods are self-supervised (simclr, moco, mocov3, byol, simsiam, barlow-twins, dino), supervised (supervised, supcon)
+or pseudo-supervised (psl, CORE Eq. 7: the projector's output is drawn to the feature row an image was made from).
+Each has its published projector, views and augmentation, and options of its own, which --set changes; unknown names
+are refused with the nearest one.
+
+The data may be a mixture of real and synthetic images, and --views says which of them an image's views show. 2g, two
+global views of the image at hand, is plain training, on real images alone, on synthetic ones, or their union (G2R).
+real:1g,synthetic:1g pairs a real image with a synthetic one of its group (MixDiff; with DINO
+real:1g6l,synthetic:1g2l). mixed:1g is synthetic with --synthetic-probability, else real (GenSSL: real:1g,mixed:1g on
+one view, mixed:1g,mixed:1g on both). An epoch of pairs goes over the real images; the variant shown is drawn anew every
+epoch from (seed, epoch, group), and entries of one image show different variants while there are enough. A real image
+without partner shows itself, unless the mixture says that it is left out or refused (inflate --missing). Where the two
+global views have recipes of their own, paired images change places under them from step to step, so that how an image
+was augmented does not tell where it is from.
+
+Budgets are steps, so that training costs compare, and the image presentations are told before training starts; --stage
+trains several methods in turn, each with its own warm-up and schedule, as CORE's PSL-10K + G2R
+(METHOD:LENGTH or METHOD:LENGTH:VIEWS).
 
 Logged on the way: the loss, the accuracy of an online linear probe on detached features of augmented images (where
-labels are known; it only watches), and the k-NN accuracy and effective rank of a fixed subset of the images.
+labels are known; it only watches), and, of a fixed subset of the images, k-NN accuracy, effective rank, alignment,
+uniformity and spread (1 when features fill the sphere, 0 when all are alike; below 0.1 a warning of collapse is given).
 """
 
 from __future__ import annotations
@@ -43,6 +58,8 @@ EXAMPLES = (
         "G2R: retrain on real and synthetic images, weakly augmented",
         "--data mix.json --augment weak --steps 1000 --out f2.safetensors",
     ),
+    ("MixDiff: real and synthetic twins", "--data mix.json --views real:1g,synthetic:1g --out f2.safetensors"),
+    ("DINO on small images", "--data DIR --preset dino-cifar --set prototypes=1024 --steps 50ep --out f.safetensors"),
     (
         "G2R after 10,000 steps of PSL",
         "--data mix.json --features z.safetensors --stage psl:10000 --stage simclr:90000 --out f2.safetensors",
@@ -70,6 +87,7 @@ class Config(_inputs.ReadsImages):
     stem: Literal["auto", "cifar", "imagenet"] = option(
         "auto", help="first layers of a ResNet; auto is cifar up to 64 pixels, else imagenet"
     )
+    drop_path: float = option(0.0, help="share of residual branches a ViT skips in training", minimum=0, maximum=1)
     projector_hidden: int | None = option(None, help="width of the projector; default the method's", minimum=1)
     projector_dim: int | None = option(
         None, help="dimension of the projector's output; default the method's", minimum=1
@@ -220,6 +238,7 @@ def _encoder(config: Config, data: ImageSet, stages: tuple[StagePlan, ...]) -> E
         image_size=height,
         stem=None if config.stem == "auto" else config.stem,
         projector_dim=None,
+        drop_path=config.drop_path,
         seed=config.seed,
     )
     encoder.set_projector(projector, seed=config.seed)

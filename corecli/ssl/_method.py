@@ -122,10 +122,14 @@ def teacher_of(student: M) -> M:
     for m in modules:
         m._forward_hooks = OrderedDict()
     try:
-        return copy.deepcopy(student).requires_grad_(False)
+        teacher = copy.deepcopy(student).requires_grad_(False)
     finally:
         for m, kept in zip(modules, hooks, strict=True):
             m._forward_hooks = kept
+    for m in teacher.modules():
+        if hasattr(m, "drop_prob"):  # timm's DropPath: the student alone skips branches (DINO; SynCLR)
+            m.drop_prob = 0.0  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    return teacher
 
 
 @torch.no_grad()

@@ -62,7 +62,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sample", "--ckpt", folder / "g.pt", "--features", z, "--rows", "::60", "--steps", "1", "--out", folder / "syn"
     )
     _make("inflate", "--real", data, "--materialize", folder / "real.safetensors")
-    _make("inflate", "--real", folder / "real.safetensors", "--synthetic", folder / "syn", "--out", folder / "mix.json")
+    mixed = ("inflate", "--real", folder / "real.safetensors", "--synthetic", folder / "syn")
+    _make(*mixed, "--out", folder / "mix.json")
+    _make(*mixed, "--missing", "drop", "--out", folder / "pairs.json")
     return folder
 
 

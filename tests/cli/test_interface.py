@@ -484,8 +484,9 @@ EFFECTS: dict[str, list[str]] = {
     f"{SSL} --method psl --features $tiny/z.safetensors": ["--features $tiny/z1.safetensors", "--views 1g"],
     f"{SSL} --method byol": ["--export teacher"],
     f"{SSL} --method dino": ["--local-px 4", "--views 2g1l"],
-    f"{SSL} --data $tiny/mix.json --views real:1g,mixed:1g": [
-        "--views real:1g,synthetic:1g", "--synthetic-probability 0.1",
+    f"{SSL} --backbone vit-micro/4": ["--drop-path 0.9"],
+    f"{SSL} --data $tiny/pairs.json --batch-size 4 --steps 4 --views real:1g,mixed:1g": [
+        "--views real:1g,synthetic:1g", "--synthetic-probability 0",
     ],
     f"{SSL} --data $tiny/mix.json --batch-size 300": ["--guard"],
     f"{GEN} --steps 4 --features $tiny/z.safetensors": [
@@ -513,11 +514,10 @@ EFFECTS: dict[str, list[str]] = {
     "inflate --json --real $tiny/syn --materialize $out.npz": ["--format packed", "--image-size 4"],
     f"{PROBE} $tiny/f.safetensors": [
         "--test $tiny/syn", "--val digits:8:test", "--encoder $tiny/f1.safetensors", "--layer backbone",
-        "--seeds 2", "--epochs 40", "--shots 9", "--fraction 0.5", "--k 1", "--k 20 --k 9", "--knn-temperature 9",
-        "--image-size 4", "--seed 1", "--precision bf16",
+        "--mode logistic", "--seeds 2", "--epochs 40", "--shots 9", "--fraction 0.5", "--k 1", "--k 20 --k 9",
+        "--knn-temperature 9", "--image-size 4", "--seed 1", "--precision bf16",
     ],
     f"{PROBE} $tiny/f.safetensors --test a=digits:8:train": ["--train a=digits:8:train"],
-    f"{PROBE} $tiny/f.safetensors --test syn=$tiny/syn": ["--no-subset-logits"],
     f"{FID} $tiny/f.safetensors": [
         "--reference digits:8:train", "--samples $tiny/real.safetensors", "--extractor $tiny/f1.safetensors",
         "--layer projector", "--no-copies", "--image-size 4", "--save-stats $out.npz",
@@ -533,6 +533,7 @@ ELSEWHERE = {
     "config", "preset", "json", "quiet", "force", "dry_run", "out", "data", "materialize",  # above
     "device", "nproc", "nnodes", "rdzv_endpoint", "on_bad",  # test_bad_input.py, tests/dist
     "log_every", "save_sec", "preview_every", "batch_size", "workers", "per_class",  # test_runtime_options
+    "subset_logits",  # test_probe.py
     "resize",  # of Inception: test_options_with_nothing_to_act_on_are_refused and tests/golden
     "arch",  # has one value
     "compile",  # the same numbers, faster: tests/bench
