@@ -88,6 +88,7 @@ def _verb_page(verb: str) -> str:
     parts += [_section("OPTIONS"), *_options(own)]
     if shared:
         parts += [_section("COMMON OPTIONS"), _escape(_COMMON), *_options(shared)]
+    parts += [_table(title, rows) for title, rows in getattr(module, "tables", dict)().items()]
     parts += _presets(module.PRESETS) + _examples(verb, getattr(module, "EXAMPLES", ()))
     return _page([*parts, _section("SEE ALSO"), r"\fBcorecli\fR(1), \fBcorecli\-design\fR(7)"])
 
@@ -105,10 +106,15 @@ def _presets(presets: dict[str, cfg.Preset]) -> list[str]:
     if not presets:
         return []
     items = [
-        _item(rf"\fB{_escape(name)}\fR", ", ".join(f"{cfg.flag(k)} {cfg.to_json(v)}" for k, v in values.items()))
+        _item(rf"\fB{_escape(name)}\fR", ", ".join(f"{cfg.flag(k)} {w}" for k, v in values.items() for w in _words(v)))
         for name, values in presets.items()
     ]
     return [_section("PRESETS"), *items]
+
+
+def _words(value: Any) -> list[Any]:
+    """What follows each time the option is written."""
+    return list(value) if isinstance(value, tuple) and not isinstance(value[0], int) else [cfg.to_json(value)]
 
 
 def _examples(verb: str, examples: tuple[tuple[str, str], ...]) -> list[str]:

@@ -39,14 +39,16 @@ def load(folder: str, name: str, kind: str | None = None) -> ModuleType:
 
 @cache
 def constants(folder: str, name: str) -> dict[str, Any]:
-    """What a module says in plain literals, read without importing it: `VIEWS = "2g"`; and the fields of its `Options`.
+    """What a module says in plain literals, read without importing it: `VIEWS = "2g"`; its title and its `Options`.
 
-    `"Options"` is {field: default}, or {} without such a class. Errors: UsageError as `load`.
+    `"title"` is the first line of its docstring; `"Options"` is {field: default}, or {} without such a class.
+    Errors: UsageError as `load`.
     """
     check(folder, name)
     source = (_PACKAGE / folder / f"{name.replace('-', '_')}.py").read_text()
-    found: dict[str, Any] = {"Options": {}}
-    for node in ast.parse(source).body:
+    tree = ast.parse(source)
+    found: dict[str, Any] = {"Options": {}, "title": (ast.get_docstring(tree) or "").partition("\n")[0]}
+    for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == "Options":
             found["Options"] = {n.target.id: ast.literal_eval(n.value) for n in node.body if _is_field(n)}
         if isinstance(node, ast.Assign):

@@ -132,6 +132,19 @@ class Config(_inputs.ReadsImages):
     save_sec: float = option(60.0, help="seconds between saved states", role="runtime", minimum=0)
 
 
+def tables() -> dict[str, tuple[tuple[str, str], ...]]:
+    """What the manual page says of the methods."""
+    return {"METHODS": tuple((name, _described(registry.constants("ssl", name))) for name in registry.choices("ssl"))}
+
+
+def _described(told: dict[str, Any]) -> str:
+    projector = told["PROJECTOR"]
+    parts = [f"Views {told['VIEWS']}", f"augmentation {told['AUGMENT']}"]
+    parts += [f"projector {projector['hidden']} to {projector['dim']}"] if projector else ["no projector"]
+    parts += [f"--set {name}={cfg.to_json(default)}" for name, default in told["Options"].items()]
+    return f"{told['title']} {', '.join(parts)}."
+
+
 def check(config: Config) -> dict[str, Any]:
     """What would be read, shown and written. Errors: as `run`, as far as they show without torch."""
     _inputs.check_file(config.out)
