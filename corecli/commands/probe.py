@@ -1,39 +1,51 @@
 """Score an encoder's features on labels.
 
-Features are computed once (or read from tables that `extract` wrote), standardised by the training set, and a linear
-classifier is trained on them with a sweep of learning rates and weight decays, all in one pass. The setting is chosen
-on a hold-out of the training set, never on the test set; the classifier is trained again on all of it and scored once.
-Repeated over --seeds. A weighted k-NN vote (k = 20, temperature 0.07) is scored from the same features.
+By default features are computed once (or read from tables that `extract` wrote), standardised by the training set, and
+a linear classifier is trained on them with a sweep of learning rates and weight decays, all in one pass. The setting is
+chosen on a hold-out of the training set (or on --val), never on the test set; the classifier is trained again on all of
+it and scored once. Repeated over --seeds. A weighted k-NN vote is scored from the same features.
 
-Labels are joined by class name where both sets have names.
+With --mode logistic the classifier is a multinomial logistic regression, fitted by L-BFGS for 45 values of C from 1e-5
+to 1e6, one of which is chosen likewise (DINOv2, SynCLR).
+
+Any number of sets go into one call and come out as one table. A test set is scored with the training set of its name
+(--train cars=A --test cars=B: transfer), or else with the first training set (--test v2=C: evaluation under shift).
+Labels are joined by class name where both sets have names. A test set whose names are some of the training set's, such
+as ImageNet-A and ImageNet-R with 200 of 1,000 classes, is scored as the field does: over the logits of its own classes.
+
+With --shots or --fraction every seed draws a part of the training set, alike from every class, and --val only chooses.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from corecli.base.checkpoint import read_header
 from corecli.base.config import Preset, option
-from corecli.base.errors import DataError, UsageError, about
-from corecli.base.files import sniff
+from corecli.base.errors import UsageError
 from corecli.base.outcome import Outcome
-from corecli.commands import _inputs
+from corecli.commands import _inputs, _probe_modes, _probe_report, _probe_sets
 
 if TYPE_CHECKING:
     import torch
 
+    from corecli.commands._probe_modes import Fitted
+    from corecli.commands._probe_report import Result
+    from corecli.commands._probe_sets import Problem, Task
     from corecli.engine.dist import World
-    from corecli.metrics.knn import KnnResult
-    from corecli.metrics.linear_probe import ProbeResult
     from corecli.nets.encoder import Encoder
 
 EXAMPLES = (
     ("Accuracy of an encoder", "--encoder f.safetensors --train train --test test"),
     ("From feature tables", "--train z_train.safetensors --test z_test.safetensors --json"),
+    (
+        "Transfer to two data sets, one table",
+        "--encoder f.safetensors --train cars=A/train --test cars=A/test --train pets=B/train --test pets=B/test",
+    ),
+    (
+        "Under shift",
+        "--encoder f.safetensors --train imagenet/train --test imagenet/val --test r=imagenet-r --test v2=V2",
+    ),
 )
 PRESETS: dict[str, Preset] = {}
 
@@ -42,188 +54,89 @@ PRESETS: dict[str, Preset] = {}
 class Config(_inputs.ReadsImages):
     """Options of `corecli probe`."""
 
-    train: str = option(help="labelled image set, or feature table", role="input", metavar="SET|FILE")
-    test: str = option(help="labelled image set, or feature table", role="input", metavar="SET|FILE")
+    train: tuple[str, ...] = option(
+        help="labelled image set, or feature table; repeatable with names", role="input", metavar="[NAME=]SET"
+    )
+    test: tuple[str, ...] = option(
+        help="labelled set to score on, with the --train of its NAME or else the first; repeatable",
+        role="input",
+        metavar="[NAME=]SET",
+    )
+    val: tuple[str, ...] = option(
+        (), help="set to choose the setting on, instead of a hold-out of train", role="input", metavar="[NAME=]SET"
+    )
     encoder: str | None = option(None, help="encoder file, or timm:NAME[:WEIGHTS]", role="input", metavar="FILE|NAME")
     layer: Literal["backbone", "projector"] = option("backbone", help="which features")
-    seeds: int = option(3, help="repetitions, for the interval", minimum=1)
-    epochs: int = option(20, help="passes over the training features, and at least 500 steps", minimum=1)
-    k: int = option(20, help="neighbours of the k-NN vote", minimum=1)
+    mode: Literal["sweep", "logistic"] = option("sweep", help="how the classifier is trained")
+    seeds: int | None = option(
+        None, help="repetitions, for the interval; 3 for the sweep and for parts of a set, else 1", minimum=1
+    )
+    shots: int | None = option(None, help="train on this many images of each class, others for each seed", minimum=1)
+    fraction: float | None = option(
+        None, help="train on this part of each class, another for each seed", minimum=1e-6, maximum=1
+    )
+    epochs: int | None = option(None, help="passes over the training set; sweep: 20, and at least 500 steps", minimum=1)
+    k: tuple[int, ...] = option((), help="neighbours of the k-NN vote; by default 20", minimum=1)
+    knn_temperature: float | None = option(None, help="of the k-NN vote; by default 0.07", minimum=1e-6)
+    subset_logits: bool = option(
+        True, help="score a test set with names for some of the classes over their logits alone"
+    )
     per_class: bool = option(False, help="also print the accuracy of each class", role="runtime")
     batch_size: int = option(256, help="images per forward pass", role="runtime", minimum=1)
 
 
 def check(config: Config) -> dict[str, Any]:
     """What would be scored. Errors: as `run`, as far as they show without torch."""
-    specs = (config.train, config.test)
+    _probe_modes.check_mode(config)
+    tasks = _probe_sets.tasks(config.train, config.val, config.test)
+    specs = [one.spec for task in tasks for one in task.sets]
     if config.encoder is not None:
-        if all(_is_table(spec) for spec in specs):
+        if all(_probe_sets.is_table(spec) for spec in specs):
             raise UsageError("--encoder is for image sets, and these are feature tables", hint="drop --encoder")
         _inputs.check_encoder(config.encoder)
-    for spec, least in zip(specs, (2, 1), strict=True):
-        if not _is_table(spec):
-            data = _inputs.open_images(spec, config)
-            if config.encoder is None:
-                raise UsageError("an image set needs --encoder", where=spec)
-            _check_classes(data.rows.labels, spec, least=least)
-    if not config.force:
-        _check_spaces(config)
-    return {"reads": [f"{spec} ({'features' if _is_table(spec) else 'images'})" for spec in specs]}
+    for task in tasks:
+        _probe_sets.check_task(config, task)
+    return {"reads": [f"{spec} ({'features' if _probe_sets.is_table(spec) else 'images'})" for spec in specs]}
 
 
 def run(config: Config, world: World) -> Outcome:
-    """Compute features, train the probe, print scores. Errors: DataError, UsageError."""
-    from corecli.metrics.knn import knn_classify
-    from corecli.metrics.linear_probe import ProbeOptions, linear_probe
+    """Compute features, train the classifiers, print scores. Errors: DataError, UsageError."""
     from corecli.nets.encoder import load_encoder
 
     encoder = None if config.encoder is None else load_encoder(config.encoder).to(world.device).eval()
-    train = _labelled(config, config.train, encoder, world, least=2)
-    test = _labelled(config, config.test, encoder, world, least=1)
-    if not world.is_main:
-        return Outcome()
-    with about(config.test):
-        _check_dimensions(test.features, train.features)
-        test_labels = _by_name(test, train)
-    arrays = (train.features, train.labels, test.features, test_labels)
-    options = ProbeOptions(num_epochs=config.epochs, num_seeds=config.seeds, seed=config.seed)
-    linear = linear_probe(*arrays, options)
-    return _report(config, linear, knn_classify(*arrays, k=config.k), train.class_names)
+    tasks = _probe_sets.tasks(config.train, config.val, config.test)
+    results = [result for task in tasks for result in _run_task(config, task, encoder, world)]
+    return _probe_report.report(config, results) if world.is_main else Outcome()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """Features [N, D] with labels [N] and the names of their classes."""
-
-    features: torch.Tensor
-    labels: torch.Tensor
-    class_names: tuple[str, ...]
-
-
-def _is_table(spec: str) -> bool:
-    header = _header(spec)
-    return header is not None and header["kind"] == "features"
-
-
-def _header(spec: str) -> dict[str, Any] | None:
-    path = Path(spec)
-    return read_header(path) if path.exists() and sniff(path) in ("safetensors", "torch") else None
+def _run_task(config: Config, task: Task, encoder: Encoder | None, world: World) -> list[Result]:
+    """Train on one training set and score, on the main process, all test sets that belong to it."""
+    problem = _probe_sets.read_problem(config, task, encoder, _probe_modes.num_seeds(config))
+    features = _probe_modes.read_training_features(config, problem, encoder, world)
+    fits = _probe_modes.fit(config, problem, features) if world.is_main else []
+    results = []
+    for number, test in enumerate(problem.tests):
+        found = _probe_sets.read_features(config, test, encoder, world)
+        if world.is_main:
+            results.append(_score(config, problem, number, fits, features, found))
+    return results
 
 
-def _check_classes(labels: np.ndarray, spec: str, *, least: int) -> None:
-    """Errors: DataError unless the known labels are of `least` classes or more."""
-    num = len(np.unique(labels[labels >= 0]))
-    if num == 0:
-        raise DataError("has no labels to score on", where=spec, hint="class sub-folders give labels")
-    if num < least:
-        raise DataError("all its labels are of one class", where=spec, hint="a probe learns to tell two or more apart")
+def _score(
+    config: Config, problem: Problem, number: int, fits: list[Fitted], features: torch.Tensor, found: torch.Tensor
+) -> Result:
+    """The scores of one test set, whose features are `found`, of every seed together."""
+    from corecli.metrics._scores import predict, summarise
 
-
-def _check_spaces(config: Config) -> None:
-    """Errors: DataError when train and test are known to be features of two encoders, or of two layers."""
-    encoder = _header(config.encoder) if config.encoder else None
-    spaces = []
-    for spec in (config.train, config.test):
-        header = _header(spec) if _is_table(spec) else None
-        if header is not None:
-            spaces.append((header.get("encoder"), header.get("layer")))
-        elif encoder is not None:
-            spaces.append((encoder["fingerprint"], config.layer))
-    if len(spaces) == 2 and spaces[0] != spaces[1]:
-        told = [f"{layer} of {str(fingerprint)[:12]}" for fingerprint, layer in spaces]
-        hint = "extract both with one encoder and layer; --force accepts it"
-        raise DataError(f"features are {told[1]}, those of {config.train} {told[0]}", where=config.test, hint=hint)
-
-
-def _check_dimensions(test: torch.Tensor, train: torch.Tensor) -> None:
-    """Errors: DataError when --force has let features of two lengths pass."""
-    if test.shape[1] != train.shape[1]:
-        reason = f"features of {test.shape[1]} dimensions, the training set's have {train.shape[1]}"
-        raise DataError(reason, hint="extract both with one encoder and layer")
-
-
-def _labelled(config: Config, spec: str, encoder: Encoder | None, world: World, *, least: int) -> Labelled:
-    """The labelled rows of a table or an image set; unlabelled ones are left out."""
-    import torch
-
-    from corecli.data.features import load_features
-
-    if _is_table(spec):
-        table = load_features(Path(spec))
-        features, labels, names = table.features, table.labels, tuple(table.header.get("class_names", ()))
-    else:
-        assert encoder is not None
-        data = _inputs.open_images(spec, config)
-        features, labels, names = _features(config, spec, encoder, world), data.rows.labels, data.class_names
-    _check_classes(labels, spec, least=least)
-    rows = torch.from_numpy(np.flatnonzero(labels >= 0))
-    return Labelled(
-        features=features[rows].to(world.device),
-        labels=torch.from_numpy(labels)[rows].to(world.device),
-        class_names=names,
+    test, labels = problem.tests[number], problem.answers[number]
+    among = problem.space.shared_with(test) if config.subset_logits else None
+    num_classes = len(problem.space) if among is None else int(among.sum())
+    runs = [predict(fit.classifier.logits, found, labels, among=among) for fit in fits]
+    neighbours = _probe_modes.neighbours(config, problem, features, found, labels, among)
+    return _probe_report.Result(
+        problem=problem,
+        of=problem.task.tests[number],
+        scores=summarise(runs, labels, num_classes=num_classes),
+        neighbours={k: summarise(votes, labels, num_classes=num_classes) for k, votes in neighbours.items()},
+        settings=tuple(fit.setting for fit in fits),
     )
-
-
-def _features(config: Config, spec: str, encoder: Encoder, world: World) -> torch.Tensor:
-    """Features of an image set, its batches dealt out to the ranks and summed over them."""
-    import torch
-
-    from corecli.data.loader import read_batches
-    from corecli.data.order import sequential_batches
-    from corecli.engine.dist import sum_over_ranks
-    from corecli.engine.precision import autocast
-    from corecli.engine.progress import Progress
-
-    data = _inputs.open_images(spec, config)
-    layer: Any = config.layer
-    num = len(data.rows)
-    dim = encoder.num_features if layer == "backbone" else encoder.projector_dim or 0
-    features = torch.zeros(num, dim)
-    with Progress(f"probe {spec}", total=num, shown=world.is_main and not config.quiet) as progress:
-        batches = sequential_batches(num, config.batch_size, rank=world.rank, world_size=world.size)
-        workers = _inputs.num_workers(config.workers)
-        for images, rows in read_batches(data, batches, device=world.device, workers=workers):
-            with autocast(config.precision, world.device):
-                features[rows] = encoder.encode(images, layer).cpu()
-            progress.advance(len(rows) * world.size, images=len(rows) * world.size)
-    return sum_over_ranks(features) if world.size > 1 else features
-
-
-def _by_name(test: Labelled, train: Labelled) -> torch.Tensor:
-    """Test labels as the training set numbers its classes. Errors: DataError for a class it does not have."""
-    import torch
-
-    if not (test.class_names and train.class_names) or test.class_names == train.class_names:
-        return test.labels
-    used = sorted({test.class_names[i] for i in test.labels.tolist()})
-    unknown = [name for name in used if name not in train.class_names]
-    if unknown:
-        reason = f"classes that the training set has not: {', '.join(unknown[:5])}"
-        raise DataError(reason, hint="train on all classes of the test set")
-    numbers = torch.tensor([train.class_names.index(n) if n in train.class_names else -1 for n in test.class_names])
-    return numbers.to(test.labels.device)[test.labels]
-
-
-def _report(config: Config, linear: ProbeResult, knn: KnnResult, names: tuple[str, ...]) -> Outcome:
-    scores = {"top1": linear.top1, "top5": linear.top5, "mean_per_class": linear.mean_per_class}
-    scores |= {"knn_top1": knn.top1, "knn_top5": knn.top5}
-    per_class = {names[label] if names else str(label): value for label, value in linear.per_class.items()}
-    lines = [f"{name}\t{value:.6g}" for name, value in scores.items() if value is not None]
-    for name, interval in (("seeds", linear.seed_interval), ("test", linear.test_interval)):
-        if interval is not None:
-            lines.append(f"top1_interval_{name}\t{interval[0]:.6g}\t{interval[1]:.6g}")
-    if config.per_class:
-        lines += [f"class {name}\t{value:.6g}" for name, value in per_class.items()]
-    record = {
-        **scores,
-        "per_class": per_class,
-        "top1_interval_seeds": linear.seed_interval,
-        "top1_interval_test": linear.test_interval,
-        "top1_by_seed": linear.top1_by_seed,
-        "settings": linear.settings,
-        "num_train": linear.num_train,
-        "num_test": linear.num_test,
-        "encoder": config.encoder,
-        "layer": config.layer,
-    }
-    return Outcome(lines=tuple(lines), records=(record,))

@@ -5,12 +5,14 @@ Each of the k nearest training rows votes for its class with weight exp(cosine /
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from corecli.metrics._classes import check_labelled, index_classes
 from corecli.metrics._neighbours import most_similar
+from corecli.metrics._scores import Predictions
 
 DIRECTION = {"knn_top1": "higher"}
 
@@ -50,24 +52,41 @@ def knn_classify(
     check_labelled(train_features, train_labels, where="train")
     check_labelled(test_features, test_labels, where="test")
     classes, train_index, test_index = index_classes(train_labels, test_labels)
-    k = min(k, len(train_features))
-    ranked = _votes(train_features, train_index, test_features, num_classes=len(classes), k=k, tau=tau)
-    hits = ranked.argsort(dim=1, descending=True, stable=True)[:, :5] == test_index.to(ranked.device)[:, None]
+    (found,) = knn_predict(train_features, train_index, test_features, test_index, ks=[k], tau=tau)
     return KnnResult(
-        top1=float(hits[:, 0].double().mean()),
-        top5=float(hits.any(1).double().mean()) if len(classes) > 5 else None,
-        k=k,
+        top1=float((found.ranks == 0).double().mean()),
+        top5=float((found.ranks < 5).double().mean()) if len(classes) > 5 else None,
+        k=min(k, len(train_features)),
         num_train=len(train_features),
         num_test=len(test_features),
         num_classes=len(classes),
     )
 
 
-def _votes(
-    train_features: Tensor, train_index: Tensor, test_features: Tensor, *, num_classes: int, k: int, tau: float
-) -> Tensor:
-    """The summed votes [M, num_classes] for test_features [M, D]; train_index: int64 [N] in 0..num_classes - 1."""
-    cosines, neighbours = most_similar(test_features, train_features, k)
+def knn_predict(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    ks: Sequence[int],
+    tau: float = 0.07,
+    among: Tensor | None = None,
+) -> list[Predictions]:
+    """The predictions of each k in `ks` from one search; labels int64 in 0..C-1, classes with equal votes in order.
+
+    `among`: bool [C], the classes in question; votes for others are lost.
+    """
+    cosines, neighbours = most_similar(test_features, train_features, min(max(ks), len(train_features)))
+    voted = train_labels.to(neighbours.device)[neighbours]
     weights = ((cosines - cosines[:, :1]) / tau).exp()  # relative to the nearest one, or small tau would overflow
-    votes = weights.new_zeros(len(weights), num_classes)
-    return votes.scatter_add_(1, train_index.to(neighbours.device)[neighbours], weights)
+    found = []
+    for k in ks:
+        votes = weights.new_zeros(len(weights), int(train_labels.max()) + 1)
+        votes.scatter_add_(1, voted[:, :k], weights[:, :k])
+        if among is not None:
+            votes[:, ~among.to(votes.device)] = -1
+        ranked = votes.argsort(dim=1, descending=True, stable=True)
+        place = ranked.argsort(dim=1).gather(1, test_labels.to(votes.device)[:, None])[:, 0]
+        found.append(Predictions(ranks=place.cpu(), predicted=ranked[:, 0].cpu()))
+    return found

@@ -8,20 +8,20 @@ and scored once on test, which plays no part in any choice. Heads start at zero,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
-from corecli.base.errors import DataError
 from corecli.base.rng import numpy_generator
 from corecli.metrics._classes import check_labelled, index_classes
+from corecli.metrics._fitting import ROWS_PER_BLOCK, Classifier, Scaling, Split, holdout
+from corecli.metrics._scores import Scores, predict, summarise
 
 DIRECTION = {"probe_top1": "higher"}
 
-_ROWS_PER_BLOCK = 8192
+Setting = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,36 +35,12 @@ class ProbeOptions:
     batch_size: int = 256
     momentum: float = 0.9
     holdout: float = 0.1  # share of each class in train that selects the setting
-    num_seeds: int = 3
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeResult:
-    """Test accuracies in 0..1, averaged over seeds; top5 is None below 6 classes; per_class is keyed by label.
-
-    seed_interval: 95 % Student t interval of top1 over seeds (hold-out and order; None for one seed), so how
-    repeatable the probe is; test_interval: 95 % Wilson interval for the finite test set, so how far top1 may be
-    from the accuracy on new images. settings: the (learning rate, weight decay) chosen by each seed.
-    """
-
-    top1: float
-    top5: float | None
-    mean_per_class: float
-    per_class: dict[int, float]
-    seed_interval: tuple[float, float] | None
-    test_interval: tuple[float, float]
-    top1_by_seed: tuple[float, ...]
-    settings: tuple[tuple[float, float], ...]
-    num_train: int
-    num_test: int
-    num_classes: int
 
 
 def compute(
     *, train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor
 ) -> dict[str, float]:
-    """`probe_top1` with the default options. Errors: DataError."""
+    """`probe_top1` with the default options and one seed. Errors: DataError."""
     return {"probe_top1": linear_probe(train_features, train_labels, test_features, test_labels).top1}
 
 
@@ -74,65 +50,60 @@ def linear_probe(
     test_features: Tensor,
     test_labels: Tensor,
     options: ProbeOptions | None = None,
-) -> ProbeResult:
+    *,
+    seeds: Sequence[int] = (0,),
+) -> Scores:
     """Train on train_features [N, D] and score test_features [M, D], on the device the features are on.
 
-    Labels are int64 with any values >= 0. Errors: DataError when labels are missing, of one class only, in test
-    but not in train, or when no class has the two training images that a hold-out needs.
+    Labels are int64 with any values >= 0; `per_class` is keyed by 0..C-1, the place of a label among those of train.
+    Errors: DataError when labels are missing, of one class only, in test but not in train, or when no class has the
+    two training images that a hold-out needs.
     """
     options = options or ProbeOptions()
     check_labelled(train_features, train_labels, where="train")
     check_labelled(test_features, test_labels, where="test")
     classes, train_index, test_index = index_classes(train_labels, test_labels)
-    train = _Rows.standardised(train_features, train_index, len(classes))
-    test = train.like(test_features, test_index)
-    seeds = [options.seed + i for i in range(options.num_seeds)]
-    settings = [_select(train, options, seed) for seed in seeds]
-    ranks = [_fit(train, train.all, [s], options, seed).ranks(test)[0] for s, seed in zip(settings, seeds, strict=True)]
-    return _summary(ranks, test_index, classes, settings, len(train_features))
+    runs = []
+    for seed in seeds:
+        split = holdout(train_index, options.holdout, seed)
+        classifier, _ = fit_probe(train_features, train_index, split, options, seed=seed)
+        runs.append(predict(classifier.logits, test_features, test_index))
+    return summarise(runs, test_index, num_classes=len(classes))
+
+
+def fit_probe(
+    features: Tensor, labels: Tensor, split: Split, options: ProbeOptions | None = None, *, seed: int = 0
+) -> tuple[Classifier, Setting]:
+    """Choose a setting on `split.held`, train with it on `split.final`: (classifier, (learning rate, weight decay)).
+
+    features: [N, D]; labels: int64 [N] in 0..C-1, on any device.
+    """
+    options = options or ProbeOptions()
+    train = _Rows.scaled(features, labels, split.final)
+    setting = _select(train, split, options, seed)
+    heads = _fit(train, split.final, [setting], options, seed)
+    return Classifier(scaling=train.scaling, weight=heads.weight, bias=heads.bias), setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """Labelled features, standardised as they are read, so that no second copy of them exists."""
+    """Labelled features, scaled as they are read, so that no second copy of them exists."""
 
     features: Tensor
     labels: Tensor
     num_classes: int
-    mean: Tensor
-    scale: Tensor
+    scaling: Scaling
 
     @staticmethod
-    def standardised(features: Tensor, labels: Tensor, num_classes: int) -> _Rows:
-        total = features.new_zeros(features.shape[1], dtype=torch.float64)
-        squares = total.clone()
-        for block in features.split(_ROWS_PER_BLOCK):
-            total += block.double().sum(0)
-        mean = total / len(features)
-        for block in features.split(_ROWS_PER_BLOCK):
-            squares += (block.double() - mean).square().sum(0)
-        deviation = (squares / len(features)).sqrt()
-        scale = torch.where(deviation > 1e-6 * deviation.max(), 1 / deviation, 0.0)  # constant features say nothing
-        return _Rows(
-            features=features,
-            labels=labels.to(features.device),
-            num_classes=num_classes,
-            mean=mean.float(),
-            scale=scale.float(),
-        )
-
-    def like(self, features: Tensor, labels: Tensor) -> _Rows:
-        """Other rows under the same standardisation, on the same device."""
-        device = self.features.device
-        return replace(self, features=features.to(device), labels=labels.to(device))
-
-    @property
-    def all(self) -> Tensor:
-        return torch.arange(len(self.features))
+    def scaled(features: Tensor, labels: Tensor, rows: Tensor) -> _Rows:
+        """All rows, as the given ones are standardised."""
+        labels = labels.to(features.device)
+        scaling = Scaling.of(features, rows)
+        return _Rows(features=features, labels=labels, num_classes=int(labels.max()) + 1, scaling=scaling)
 
     def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         rows = rows.to(self.features.device)
-        return (self.features[rows].float() - self.mean) * self.scale, self.labels[rows]
+        return self.scaling(self.features[rows]), self.labels[rows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,54 +115,33 @@ class _Heads:
     num_heads: int
 
     def logits(self, x: Tensor) -> Tensor:
-        """[B, K, C] for standardised rows x [B, D]."""
+        """[B, K, C] for scaled rows x [B, D]."""
         return torch.addmm(self.bias, x, self.weight).view(len(x), self.num_heads, -1)
 
-    def ranks(self, data: _Rows) -> Tensor:
-        """How many classes each head finds likelier than the true one: int64 [K, N]; the last rank for NaN."""
-        found = [self._block_ranks(*data.read(rows)) for rows in data.all.split(_ROWS_PER_BLOCK)]
-        return torch.cat(found, dim=1).cpu()
-
-    def _block_ranks(self, x: Tensor, labels: Tensor) -> Tensor:
-        logits = self.logits(x)
-        own = logits.gather(2, labels[:, None, None].expand(-1, self.num_heads, 1))
-        return (~(logits <= own)).sum(2).T
-
-    def losses(self, data: _Rows, rows: Tensor) -> Tensor:
-        """The mean cross-entropy of each head on the given rows: [K]."""
-        x, labels = data.read(rows)
-        own = self.logits(x).log_softmax(2).gather(2, labels[:, None, None].expand(-1, self.num_heads, 1))
-        return -own.mean((0, 2)).cpu()
+    def judged(self, data: _Rows, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """For each head the number of the given rows it gets right and its mean cross-entropy on them: [K] each."""
+        correct = torch.zeros(self.num_heads, dtype=torch.int64)
+        loss = torch.zeros(self.num_heads, dtype=torch.float64)
+        for part in rows.split(ROWS_PER_BLOCK):
+            x, labels = data.read(part)
+            logits = self.logits(x)
+            own = labels[:, None, None].expand(-1, self.num_heads, 1)
+            correct += ((~(logits <= logits.gather(2, own))).sum(2) == 0).sum(0).cpu()
+            loss -= logits.log_softmax(2).gather(2, own).double().sum((0, 2)).cpu()
+        return correct, loss / len(rows)
 
 
-def _select(train: _Rows, options: ProbeOptions, seed: int) -> tuple[float, float]:
-    """The (learning rate, weight decay) most accurate on a hold-out of train; ties go to the lower loss."""
-    fitted, held = _split(train.labels.cpu().numpy(), options.holdout, seed)
+def _select(train: _Rows, split: Split, options: ProbeOptions, seed: int) -> Setting:
+    """The (learning rate, weight decay) most accurate on the rows held out; ties go to the lower loss."""
     grid = [(rate, decay) for rate in options.learning_rates for decay in options.weight_decays]
     if len(grid) == 1:
         return grid[0]
-    heads = _fit(train, fitted, grid, options, seed)
-    held_out = train.like(train.features[held.to(train.features.device)], train.labels[held.to(train.labels.device)])
-    correct = (heads.ranks(held_out) == 0).sum(1).tolist()
-    losses = heads.losses(held_out, held_out.all).nan_to_num(nan=math.inf).tolist()
-    best = max(range(len(grid)), key=lambda i: (correct[i], -losses[i]))
-    return grid[best]
+    correct, losses = _fit(train, split.fitted, grid, options, seed).judged(train, split.held)
+    losses = losses.nan_to_num(nan=math.inf)
+    return grid[max(range(len(grid)), key=lambda i: (int(correct[i]), -float(losses[i])))]
 
 
-def _split(labels: np.ndarray, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Row numbers to fit and to hold out: `share` of every class, at least one row and never all of them."""
-    order = numpy_generator(seed, "probe", "holdout").permutation(len(labels))
-    held = []
-    for label in np.unique(labels):
-        rows = order[labels[order] == label]
-        held.append(rows[: min(len(rows) - 1, max(1, round(share * len(rows))))])
-    held = np.concatenate(held)
-    if not len(held):
-        raise DataError("every class has one image", where="train", hint="two are needed to hold one out")
-    return torch.from_numpy(np.setdiff1d(order, held)), torch.from_numpy(np.sort(held))
-
-
-def _fit(train: _Rows, rows: Tensor, settings: list[tuple[float, float]], options: ProbeOptions, seed: int) -> _Heads:
+def _fit(train: _Rows, rows: Tensor, settings: list[Setting], options: ProbeOptions, seed: int) -> _Heads:
     """Train one head for each setting on the given rows; all heads see the same batches."""
     device, num_classes = train.features.device, train.num_classes
     rates, decays = (torch.tensor(c, device=device).repeat_interleave(num_classes) for c in zip(*settings, strict=True))
@@ -223,42 +173,3 @@ def _batches(num_rows: int, options: ProbeOptions, seed: int) -> list[Tensor]:
         order = torch.from_numpy(numpy_generator(seed, "probe", "order", epoch).permutation(num_rows))
         batches.extend(order[: per_epoch * size].split(size))
     return batches
-
-
-def _summary(
-    ranks: list[Tensor], labels: Tensor, classes: Tensor, settings: list[tuple[float, float]], num_train: int
-) -> ProbeResult:
-    hits = torch.stack([r == 0 for r in ranks]).double()
-    by_seed = hits.mean(1)
-    present = labels.unique()
-    per_class = {int(classes[c]): float(hits[:, labels == c].mean()) for c in present}
-    return ProbeResult(
-        top1=float(by_seed.mean()),
-        top5=float(torch.stack([r < 5 for r in ranks]).double().mean()) if len(classes) > 5 else None,
-        mean_per_class=sum(per_class.values()) / len(per_class),
-        per_class=per_class,
-        seed_interval=student_interval(by_seed.tolist()),
-        test_interval=wilson_interval(float(by_seed.mean()), len(labels)),
-        top1_by_seed=tuple(by_seed.tolist()),
-        settings=tuple(settings),
-        num_train=num_train,
-        num_test=len(labels),
-        num_classes=len(classes),
-    )
-
-
-def student_interval(values: list[float]) -> tuple[float, float] | None:
-    """The 95 % Student t interval of the mean of independent values; None for fewer than two."""
-    if len(values) < 2:
-        return None
-    mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    margin = float(stdtrit(len(values) - 1, 0.975)) * error
-    return mean - margin, mean + margin
-
-
-def wilson_interval(share: float, num: int) -> tuple[float, float]:
-    """The 95 % interval of a binomial share seen in `num` trials (Wilson 1927); sound also near 0 and 1."""
-    z2 = float(ndtri(0.975)) ** 2
-    centre = (share + z2 / (2 * num)) / (1 + z2 / num)
-    margin = math.sqrt(z2 * (share * (1 - share) / num + z2 / (4 * num**2))) / (1 + z2 / num)
-    return centre - margin, centre + margin

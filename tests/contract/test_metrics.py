@@ -26,6 +26,7 @@ PAIRED = (
     {"test_features", "test_labels"},
     {"features", "labels"},
     {"first", "second"},
+    {"scores", "positives"},
 )
 
 
@@ -41,6 +42,7 @@ def world(quality: str) -> dict[str, Tensor]:
     labels = torch.arange(240) % 6
     centres = (4.0 if good else 0.2) * normal(6, 8)
     views = normal(200, 8)
+    positives = (torch.arange(200)[:, None] % torch.tensor([3, 5, 11]) == 0).int()
     return {
         "reference": reference,
         "samples": normal(280, 8) if good else reference[:4].repeat(70, 1) + 1e-3 * normal(280, 8),
@@ -54,6 +56,8 @@ def world(quality: str) -> dict[str, Tensor]:
         "train_labels": labels,
         "test_features": centres[labels] + normal(240, 8),
         "test_labels": labels,
+        "positives": positives,
+        "scores": normal(200, 3) + (2.0 if good else 0.2) * positives,
     }
 
 
@@ -111,7 +115,7 @@ def test_worse_inputs_give_worse_values(metric):
 
 def test_the_order_of_rows_does_not_matter(metric):
     """Up to the choice of splits and hold-outs, which are drawn by position."""
-    tolerance = 0.02 if metric.__name__.endswith(("linear_probe", "inception_score")) else 1e-9
+    tolerance = 0.02 if metric.__name__.endswith(("linear_probe", "logistic", "inception_score")) else 1e-9
     found, other = as_it_should_be(metric), measure(metric, permuted(world("good")))
     for name, value in found.items():
         assert other[name] == pytest.approx(value, rel=tolerance, abs=tolerance), name

@@ -1,0 +1,136 @@
+"""The ways to train a classifier: what each one's options are, and those that fit features computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from corecli.base import config as cfg
+from corecli.base.errors import UsageError, about
+from corecli.commands import _probe_sets
+
+if TYPE_CHECKING:
+    import torch
+
+    from corecli.commands._probe_sets import Problem
+    from corecli.commands.probe import Config
+    from corecli.engine.dist import World
+    from corecli.metrics._fitting import Classifier, Split
+    from corecli.metrics._scores import Predictions
+    from corecli.nets.encoder import Encoder
+
+_HELD_OUT = 0.1  # of each class, to choose a setting on
+_NEIGHBOURS = {"k": (20,), "knn_temperature": 0.07}
+# The options that apply to some modes only, with the values they have there unless given.
+OF_MODE: dict[str, dict[str, Any]] = {
+    "sweep": {"epochs": 20, **_NEIGHBOURS},
+    "logistic": {**_NEIGHBOURS},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A classifier, the setting that was chosen for it, and the encoder where it was trained as well."""
+
+    classifier: Classifier
+    setting: Any = None
+    encoder: Encoder | None = None
+
+
+def of_mode(config: Config, name: str) -> Any:
+    """The value of an option that belongs to the mode: as given, else the mode's own."""
+    value = getattr(config, name)
+    return OF_MODE[config.mode][name] if value in (None, ()) else value
+
+
+def check_mode(config: Config) -> None:
+    """Errors: UsageError for an option of another mode."""
+    for name in {name for options in OF_MODE.values() for name in options} - OF_MODE[config.mode].keys():
+        if getattr(config, name) not in (None, ()):
+            fitting = " or ".join(mode for mode, options in OF_MODE.items() if name in options)
+            raise UsageError(f"{cfg.flag(name)} does not apply to --mode {config.mode}", hint=f"it is of {fitting}")
+
+
+def num_seeds(config: Config) -> int:
+    """How often to repeat: 3 times where a repetition is cheap, or draws other images to train on."""
+    if config.seeds is not None:
+        return config.seeds
+    return 3 if config.mode == "sweep" or draws_subsets(config) else 1
+
+
+def draws_subsets(config: Config) -> bool:
+    """Whether every seed trains on other images."""
+    return config.shots is not None or config.fraction is not None
+
+
+def read_training_features(config: Config, problem: Problem, encoder: Encoder | None, world: World) -> torch.Tensor:
+    """Features [N + M, D] of the training rows and, after them, of --val's."""
+    import torch
+
+    sets = (problem.train, *([problem.val] if problem.val else []))
+    return torch.cat([_probe_sets.read_features(config, one, encoder, world) for one in sets])
+
+
+def fit(config: Config, problem: Problem, features: torch.Tensor) -> list[Fitted]:
+    """A classifier for each seed, from features computed once. Errors: DataError."""
+    with about(problem.task.train.spec):
+        splits = _splits(config, problem)
+    return [_fit(config, problem, features, split, config.seed + i) for i, split in enumerate(splits)]
+
+
+def _fit(config: Config, problem: Problem, features: torch.Tensor, split: Split, seed: int) -> Fitted:
+    if config.mode == "logistic":
+        from corecli.metrics.logistic import fit_logistic
+
+        classifier, setting = fit_logistic(features, problem.numbers, split)
+        return Fitted(classifier=classifier, setting=setting)
+    from corecli.metrics.linear_probe import ProbeOptions, fit_probe
+
+    options = ProbeOptions(num_epochs=of_mode(config, "epochs"))
+    classifier, setting = fit_probe(features, problem.numbers, split, options, seed=seed)
+    return Fitted(classifier=classifier, setting=setting)
+
+
+def _splits(config: Config, problem: Problem) -> list[Split]:
+    """What to choose and to train on, by seed: a hold-out of the training rows, or --val."""
+    import torch
+
+    from corecli.metrics._fitting import Split, holdout
+
+    num_train = len(problem.train.labels)
+    if problem.val is None:
+        numbers = problem.numbers[:num_train]
+        return [holdout(numbers, _HELD_OUT, config.seed + i, rows=rows) for i, rows in enumerate(problem.subsets)]
+    held = torch.arange(num_train, len(problem.numbers))
+    return [
+        Split(fitted=rows, held=held, final=rows if draws_subsets(config) else torch.cat([rows, held]))
+        for rows in problem.subsets
+    ]
+
+
+def neighbours(
+    config: Config,
+    problem: Problem,
+    features: torch.Tensor,
+    found: torch.Tensor,
+    labels: torch.Tensor,
+    among: torch.Tensor | None,
+) -> dict[int, tuple[Predictions, ...]]:
+    """The k-NN votes for test features, by k, of each subset of the training rows; one where they are the same."""
+    from corecli.metrics.knn import knn_predict
+
+    different = problem.subsets if draws_subsets(config) else problem.subsets[:1]
+    ks = tuple(dict.fromkeys(of_mode(config, "k")))
+    votes = [
+        knn_predict(
+            features[rows.to(features.device)],
+            problem.numbers[rows],
+            found,
+            labels,
+            ks=ks,
+            tau=of_mode(config, "knn_temperature"),
+            among=among,
+        )
+        for rows in different
+    ]
+    return dict(zip(ks, zip(*votes, strict=True), strict=True))

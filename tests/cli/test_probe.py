@@ -1,0 +1,139 @@
+"""`probe` as people publish with it: many sets in one call, every way to train the classifier, every score."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from ran import Run
+
+from corecli.commands._probe_sets import named, tasks
+from corecli.data.imageset import open_set
+
+
+@pytest.fixture(autouse=True)
+def short_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep of as many steps as --epochs says, not of 500 at least."""
+    from functools import partial
+
+    from corecli.metrics import linear_probe
+
+    monkeypatch.setattr(linear_probe, "ProbeOptions", partial(linear_probe.ProbeOptions, min_steps=5))
+
+
+@pytest.fixture(scope="session")
+def some(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the test digits of three classes only: 1, 7 and 9."""
+    folder = tmp_path_factory.mktemp("some")
+    data = open_set("digits:8:test")
+    images = data.read(np.arange(len(data.rows))).permute(0, 2, 3, 1).numpy()
+    for key, image in zip(data.rows.keys, images, strict=True):
+        if key[0] in "179":
+            (folder / key).parent.mkdir(exist_ok=True)
+            Image.fromarray(image).save(folder / f"{key}.png")
+    return folder
+
+
+def records(run: Run, *words: object) -> list[dict[str, Any]]:
+    ran = run("probe", *words, "--json", "-q")
+    assert ran.code == 0, ran.err
+    return [json.loads(line) for line in ran.out.splitlines()]
+
+
+def table(out: str) -> dict[tuple[str, str], float]:
+    cells = [line.split("\t") for line in out.splitlines()]
+    return {(row[0], row[1]): float(row[2]) for row in cells}
+
+
+# Which sets belong together
+
+
+def test_a_name_is_what_stands_before_the_first_equals_sign_unless_the_whole_is_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lr=0.1").mkdir()
+    told = {text: (named(text).name, named(text).spec) for text in ("lr=0.1", "in-v2.b=a/lr=0.1", "a/b=c", "=x", "x=")}
+    assert told == {
+        "lr=0.1": (None, "lr=0.1"),
+        "in-v2.b=a/lr=0.1": ("in-v2.b", "a/lr=0.1"),
+        "a/b=c": (None, "a/b=c"),
+        "=x": (None, "=x"),
+        "x=": (None, "x="),
+    }
+
+
+def test_a_test_set_goes_with_the_training_set_of_its_name_or_else_with_the_first() -> None:
+    found = tasks(["A", "cars=B"], ["cars=C", "D"], ["E", "cars=F", "v2=G"])
+    assert [[one.spec for one in task.sets] for task in found] == [["A", "D", "E", "G"], ["B", "C", "F"]]
+
+
+def test_transfer_and_shift_in_one_table(run: Run, tiny: Path, some: Path) -> None:
+    z, z1 = tiny / "z.safetensors", tiny / "other_rows.safetensors"
+    line = ("probe", "--train", z, "--epochs", 1, "--seeds", 1)
+    alone = dict(line.split("\t")[:2] for line in run(*line, "--test", z1).out.splitlines())
+    back = run("probe", "--train", z1, "--test", z, "--epochs", 1, "--seeds", 1).out.splitlines()
+    more = ("--train", f"back={z1}", "--test", f"back={z}", "--test", f"s={z1}", "--test", f"t={z}", "--test", z1)
+    ran = run(*line, *more)
+    found = table(ran.out)
+    assert list(dict.fromkeys(name for name, _ in found)) == ["back", "s", "t", str(z1), "mean(shift)"]
+    for name in (str(z1), "s"):
+        assert {score: found[name, score] for score in alone} == {k: float(v) for k, v in alone.items()}
+    assert found["back", "top1"] == float(back[0].split("\t")[1])
+    assert found["mean(shift)", "top1"] == pytest.approx((found["s", "top1"] + found["t", "top1"]) / 2, abs=1e-5)
+    of = records(run, *line[1:], *more)
+    assert [one.get("name") for one in of] == ["back", "s", "t", None, None]
+    assert of[-1]["mean_over"] == ["s", "t"]
+    assert of[0]["train"] == str(z1)
+
+
+PAIRS = [
+    ("--train A --train B --test C", "--train has two sets without a name"),
+    ("--train A --test C --test C", "--test has two sets called C"),
+    ("--train A --train x=B --test C", "--train x has no test (give --test x=SET)"),
+    ("--train x=A --train y=B --test y=C", "--train x has no test (give --test x=SET)"),
+    ("--train x=A --test C --val y=B", "--val y belongs to no --train of its own"),
+    ("--train x=A --test C --val x=B --val D", "--val x belongs to no --train of its own"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), PAIRS)
+def test_sets_that_belong_to_none_are_refused(run: Run, line: str, message: str) -> None:
+    ran = run("probe", *line.split())
+    assert ran.code == 2
+    assert message in ran.err
+
+
+# Classes
+
+
+def test_a_set_with_some_of_the_classes_is_scored_over_their_logits(run: Run, tiny: Path, some: Path) -> None:
+    line = ("--encoder", tiny / "f.safetensors", "--train", "digits:8:train", "--test", some, "--epochs", 2)
+    (own,), (every,) = records(run, *line), records(run, *line, "--no-subset-logits")
+    assert (own["num_classes"], every["num_classes"]) == (3, 10)
+    assert own["top1"] > every["top1"]
+    assert own["knn_top1"] > every["knn_top1"]
+    assert own["top5"] is None
+    assert own["per_class"].keys() == {"1", "7", "9"}
+    assert f"{some}: scored over the logits of its 3 of 10 classes" in run("probe", *line).err
+
+
+# How much there is to learn from
+
+
+def test_shots_and_fractions_draw_alike_from_every_class_and_anew_for_each_seed(run: Run, tiny: Path) -> None:
+    line = ("--encoder", tiny / "f.safetensors", "--train", "digits:8:train", "--test", "digits:8:test")
+    (few,), (more,) = records(run, *line, "--shots", 5), records(run, *line, "--fraction", 0.1)
+    assert (few["num_train"], len(few["top1_by_seed"])) == (50, 3)
+    assert more["num_train"] == sum(round(0.1 * n) for n in np.bincount(open_set("digits:8:train").rows.labels))
+    assert len(set(few["top1_by_seed"])) > 1
+    (whole,) = records(run, *line)
+    assert few["top1"] < more["top1"] < whole["top1"]
+    assert few["knn_top1"] < whole["knn_top1"]
+    ran = run("probe", *line, "--shots", 1000)
+    assert ran.code == 65
+    assert "fewer than --shots 1000" in ran.err
