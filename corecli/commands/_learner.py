@@ -10,6 +10,7 @@ import torch
 from corecli.base import config as cfg
 from corecli.base import registry
 from corecli.base.errors import CorecliError, DataError, UsageError, about
+from corecli.base.rng import derive
 from corecli.commands._stages import StagePlan, local_px
 from corecli.commands._views import ViewMaker, pair_of_views
 from corecli.data.recipes import view_recipes
@@ -62,6 +63,7 @@ class Learner:
         rate = self._set_rates(step_of_stage)
         batch = self._batch(step, images, rows)
         self.method.train()
+        torch.manual_seed(derive(self.config.seed, "dropout", step, self.world.rank))  # of a ViT's skipped branches
         with autocast(self.config.precision, self.world.device):
             loss = self.method.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)

@@ -104,7 +104,7 @@ _MOCOV3_IMAGENET: Values = {  # MoCo v3's code, ResNet-50, 100 epochs: 0.6 x 409
 }
 _MOCOV3_VIT: Values = {  # MoCo v3's code, ViT-S, 300 epochs: 1.5e-4 x 4096 / 256
     "method": "mocov3",
-    "backbone": "vit-small/16",
+    "backbone": "vit-small-moco/16",
     "optimizer": "adamw",
     "lr": 2.4e-3,
     "weight_decay": 0.1,

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from corecli.base import config as cfg
 from corecli.base import registry
 from corecli.base.config import option
-from corecli.base.errors import DataError, UsageError
+from corecli.base.errors import DataError
 from corecli.base.outcome import Outcome, produced
 from corecli.base.rng import derive
 from corecli.base.target import is_finished
@@ -82,7 +82,7 @@ class Config(_inputs.ReadsImages):
         None, help="start from this encoder, with its backbone, stem and projector", role="input", metavar="FILE|NAME"
     )
     backbone: str = option(
-        "resnet18", help="network: resnet18, resnet34, resnet50, resnet10-tiny, vit-small/4 and its like, or timm:NAME"
+        "resnet18", help="network: resnet18, resnet34, resnet50, resnet10-tiny, a ViT such as vit-small/4, or timm:NAME"
     )
     stem: Literal["auto", "cifar", "imagenet"] = option(
         "auto", help="first layers of a ResNet; auto is cifar up to 64 pixels, else imagenet"
@@ -240,7 +240,7 @@ def _encoder(config: Config, data: ImageSet, stages: tuple[StagePlan, ...]) -> E
     height, width = data.image_size
     if config.init is not None:
         encoder = load_encoder(config.init)
-        _retarget(encoder, height, config.init)
+        encoder.set_image_size(height)
         if encoder.projector is None:
             encoder.set_projector(projector, seed=config.seed)
         return encoder
@@ -256,14 +256,3 @@ def _encoder(config: Config, data: ImageSet, stages: tuple[StagePlan, ...]) -> E
     )
     encoder.set_projector(projector, seed=config.seed)
     return encoder
-
-
-def _retarget(encoder: Encoder, height: int, where: object) -> None:
-    """Let an encoder read images of the size it is now trained at. Errors: UsageError for a ViT made for another."""
-    preprocessing = encoder.spec["preprocessing"]
-    if preprocessing["image_size"] in (None, height):
-        return
-    if encoder.spec["stem"] is None:
-        size = preprocessing["image_size"]
-        raise UsageError(f"the encoder {where} reads images of {size} px", hint=f"give --image-size {size}")
-    encoder.spec = {**encoder.spec, "preprocessing": {**preprocessing, "image_size": height}}

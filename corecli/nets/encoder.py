@@ -118,10 +118,6 @@ class Encoder(nn.Module):
             backbones.set_image_size(self.backbone, self.spec["backbone"], image_size)
             self.spec = {**self.spec, "preprocessing": {**preprocessing, "image_size": image_size}}
 
-    def drop_projector(self) -> None:
-        """Take the projector off, for a method that does not train it."""
-        self.set_projector(None)
-
     def _normalised(self, x: Tensor) -> Tensor:
         backbones.check_size(self.backbone, x.shape[-2], x.shape[-1])
         return (x - self.mean) / self.std

@@ -32,7 +32,7 @@ def build(encoder: Encoder, *, options: Options, task: Task) -> Supervised:
     check_views(task, method="supervised", views=(1, 2))
     if task.num_classes < 2:
         raise DataError("supervised needs labels of at least two classes", hint="class sub-folders give labels")
-    encoder.drop_projector()
+    encoder.set_projector(None)
     with seeded(task.seed, "supervised"):
         classifier = nn.Linear(encoder.num_features, task.num_classes)
     return Supervised(encoder, classifier, label_smoothing=options.label_smoothing)

@@ -66,7 +66,7 @@ def foreign_vit() -> nn.Module:
     return vit(embed_dim=64, depth=4, num_heads=2, patch_size=4, img_size=16, num_classes=3)
 
 
-@pytest.mark.parametrize(("build", "dim", "px"), [(foreign_resnet, 512, 8), (foreign_vit, 64, 16)])
+@pytest.mark.parametrize(("build", "dim", "px"), [(foreign_resnet, 512, 8), (foreign_vit, 64, 8)])
 def test_foreign_encoders_are_trained_on(run: Run, build: Any, dim: int, px: int) -> None:
     torch.manual_seed(0)
     torch.save({"state_dict": {f"module.{n}": t for n, t in build().state_dict().items()}}, "foreign.pth")

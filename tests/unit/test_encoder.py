@@ -193,8 +193,8 @@ def test_a_vit_through_timm(tmp_path: Path) -> None:
     assert build_encoder("timm:vit_tiny_patch16_224", image_size=None).spec["preprocessing"]["image_size"] == 224
 
 
-def test_drop_projector(encoder: Encoder) -> None:
-    encoder.drop_projector()
+def test_a_projector_is_taken_off(encoder: Encoder) -> None:
+    encoder.set_projector(None)
     assert encoder.spec["projector"] is None
     with pytest.raises(UsageError, match="no projector"):
         encoder.encode(images(), "projector")
