@@ -55,7 +55,9 @@ def plan_stages(config: Config, data: ImageSet) -> tuple[StagePlan, ...]:
 
 def projector_of(config: Config, stages: tuple[StagePlan, ...]) -> Any:
     """The spec of the projector the last method was published with, in the sizes asked for; None when none has one."""
-    published = [registry.constants("ssl", stage.method)["PROJECTOR"] for stage in stages]
+    told = [registry.constants("ssl", stage.method) for stage in stages]
+    is_vit = config.backbone.startswith(("vit-", "timm:vit"))
+    published = [of["PROJECTOR_VIT"] if is_vit and "PROJECTOR_VIT" in of else of["PROJECTOR"] for of in told]
     spec = next((spec for spec in reversed(published) if spec is not None), None)
     sizes = {"hidden": config.projector_hidden, "dim": config.projector_dim}
     given = {name: size for name, size in sizes.items() if size is not None}

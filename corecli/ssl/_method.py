@@ -3,7 +3,7 @@
 One file of this folder is one method. It holds `build(encoder, *, options, task)`, which returns it, and what can be
 told without importing it: `Options`, a dataclass whose fields are its own options with their defaults (`--set`);
 `VIEWS`, the views it takes unless --views says otherwise; `AUGMENT`, their augmentation; and `PROJECTOR`, the projector
-it was published with, None for a method that has none.
+it was published with, None for a method that has none, and `PROJECTOR_VIT` where a ViT has another.
 
 `loss` is this process's share; the mean over ranks is the loss of the global batch (`engine.dist`).
 """
