@@ -12,7 +12,7 @@ from corecli.commands import _probe_sets
 if TYPE_CHECKING:
     import torch
 
-    from corecli.commands._probe_sets import Problem
+    from corecli.commands._probe_sets import Problem, Task
     from corecli.commands.probe import Config
     from corecli.engine.dist import World
     from corecli.metrics._fitting import Classifier, Split
@@ -25,6 +25,15 @@ _NEIGHBOURS = {"k": (20,), "knn_temperature": 0.07}
 OF_MODE: dict[str, dict[str, Any]] = {
     "sweep": {"epochs": 20, **_NEIGHBOURS},
     "logistic": {**_NEIGHBOURS},
+    "sgd": {  # MoCo v3's classifier for ResNets
+        **{"epochs": 90, "augment": "crop", "train_batch": 256, "optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0},
+        **{"schedule": "cosine", "warmup_epochs": 0, "head": "linear", "lars_bias": "plain"},
+    },
+    "finetune": {  # SynCLR, Table 14, for a ViT-B, without its mixing, erasing and drop path
+        **{"epochs": 100, "augment": "crop", "train_batch": 1024, "optimizer": "adamw", "lr": 5e-5},
+        **{"weight_decay": 0.05, "schedule": "cosine", "warmup_epochs": 20, "lars_bias": "plain"},
+        **{"label_smoothing": 0.1, "layer_decay": 0.65},
+    },
 }
 
 
@@ -44,11 +53,36 @@ def of_mode(config: Config, name: str) -> Any:
 
 
 def check_mode(config: Config) -> None:
-    """Errors: UsageError for an option of another mode."""
+    """Errors: UsageError for an option that does not apply."""
     for name in {name for options in OF_MODE.values() for name in options} - OF_MODE[config.mode].keys():
         if getattr(config, name) not in (None, ()):
             fitting = " or ".join(mode for mode, options in OF_MODE.items() if name in options)
             raise UsageError(f"{cfg.flag(name)} does not apply to --mode {config.mode}", hint=f"it is of {fitting}")
+    if "lr" not in OF_MODE[config.mode]:
+        return
+    if config.val:
+        raise UsageError(f"--val does not apply to --mode {config.mode}", hint="it chooses nothing")
+    if config.lars_bias is not None and of_mode(config, "optimizer") != "lars":
+        raise UsageError("--lars-bias does not apply", hint="it is of --optimizer lars")
+    warmup, epochs = of_mode(config, "warmup_epochs"), of_mode(config, "epochs")
+    if warmup >= epochs:
+        raise UsageError(f"a warm-up of {warmup} epochs leaves nothing of {epochs}", hint="lower --warmup-epochs")
+
+
+def trains_on_images(config: Config) -> bool:
+    """Whether every epoch sees other views of the images, or another encoder, rather than features computed once."""
+    return config.mode == "finetune" or (config.mode == "sgd" and of_mode(config, "augment") != "none")
+
+
+def check_images(config: Config, task: Task) -> None:
+    """Errors: UsageError for a feature table where images are needed."""
+    needed = task.sets if config.mode == "finetune" else (task.train,) if trains_on_images(config) else ()
+    for one in needed:
+        if _probe_sets.is_table(one.spec):
+            if config.mode == "finetune":
+                raise UsageError("--mode finetune needs images, and this is a feature table", where=one.spec)
+            reason = f"--augment {of_mode(config, 'augment')} needs images, and this is a feature table"
+            raise UsageError(reason, where=one.spec, hint="--augment none trains on features")
 
 
 def num_seeds(config: Config) -> int:
@@ -63,19 +97,28 @@ def draws_subsets(config: Config) -> bool:
     return config.shots is not None or config.fraction is not None
 
 
-def read_training_features(config: Config, problem: Problem, encoder: Encoder | None, world: World) -> torch.Tensor:
-    """Features [N + M, D] of the training rows and, after them, of --val's."""
+def fit(
+    config: Config, problem: Problem, encoder: Encoder | None, world: World
+) -> tuple[list[Fitted], torch.Tensor | None]:
+    """A classifier for each seed, and the features it was trained on where they were computed once.
+
+    Those are [N + M, D], of the training rows and, after them, of --val's, on the main process, which then trains
+    alone. Errors: DataError, CorecliError.
+    """
     import torch
 
+    if trains_on_images(config):
+        from corecli.commands._probe_training import train_on_images
+
+        assert encoder is not None
+        return train_on_images(config, problem, encoder, world), None
     sets = (problem.train, *([problem.val] if problem.val else []))
-    return torch.cat([_probe_sets.read_features(config, one, encoder, world) for one in sets])
-
-
-def fit(config: Config, problem: Problem, features: torch.Tensor) -> list[Fitted]:
-    """A classifier for each seed, from features computed once. Errors: DataError."""
+    features = torch.cat([_probe_sets.read_features(config, one, encoder, world) for one in sets])
+    if not world.is_main:
+        return [], None
     with about(problem.task.train.spec):
         splits = _splits(config, problem)
-    return [_fit(config, problem, features, split, config.seed + i) for i, split in enumerate(splits)]
+    return [_fit(config, problem, features, split, config.seed + i) for i, split in enumerate(splits)], features
 
 
 def _fit(config: Config, problem: Problem, features: torch.Tensor, split: Split, seed: int) -> Fitted:
@@ -84,6 +127,10 @@ def _fit(config: Config, problem: Problem, features: torch.Tensor, split: Split,
 
         classifier, setting = fit_logistic(features, problem.numbers, split)
         return Fitted(classifier=classifier, setting=setting)
+    if config.mode == "sgd":
+        from corecli.commands._probe_training import train_on_features
+
+        return Fitted(classifier=train_on_features(config, problem, features, split.final, seed))
     from corecli.metrics.linear_probe import ProbeOptions, fit_probe
 
     options = ProbeOptions(num_epochs=of_mode(config, "epochs"))
@@ -92,12 +139,14 @@ def _fit(config: Config, problem: Problem, features: torch.Tensor, split: Split,
 
 
 def _splits(config: Config, problem: Problem) -> list[Split]:
-    """What to choose and to train on, by seed: a hold-out of the training rows, or --val."""
+    """What to choose and to train on, by seed: a hold-out of the training rows, or --val, or nothing to choose on."""
     import torch
 
     from corecli.metrics._fitting import Split, holdout
 
     num_train = len(problem.train.labels)
+    if config.mode == "sgd":
+        return [Split(fitted=rows, held=rows[:0], final=rows) for rows in problem.subsets]
     if problem.val is None:
         numbers = problem.numbers[:num_train]
         return [holdout(numbers, _HELD_OUT, config.seed + i, rows=rows) for i, rows in enumerate(problem.subsets)]
@@ -111,12 +160,14 @@ def _splits(config: Config, problem: Problem) -> list[Split]:
 def neighbours(
     config: Config,
     problem: Problem,
-    features: torch.Tensor,
+    features: torch.Tensor | None,
     found: torch.Tensor,
     labels: torch.Tensor,
     among: torch.Tensor | None,
 ) -> dict[int, tuple[Predictions, ...]]:
     """The k-NN votes for test features, by k, of each subset of the training rows; one where they are the same."""
+    if features is None or "k" not in OF_MODE[config.mode]:
+        return {}
     from corecli.metrics.knn import knn_predict
 
     different = problem.subsets if draws_subsets(config) else problem.subsets[:1]

@@ -6,7 +6,9 @@ chosen on a hold-out of the training set (or on --val), never on the test set; t
 it and scored once. Repeated over --seeds. A weighted k-NN vote is scored from the same features.
 
 With --mode logistic the classifier is a multinomial logistic regression, fitted by L-BFGS for 45 values of C from 1e-5
-to 1e6, one of which is chosen likewise (DINOv2, SynCLR).
+to 1e6, one of which is chosen likewise (DINOv2, SynCLR). --mode sgd is the protocol of most papers: in every epoch new
+crops pass through the frozen encoder, and one classifier follows them by SGD or LARS; the presets are its published
+forms. --mode finetune trains the encoder too, lower layers at lower rates (--layer-decay).
 
 Any number of sets go into one call and come out as one table. A test set is scored with the training set of its name
 (--train cars=A --test cars=B: transfer), or else with the first training set (--test v2=C: evaluation under shift).
@@ -47,7 +49,30 @@ EXAMPLES = (
         "--encoder f.safetensors --train imagenet/train --test imagenet/val --test r=imagenet-r --test v2=V2",
     ),
 )
-PRESETS: dict[str, Preset] = {}
+# The linear evaluations people publish; their rates are for 256 images a step.
+PRESETS: dict[str, Preset] = {
+    "simclr": {  # SimCLR, B.6, without Nesterov's momentum, as lightly's ImageNet benchmark
+        **{"mode": "sgd", "augment": "crop", "optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0},
+        **{"train_batch": 4096, "epochs": 90, "schedule": "cosine", "warmup_epochs": 0, "head": "linear"},
+    },
+    "solo": {  # solo-learn, offline; lr for SimCLR: BYOL 0.1, Barlow Twins and MoCo v3 0.3, MoCo v2+ 3, SimSiam 30
+        **{"mode": "sgd", "augment": "crop", "optimizer": "sgd", "lr": 1.0, "weight_decay": 0.0},
+        **{"train_batch": 256, "epochs": 100, "schedule": "steps", "warmup_epochs": 0, "head": "linear"},
+    },
+    "genssl": {  # GenSSL's program (its paper says a batch of 512)
+        **{"mode": "sgd", "augment": "crop", "optimizer": "lars", "lr": 0.1, "weight_decay": 0.0},
+        **{"train_batch": 2048, "epochs": 100, "schedule": "cosine", "warmup_epochs": 0, "head": "linear"},
+        "lars_bias": "adapt",
+    },
+    "mocov3": {  # MoCo v3's program, for ResNets; lr 3 for ViTs
+        **{"mode": "sgd", "augment": "crop", "optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0},
+        **{"train_batch": 1024, "epochs": 90, "schedule": "cosine", "warmup_epochs": 0, "head": "linear"},
+    },
+    "mae": {  # MAE, A.1
+        **{"mode": "sgd", "augment": "crop", "optimizer": "lars", "lr": 0.1, "weight_decay": 0.0},
+        **{"train_batch": 16384, "epochs": 90, "schedule": "cosine", "warmup_epochs": 10, "head": "batchnorm"},
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +92,7 @@ class Config(_inputs.ReadsImages):
     )
     encoder: str | None = option(None, help="encoder file, or timm:NAME[:WEIGHTS]", role="input", metavar="FILE|NAME")
     layer: Literal["backbone", "projector"] = option("backbone", help="which features")
-    mode: Literal["sweep", "logistic"] = option("sweep", help="how the classifier is trained")
+    mode: Literal["sweep", "logistic", "sgd", "finetune"] = option("sweep", help="how the classifier is trained")
     seeds: int | None = option(
         None, help="repetitions, for the interval; 3 for the sweep and for parts of a set, else 1", minimum=1
     )
@@ -75,7 +100,32 @@ class Config(_inputs.ReadsImages):
     fraction: float | None = option(
         None, help="train on this part of each class, another for each seed", minimum=1e-6, maximum=1
     )
-    epochs: int | None = option(None, help="passes over the training set; sweep: 20, and at least 500 steps", minimum=1)
+    epochs: int | None = option(
+        None, help="passes over the training set: sweep 20, and at least 500 steps, sgd 90, finetune 100", minimum=1
+    )
+    augment: Literal["crop", "flip", "none"] | None = option(
+        None, help="views to train on, new in every epoch: sgd and finetune crop; sgd on features none"
+    )
+    train_batch: int | None = option(None, help="images a training step: sgd 256, finetune 1024", minimum=1)
+    optimizer: Literal["sgd", "lars", "adamw"] | None = option(
+        None, help="of training: sgd sgd, with momentum 0.9; finetune adamw"
+    )
+    lr: float | None = option(None, help="learning rate for 256 images a step: sgd 0.1, finetune 5e-5", minimum=0)
+    weight_decay: float | None = option(None, help="of training: sgd 0, finetune 0.05", minimum=0)
+    schedule: Literal["cosine", "steps"] | None = option(
+        None, help="the rate's way down: cosine to 0, or a tenth after 60 % and again after 80 %; default cosine"
+    )
+    warmup_epochs: int | None = option(None, help="of the learning rate: sgd 0, finetune 20", minimum=0)
+    head: Literal["linear", "batchnorm"] | None = option(
+        None, help="the classifier of sgd: linear, or with a BatchNorm without weights before it (MAE); default linear"
+    )
+    lars_bias: Literal["plain", "adapt"] | None = option(
+        None, help="whether LARS adapts the steps of biases too (GenSSL); default plain"
+    )
+    label_smoothing: float | None = option(None, help="of finetune; by default 0.1", minimum=0, maximum=1)
+    layer_decay: float | None = option(
+        None, help="factor of a layer's learning rate to that of the next one, of finetune; by default 0.65", minimum=0
+    )
     k: tuple[int, ...] = option((), help="neighbours of the k-NN vote; by default 20", minimum=1)
     knn_temperature: float | None = option(None, help="of the k-NN vote; by default 0.07", minimum=1e-6)
     subset_logits: bool = option(
@@ -95,6 +145,7 @@ def check(config: Config) -> dict[str, Any]:
             raise UsageError("--encoder is for image sets, and these are feature tables", hint="drop --encoder")
         _inputs.check_encoder(config.encoder)
     for task in tasks:
+        _probe_modes.check_images(config, task)
         _probe_sets.check_task(config, task)
     return {"reads": [f"{spec} ({'features' if _probe_sets.is_table(spec) else 'images'})" for spec in specs]}
 
@@ -112,27 +163,34 @@ def run(config: Config, world: World) -> Outcome:
 def _run_task(config: Config, task: Task, encoder: Encoder | None, world: World) -> list[Result]:
     """Train on one training set and score, on the main process, all test sets that belong to it."""
     problem = _probe_sets.read_problem(config, task, encoder, _probe_modes.num_seeds(config))
-    features = _probe_modes.read_training_features(config, problem, encoder, world)
-    fits = _probe_modes.fit(config, problem, features) if world.is_main else []
+    fits, features = _probe_modes.fit(config, problem, encoder, world)
+    encoders = [fit.encoder for fit in fits if fit.encoder is not None] or [encoder]  # its own, or one for all seeds
     results = []
     for number, test in enumerate(problem.tests):
-        found = _probe_sets.read_features(config, test, encoder, world)
+        found = [_probe_sets.read_features(config, test, one, world) for one in encoders]
         if world.is_main:
+            found *= len(fits) // len(found)
             results.append(_score(config, problem, number, fits, features, found))
     return results
 
 
 def _score(
-    config: Config, problem: Problem, number: int, fits: list[Fitted], features: torch.Tensor, found: torch.Tensor
+    config: Config,
+    problem: Problem,
+    number: int,
+    fits: list[Fitted],
+    features: torch.Tensor | None,
+    found: list[torch.Tensor],
 ) -> Result:
-    """The scores of one test set, whose features are `found`, of every seed together."""
+    """The scores of one test set over all seeds, from its features for each of them."""
     from corecli.metrics._scores import predict, summarise
 
     test, labels = problem.tests[number], problem.answers[number]
     among = problem.space.shared_with(test) if config.subset_logits else None
     num_classes = len(problem.space) if among is None else int(among.sum())
-    runs = [predict(fit.classifier.logits, found, labels, among=among) for fit in fits]
-    neighbours = _probe_modes.neighbours(config, problem, features, found, labels, among)
+    pairs = zip(fits, found, strict=True)
+    runs = [predict(fit.classifier.logits, of_test, labels, among=among) for fit, of_test in pairs]
+    neighbours = _probe_modes.neighbours(config, problem, features, found[0], labels, among)
     return _probe_report.Result(
         problem=problem,
         of=problem.task.tests[number],

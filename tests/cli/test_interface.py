@@ -518,6 +518,16 @@ EFFECTS: dict[str, list[str]] = {
         "--knn-temperature 9", "--image-size 4", "--seed 1", "--precision bf16",
     ],
     f"{PROBE} $tiny/f.safetensors --test a=digits:8:train": ["--train a=digits:8:train"],
+    f"{PROBE} $tiny/f.safetensors --mode sgd --epochs 3 --train-batch 32": [
+        "--epochs 4", "--augment flip", "--augment none", "--train-batch 64", "--optimizer lars", "--lr 3",
+        "--weight-decay 0.5", "--schedule steps", "--warmup-epochs 1", "--head batchnorm", "--layer backbone",
+    ],
+    f"{PROBE} $tiny/f.safetensors --mode sgd --epochs 3 --train-batch 32 --optimizer lars --lr 9": [
+        "--lars-bias adapt",
+    ],
+    f"{PROBE} $tiny/f.safetensors --mode finetune --epochs 3 --warmup-epochs 0 --train-batch 32 --lr 0.01": [
+        "--label-smoothing 0.9", "--layer-decay 1", "--augment none", "--layer backbone", "--shots 9",
+    ],
     f"{FID} $tiny/f.safetensors": [
         "--reference digits:8:train", "--samples $tiny/real.safetensors", "--extractor $tiny/f1.safetensors",
         "--layer projector", "--no-copies", "--image-size 4", "--save-stats $out.npz",
@@ -605,6 +615,13 @@ IDLE_LINES = [
     (f"{LINES['inflate']} --beta 0.5 --repeat 2", "--beta and --repeat are two ways to say how often (give one)"),
     ("inflate --real $tiny/syn --materialize o --guard", "options of a mixture need --out FILE.json"),
     ("probe --train $tiny/z.safetensors --test $tiny/z.safetensors --encoder $tiny/f.safetensors", "drop --encoder"),
+    (f"{LINES['probe']} --lr 1", "--lr does not apply to --mode sweep (it is of sgd or finetune)"),
+    (f"{LINES['probe']} --mode sgd --k 5", "--k does not apply to --mode sgd (it is of sweep or logistic)"),
+    (f"{LINES['probe']} --mode sgd --lars-bias adapt", "--lars-bias does not apply (it is of --optimizer lars)"),
+    (f"{LINES['probe']} --mode sgd --val digits:8", "--val does not apply to --mode sgd (it chooses nothing)"),
+    (f"{LINES['probe']} --mode finetune --epochs 2", "a warm-up of 20 epochs leaves nothing of 2"),
+    ("probe --train $tiny/z.safetensors --test $tiny/z.safetensors --mode sgd", "--augment crop needs images"),
+    ("probe --train $tiny/z.safetensors --test $tiny/z.safetensors --mode finetune", "--mode finetune needs images"),
     ("fid --reference $tiny/z.safetensors --samples $tiny/z.safetensors --extractor x", "--extractor is for images"),
     (f"{FID} $tiny/f.safetensors --resize clean", "--resize is for Inception weights"),
     (f"{FID} $tiny/f.safetensors --precision bf16", "distances are measured in float32"),

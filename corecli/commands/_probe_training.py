@@ -1,0 +1,270 @@
+"""Classifiers that `probe` trains by stochastic gradient descent: on a frozen encoder, or together with it."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from corecli.base.errors import CorecliError, DataError, about
+from corecli.commands import _inputs
+from corecli.commands._probe_modes import Fitted, of_mode
+from corecli.data import augment
+from corecli.data.loader import Loader
+from corecli.data.order import Order
+from corecli.data.recipes import get_recipe
+from corecli.engine import optim
+from corecli.engine.dist import World, average_gradients, gather_with_gradient
+from corecli.engine.precision import autocast, place
+from corecli.engine.progress import Progress
+from corecli.engine.schedule import learning_rate
+from corecli.metrics._fitting import Classifier, Scaling
+from corecli.nets.batchnorm import synchronise_batchnorm
+from corecli.nets.encoder import Encoder
+from corecli.nets.initial import seeded
+
+if TYPE_CHECKING:
+    from corecli.commands._probe_sets import Problem
+    from corecli.commands.probe import Config
+
+_LARS_ETA = 0.001  # GenSSL's, MoCo v3's and MAE's
+_DROPS = (0.6, 0.8)  # where --schedule steps divides the rate by ten: solo-learn's epochs 60 and 80 of 100
+_HEAD_STD = {"sgd": 0.01, "finetune": 2e-5}  # MoCo v3; SynCLR, Table 14
+_BEFORE_BLOCKS = ("conv1", "bn1", "stem", "patch_embed", "cls_token", "reg_token", "pos_embed", "norm_pre")
+_BLOCK = re.compile(r"(?:blocks|stages|layers)\.(\d+)\.")
+_STAGE = re.compile(r"layer(\d+)\.")
+
+Batches = Iterator[tuple[int, Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long, in which batches and at which rates."""
+
+    batch_size: int
+    total_steps: int
+    warmup_steps: int
+    peak: float
+    schedule: str
+
+    @staticmethod
+    def of(config: Config, num_rows: int, world: World) -> Plan:
+        """The plan for a training set of `num_rows`; a batch is as large as asked for, or as there are rows."""
+        size = min(of_mode(config, "train_batch"), num_rows)
+        size -= size % world.size
+        if not size:
+            raise DataError(f"{num_rows} images are fewer than {world.size} processes")
+        per_epoch = num_rows // size
+        return Plan(
+            batch_size=size,
+            total_steps=of_mode(config, "epochs") * per_epoch,
+            warmup_steps=of_mode(config, "warmup_epochs") * per_epoch,
+            peak=of_mode(config, "lr") * size / 256,
+            schedule=of_mode(config, "schedule"),
+        )
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        shape = "cosine" if self.schedule == "cosine" else "constant"
+        lr = learning_rate(
+            step, peak=self.peak, total_steps=self.total_steps, warmup_steps=self.warmup_steps, shape=shape
+        )
+        drops = 0 if shape == "cosine" else sum(step >= share * self.total_steps for share in _DROPS)
+        return lr * 0.1**drops
+
+
+def train_on_images(config: Config, problem: Problem, encoder: Encoder, world: World) -> list[Fitted]:
+    """A classifier for each seed, from augmented views; all ranks take part. Errors: DataError, CorecliError."""
+    train = _fine_tune if config.mode == "finetune" else _train_head_on_views
+    seeds = range(config.seed, config.seed + len(problem.subsets))
+    return [
+        train(config, problem, encoder, rows, seed, world) for seed, rows in zip(seeds, problem.subsets, strict=True)
+    ]
+
+
+def train_on_features(config: Config, problem: Problem, features: Tensor, subset: Tensor, seed: int) -> Classifier:
+    """A classifier from features computed once, [N, D], by the same protocol without augmentation."""
+    plan = Plan.of(config, len(subset), World())
+    numbers = problem.numbers.to(features.device)
+
+    def batches() -> Batches:
+        order = _order(subset, plan, seed)
+        for step in range(plan.total_steps):
+            rows = torch.from_numpy(order.batch(step)).to(features.device)
+            yield step, features[rows], numbers[rows]
+
+    return _train_head(config, plan, batches(), features.shape[1], len(problem.space), seed, shown=not config.quiet)
+
+
+def _train_head_on_views(
+    config: Config, problem: Problem, encoder: Encoder, subset: Tensor, seed: int, world: World
+) -> Fitted:
+    with about(problem.train.spec):
+        plan = Plan.of(config, len(subset), world)
+
+    def batches() -> Batches:
+        """Every rank encodes its part of a batch, and trains the same classifier on all of it."""
+        for step, views, labels in _views(config, problem, encoder, subset, seed, plan, world):
+            with torch.no_grad(), autocast(config.precision, world.device):
+                features = _chosen_layer(config, encoder, views)
+            yield step, gather_with_gradient(features.float()), gather_with_gradient(labels)
+
+    shown = world.is_main and not config.quiet
+    dim = encoder.num_features if config.layer == "backbone" else encoder.projector_dim or 0
+    classifier = _train_head(config, plan, batches(), dim, len(problem.space), seed, shown=shown)
+    return Fitted(classifier=classifier)
+
+
+def _train_head(
+    config: Config, plan: Plan, batches: Batches, dim: int, num_classes: int, seed: int, *, shown: bool
+) -> Classifier:
+    step, x, labels = next(batches)
+    linear = _new_linear(config, dim, num_classes, seed).to(x.device)
+    norm = None
+    if of_mode(config, "head") == "batchnorm":
+        norm = nn.BatchNorm1d(dim, affine=False, eps=1e-6).to(x.device)
+    optimizer = _optimizer(config, plan, linear.parameters(), decays=True)
+    with Progress("probe sgd", total=plan.total_steps, shown=shown) as progress:
+        while True:
+            optim.set_learning_rate(optimizer, plan.rate(step))
+            loss = F.cross_entropy(linear(x if norm is None else norm(x)), labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            progress.advance(images=len(x))
+            if step + 1 == plan.total_steps:
+                _check_finite(loss)
+                return _classifier(linear, norm)
+            step, x, labels = next(batches)
+
+
+def _fine_tune(config: Config, problem: Problem, encoder: Encoder, subset: Tensor, seed: int, world: World) -> Fitted:
+    """Train a copy of the encoder with a classifier, lower layers at lower rates."""
+    with about(problem.train.spec):
+        plan = Plan.of(config, len(subset), world)
+    net = copy.deepcopy(encoder)
+    if config.layer == "backbone":
+        net.set_projector(None)
+    synchronise_batchnorm(place(net, world.device), world.device)
+    dim = net.num_features if config.layer == "backbone" else net.projector_dim or 0
+    head = _new_linear(config, dim, len(problem.space), seed).to(world.device)
+    optimizers = _by_depth(config, plan, net, head)
+    loss = torch.zeros(())
+    with Progress("probe finetune", total=plan.total_steps, shown=world.is_main and not config.quiet) as progress:
+        for step, views, labels in _views(config, problem, net, subset, seed, plan, world):
+            net.train()
+            with autocast(config.precision, world.device):
+                x = _chosen_layer(config, net, views)
+            loss = F.cross_entropy(head(x.float()), labels, label_smoothing=of_mode(config, "label_smoothing"))
+            for _, optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            average_gradients([*net.parameters(), *head.parameters()], world)
+            for scale, optimizer in optimizers:
+                optim.set_learning_rate(optimizer, scale * plan.rate(step))
+                optimizer.step()
+            progress.advance(images=plan.batch_size)
+    _check_finite(loss)
+    return Fitted(classifier=_classifier(head, None), encoder=net.eval())
+
+
+def depths(names: list[str]) -> tuple[dict[str, int], int]:
+    """The depth of each weight of a backbone, 0 before the first block or stage, and the depth of the head.
+
+    ResNets count stages, vision transformers blocks; what follows the last one is as deep as the head (BEiT, MAE).
+    """
+    found: dict[str, int] = {}
+    for name in names:
+        if block := _BLOCK.match(name):
+            found[name] = int(block[1]) + 1
+        elif stage := _STAGE.match(name):
+            found[name] = int(stage[1])
+        elif name.startswith(_BEFORE_BLOCKS):
+            found[name] = 0
+    top = max(found.values(), default=0) + 1
+    return {name: found.get(name, top) for name in names}, top
+
+
+def _by_depth(config: Config, plan: Plan, net: Encoder, head: nn.Linear) -> list[tuple[float, torch.optim.Optimizer]]:
+    """An optimizer for the weights of each depth, with the factor of its rates: decay^(depth of the head - depth)."""
+    weights = {name: p for name, p in net.backbone.named_parameters() if p.requires_grad}
+    depth_of, top = depths(list(weights))
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, weight in weights.items():
+        groups.setdefault((depth_of[name], not name.endswith(("_token", "pos_embed"))), []).append(weight)
+    rest = net.projector.parameters() if net.projector is not None else []
+    groups.setdefault((top, True), []).extend([*rest, *head.parameters()])
+    decay = of_mode(config, "layer_decay")
+    return [
+        (decay ** (top - depth), _optimizer(config, plan, members, decays=decays))
+        for (depth, decays), members in groups.items()
+    ]
+
+
+def _optimizer(config: Config, plan: Plan, weights: Iterable[nn.Parameter], *, decays: bool) -> torch.optim.Optimizer:
+    return optim.build_optimizer(
+        of_mode(config, "optimizer"),
+        weights,
+        lr=plan.peak,
+        weight_decay=of_mode(config, "weight_decay") if decays else 0.0,
+        eta=_LARS_ETA,
+        clip=False,
+        exclude_1d=config.lars_bias != "adapt",
+    )
+
+
+def _views(
+    config: Config, problem: Problem, encoder: Encoder, subset: Tensor, seed: int, plan: Plan, world: World
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(step, this rank's views of the batch, float [b, 3, H, W] in [0, 1], and their classes) for the whole run."""
+    train = problem.train
+    data = _inputs.open_images(train.spec, config)
+    rows = torch.from_numpy(train.rows)
+    number_of = torch.full((int(rows.max()) + 1,), -1)
+    number_of[rows] = problem.numbers[: len(rows)]
+    recipe = get_recipe(of_mode(config, "augment"), size=encoder.spec["preprocessing"]["image_size"])
+    loader = Loader(data, _order(rows[subset], plan, seed), world=world, workers=_inputs.num_workers(config.workers))
+    for step, images, picked in loader:
+        size = (images.shape[-2], images.shape[-1])
+        drawn = augment.draw(recipe, seed=seed, step=step, view=0, batch=plan.batch_size, image_size=size)
+        first = world.rank * len(picked)
+        views = augment.augment(images, drawn[first : first + len(picked)])
+        yield step, views, number_of[picked].to(world.device)
+
+
+def _order(rows: Tensor, plan: Plan, seed: int) -> Order:
+    return Order(rows.numpy(), stages=(len(rows),), batch_size=plan.batch_size, seed=seed, total_steps=plan.total_steps)
+
+
+def _chosen_layer(config: Config, encoder: Encoder, views: Tensor) -> Tensor:
+    h, z = encoder(views)
+    return h if config.layer == "backbone" else z
+
+
+def _new_linear(config: Config, dim: int, num_classes: int, seed: int) -> nn.Linear:
+    with seeded(seed, "probe"):
+        linear = nn.Linear(dim, num_classes)
+        nn.init.normal_(linear.weight, std=_HEAD_STD[config.mode])
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+def _classifier(linear: nn.Linear, norm: nn.BatchNorm1d | None) -> Classifier:
+    weight = linear.weight.detach()
+    mean, scale = weight.new_zeros(weight.shape[1]), weight.new_ones(weight.shape[1])
+    if norm is not None:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        mean, scale = norm.running_mean, (norm.running_var + norm.eps).rsqrt()
+    return Classifier(scaling=Scaling(mean=mean, scale=scale), weight=weight.T, bias=linear.bias.detach())
+
+
+def _check_finite(loss: Tensor) -> None:
+    if not torch.isfinite(loss):
+        raise CorecliError(f"training diverged: the loss is {float(loss)}", hint="lower --lr")
