@@ -54,7 +54,7 @@ for ((round = 1; round <= ROUNDS; round++)); do
   learn=()
   if [[ -n $PSL ]]; then  # pseudo-supervised first, within the same number of steps
     total=$(corecli train-ssl --dry-run --json --preset "$G2R_PRESET" --data "$mix" $SSL_FLAGS $G2R_FLAGS --out x |
-      python -c 'import json, sys; print(json.load(sys.stdin)["config"]["steps"])')
+      python -c 'import json, sys; print(json.load(sys.stdin)["total_steps"])')
     learn=(--features "$z" --stage "psl:$PSL" --stage "simclr:$((total - PSL))")
   fi
   verb train-ssl --preset "$G2R_PRESET" --nproc "$NPROC" --data "$mix" $SSL_FLAGS $G2R_FLAGS "${learn[@]}" --out "$OUT/f$round.safetensors"

@@ -74,6 +74,7 @@ def account(config: Config, data: ImageSet, stages: tuple[StagePlan, ...]) -> di
     paired = next((stage for stage in stages if pairs(stage.entries)), None)
     told: dict[str, Any] = {
         "plan": ", ".join(f"{stage.method} for {stage.steps} steps" for stage in stages),
+        "total_steps": sum(stage.steps for stage in stages),
         "views": "; ".join(dict.fromkeys(_spelled(stage.entries) for stage in stages)),
         "epochs": round(sum(stage.steps * config.batch_size / len(stage.slots) for stage in stages), 2),
         "presentations": sum(stage.steps * config.batch_size * stage.num_views for stage in stages),

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Every way of mixing real and synthetic images, for every method, at equal image presentations: one table.
+# Usage: DATA=train TEST=test OUT=mixing-out METHODS="simclr byol" bash recipes/mixing.sh
+# The synthetic images are made here (an encoder, a generator on its features, VARIANTS samples a real image), unless
+# SYNTHETIC names a set whose groups are those of DATA. What is done is left alone: run the same line again.
+set -euo pipefail
+
+DATA=${DATA:?the image set to learn from}
+TEST=${TEST:?a labelled image set to score on}
+OUT=${OUT:-mixing-out}
+NPROC=${NPROC:-1}
+METHODS=${METHODS:-simclr moco mocov3 byol simsiam barlow-twins dino}
+POLICIES=${POLICIES:-real synthetic union sequential g2r mixdiff genssl}
+SYNTHETIC=${SYNTHETIC:-}
+VARIANTS=${VARIANTS:-2}                  # samples a real image, for GenSSL's choice among them
+PRESET=${PRESET:--cifar}                 # presets METHOD$PRESET, or one preset for all where it begins with a letter
+SSL_FLAGS=${SSL_FLAGS:-}                 # more options of every train-ssl, e.g. "--steps 2000"
+GEN_PRESET=${GEN_PRESET:-adm-cifar}
+GEN_FLAGS=${GEN_FLAGS:-}
+SAMPLE_FLAGS=${SAMPLE_FLAGS:-}
+
+mkdir -p "$OUT"
+verb() { echo "+ corecli $*" >&2; corecli "$@" >&2; }
+preset() { if [[ $PRESET == -* ]]; then echo "--preset $1$PRESET"; else echo "--preset $PRESET --method $1"; fi; }
+
+if [[ -z $SYNTHETIC ]]; then
+  SYNTHETIC=$OUT/synthetic
+  verb train-ssl $(preset simclr) --nproc "$NPROC" --data "$DATA" $SSL_FLAGS --out "$OUT/f0.safetensors"
+  verb extract --nproc "$NPROC" --data "$DATA" --encoder "$OUT/f0.safetensors" --out "$OUT/z0.safetensors"
+  verb train-gen --preset "$GEN_PRESET" --nproc "$NPROC" --data "$DATA" --features "$OUT/z0.safetensors" $GEN_FLAGS --out "$OUT/g.safetensors"
+  verb sample --nproc "$NPROC" --ckpt "$OUT/g.safetensors" --features "$OUT/z0.safetensors" --per-row "$VARIANTS" $SAMPLE_FLAGS --out "$SYNTHETIC"
+fi
+verb inflate --real "$DATA" --synthetic "$SYNTHETIC" --out "$OUT/union.json"
+verb inflate --real "$DATA" --synthetic "$SYNTHETIC" --order sequential --out "$OUT/sequential.json"
+verb inflate --real "$DATA" --synthetic "$SYNTHETIC" --repeat 2 --out "$OUT/g2r.json"
+
+policy() {  # policy NAME METHOD: the options of train-ssl that make it
+  case $1 in
+    real) echo "--data $DATA" ;;
+    synthetic) echo "--data $SYNTHETIC" ;;
+    union) echo "--data $OUT/union.json" ;;             # MixDiff's "Mixing"
+    sequential) echo "--data $OUT/sequential.json" ;;   # real first, then synthetic
+    g2r) echo "--data $OUT/g2r.json --augment weak" ;;  # CORE: N = 2, Table 12
+    mixdiff) if [[ $2 == dino ]]; then echo "--data $OUT/union.json --views real:1g6l,synthetic:1g2l"
+      else echo "--data $OUT/union.json --views real:1g,synthetic:1g"; fi ;;
+    genssl) echo "--data $OUT/union.json --views mixed:1g,mixed:1g --synthetic-probability 0.5" ;;
+    *) echo "unknown policy $1" >&2; return 1 ;;
+  esac
+}
+
+for method in $METHODS; do
+  for name in $POLICIES; do
+    options=$(policy "$name" "$method")
+    encoder=$OUT/$method-$name.safetensors scores=$OUT/$method-$name.json
+    verb train-ssl $(preset "$method") --nproc "$NPROC" $options $SSL_FLAGS --out "$encoder"
+    [[ -s $scores ]] && continue
+    echo "+ corecli probe --encoder $encoder" >&2
+    corecli probe --encoder "$encoder" --train "$DATA" --test "$TEST" --json >"$scores.tmp" && mv "$scores.tmp" "$scores"
+  done
+done
+
+python - "$OUT" "$METHODS" "$POLICIES" <<'PY'
+import json
+import sys
+from pathlib import Path
+
+out, methods, policies = Path(sys.argv[1]), sys.argv[2].split(), sys.argv[3].split()
+read = lambda method, policy: json.loads((out / f"{method}-{policy}.json").read_text())["top1"]
+print(f"{'probe top1':14}" + "".join(f"{policy:>12}" for policy in policies))
+for method in methods:
+    print(f"{method:14}" + "".join(f"{read(method, policy):12.4f}" for policy in policies))
+PY
