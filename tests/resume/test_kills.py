@@ -7,30 +7,25 @@ of them, and some on processes started afresh.
 from __future__ import annotations
 
 import functools
-import os
 import random
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lines import Ended, Fork, Line, Nursery, contents, wait_for
+from killing import Alone, Start, Work, ended, left_alone, same, survives
+from lines import Ended, Line, Nursery, contents, wait_for
 
 from corecli.base import checkpoint
-from corecli.base.errors import CorecliError
 from corecli.cli import run_line
-from corecli.data.imageset import open_set
 from corecli.engine import run
 from corecli.engine.signals import StopRequest
 
-Start = Callable[[Sequence[object]], Line | Fork]
 Reference = Callable[[str], "Alone"]
 NET = [
     "--backbone",
@@ -61,25 +56,12 @@ class Inputs:
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    nursery = Nursery()
-    yield nursery
-    nursery.close()
-
-
-@pytest.fixture
-def start(nursery: Nursery, tmp_path: Path) -> Start:
-    (tmp_path / "streams").mkdir()
-    return lambda argv: nursery.start(argv, folder=tmp_path / "streams")
-
-
-@pytest.fixture(scope="module")
 def alone(nursery: Nursery, inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     folder = tmp_path_factory.mktemp("alone")
 
     @functools.cache
     def of(name: str) -> Alone:
-        return left_alone(name, inputs, lambda argv: nursery.start(argv, folder=folder), folder / name)
+        return left_alone(work_of(name, inputs), lambda argv: nursery.start(argv, folder=folder), folder / name)
 
     return of
 
@@ -112,8 +94,8 @@ def make(*argv: object) -> None:
     assert run_line([*map(str, argv), "--device", "cpu"]) == 0
 
 
-def line_of(name: str, inputs: Inputs) -> list[object]:
-    """The line under test without --out; each has a few seconds of work, in several states or shards."""
+def work_of(name: str, inputs: Inputs) -> Work:
+    """The line under test; each has a few seconds of work, in several states or shards."""
     digits = ["--data", "digits:8:train"]
     table = ["--features", inputs.table]
     lines: dict[str, list[object]] = {
@@ -136,145 +118,28 @@ def line_of(name: str, inputs: Inputs) -> list[object]:
         "packed": ["sample", "--ckpt", inputs.generator, *table, "--steps", 1, "--format", "packed"],
         "tar": ["sample", "--ckpt", inputs.generator, *table, "--steps", 1, "--format", "tar"],
     }
-    return [*lines[name], "--device", "cpu"]
+    return Work([*lines[name], "--device", "cpu"], target=target_of(name, Path()).name)
 
 
 def target_of(name: str, folder: Path) -> Path:
     return folder / ("out" if name in ("sample", "packed", "tar") else "out.safetensors")
 
 
-class Watch(threading.Thread):
-    """Looks at a target every few milliseconds; whenever there is a new one, it must open and be whole."""
-
-    def __init__(self, target: Path) -> None:
-        super().__init__(daemon=True)
-        self._target, self._over = target, threading.Event()
-        self.broken: list[str] = []
-        self.sightings = 0
-
-    def __enter__(self) -> Watch:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join()
-
-    def run(self) -> None:
-        seen = None
-        while not self._over.wait(0.002):
-            try:
-                found = os.stat(self._target)
-            except FileNotFoundError:
-                continue
-            if (found.st_ino, found.st_mtime_ns) != seen:
-                seen = found.st_ino, found.st_mtime_ns
-                self._verify()
-
-    def _verify(self) -> None:
-        self.sightings += 1
-        try:
-            verify(self._target)
-        except (CorecliError, OSError, ValueError) as error:
-            self.broken.append(f"{type(error).__name__}: {error}")
-
-
-def verify(target: Path) -> None:
-    """Read all of a target. Errors: DataError when anything is missing or damaged."""
-    if target.is_dir() or target.suffix == ".tar":
-        images = open_set(target)
-        images.read(np.arange(len(images.rows)))
-    else:
-        checkpoint.load(target)
-
-
-def same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    assert found.keys() == wanted.keys(), found.keys() ^ wanted.keys()
-    assert not [name for name in wanted if found[name] != wanted[name]]
-
-
-@dataclass(frozen=True)
-class Alone:
-    """What a line makes when it is left alone, and how long that takes."""
-
-    contents: dict[str, Any]
-    seconds: float
-
-
-def left_alone(name: str, inputs: Inputs, start: Start, folder: Path) -> Alone:
-    folder.mkdir()
-    begun = time.monotonic()
-    ended = start([*line_of(name, inputs), "-q", "--out", target_of(name, folder)]).end()
-    assert ended.code == 0, ended
-    assert ended.out == f"{target_of(name, folder)}\n"
-    return Alone(contents(folder), time.monotonic() - begun)
-
-
-def killed(name: str, inputs: Inputs, start: Start, folder: Path, alone: Alone, *, kills: int, seed: int) -> int:
-    """Kill a line so many times, at random moments or while a file is being written, and let it end; returns the
-    number of runs that took, for where one ends before it can be killed another is begun.
-    """
-    draw, rounds = random.Random(seed), 0
-    while kills > 0:
-        rounds += 1
-        inside = folder / str(rounds)
-        inside.mkdir(parents=True)
-        out = target_of(name, inside)
-        with Watch(out) as watch:
-            how = Ended(-signal.SIGKILL, "", "")
-            while how.code == -signal.SIGKILL:
-                line = start([*line_of(name, inputs), "-q", "--out", out])
-                if kills > 0:
-                    _await_moment(line, out, draw, alone.seconds)
-                    line.signal(signal.SIGKILL)
-                how = line.end()
-                kills -= how.code == -signal.SIGKILL
-        ended(how, inside, alone)
-        assert not watch.broken
-        assert watch.sightings
-    return rounds
-
-
-def ended(how: Ended, folder: Path, alone: Alone) -> None:
-    assert how.code == 0, how
-    same(contents(folder), alone.contents)
-
-
-def _await_moment(line: Line | Fork, out: Path, draw: random.Random, seconds: float) -> None:
-    """Wait for a random time, and one time in three from then on until some file is being written."""
-    writing = draw.random() < 1 / 3
-    until = time.monotonic() + draw.uniform(0, 0.7 * seconds)
-    while time.monotonic() < until and line.runs():
-        time.sleep(0.002)
-    while writing and line.runs() and not any(_being_written(out)):
-        time.sleep(0.001)
-
-
-def _being_written(out: Path) -> Iterator[Path]:
-    yield from out.parent.glob(".*.tmp")
-    yield from run.folder_of(out).glob(".*.tmp")
-
-
 VERBS = ("train-ssl", "train-gen", "sample", "extract")
 OTHERS = ("stages", "mixture", "pngs", "packed", "tar")
-
-
-def survives(name: str, inputs: Inputs, start: Start, alone: Alone, folder: Path, *, kills: int, seed: int) -> None:
-    rounds = killed(name, inputs, start, folder / "killed", alone, kills=kills, seed=seed)
-    print(f"{name}: {kills} kills in {rounds} runs of {alone.seconds:.1f} s")
 
 
 @pytest.mark.parametrize("name", VERBS)
 def test_a_killed_line_ends_as_if_left_alone(
     name: str, inputs: Inputs, start: Start, alone: Reference, tmp_path: Path
 ) -> None:
-    survives(name, inputs, start, alone(name), tmp_path, kills=2, seed=1)
+    survives(name, work_of(name, inputs), start, alone(name), tmp_path, kills=2, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*VERBS, *OTHERS])
 def test_twenty_kills(name: str, inputs: Inputs, start: Start, alone: Reference, tmp_path: Path) -> None:
-    survives(name, inputs, start, alone(name), tmp_path, kills=20, seed=2)
+    survives(name, work_of(name, inputs), start, alone(name), tmp_path, kills=20, seed=2)
 
 
 @pytest.mark.slow
@@ -285,7 +150,8 @@ def test_kills_of_processes_started_afresh(name: str, inputs: Inputs, tmp_path: 
     def afresh(argv: Sequence[object]) -> Line:
         return Line(argv, folder=tmp_path / "streams")
 
-    survives(name, inputs, afresh, left_alone(name, inputs, afresh, tmp_path / "alone"), tmp_path, kills=5, seed=3)
+    work = work_of(name, inputs)
+    survives(name, work, afresh, left_alone(work, afresh, tmp_path / "alone"), tmp_path, kills=5, seed=3)
 
 
 @pytest.mark.parametrize("step", [pytest.param(6, marks=pytest.mark.slow), 7, pytest.param(8, marks=pytest.mark.slow)])
@@ -296,7 +162,7 @@ def test_a_kill_around_the_boundary_of_stages(
     wanted = alone("stages")
     folder = tmp_path / "killed"
     folder.mkdir()
-    argv = [*line_of("stages", inputs), "-q", "--out", target_of("stages", folder)]
+    argv = work_of("stages", inputs).line(folder)
     line = start(argv)
     state = run.folder_of(target_of("stages", folder)) / f"state-{step:09d}.safetensors"
     wait_for(state.exists, line)
@@ -308,7 +174,7 @@ def test_a_kill_around_the_boundary_of_stages(
 def interrupted(name: str, inputs: Inputs, start: Start, folder: Path, *, files: int) -> list[object]:
     """Kill a line as soon as it has so many states or shards; returns the line."""
     folder.mkdir()
-    argv = [*line_of(name, inputs), "-q", "--out", target_of(name, folder)]
+    argv = work_of(name, inputs).line(folder)
     line = start(argv)
     wait_for(lambda: len(saved(name, folder)) >= files, line)
     line.signal(signal.SIGKILL)
@@ -393,7 +259,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(
     theirs = tmp_path / "out.d" / "holiday.png"
     theirs.parent.mkdir()
     theirs.write_bytes(b"mine")
-    argv = [*map(str, line_of("sample", inputs)), "-q", "--out", str(tmp_path / "out")]
+    argv = [*map(str, work_of("sample", inputs).line(tmp_path))]
     for more in ([], ["--force"]):
         assert run_line([*argv, *more]) == 73
         assert f"{theirs.parent}: exists already" in capsys.readouterr().err
@@ -408,10 +274,9 @@ def test_a_signal_saves_and_the_same_line_ends_the_run(
     wanted = alone(name)
     folder = tmp_path / "stopped"
     folder.mkdir()
-    out = target_of(name, folder)
-    argv = [*line_of(name, inputs), "-q", "--save-sec", 3600, "--out", out]
+    argv = [*work_of(name, inputs).line(folder), "--save-sec", 3600]
     line = start(argv)
-    log = run.folder_of(out) / "log.jsonl"
+    log = run.folder_of(target_of(name, folder)) / "log.jsonl"
     wait_for(lambda: log.exists() and log.stat().st_size, line)
     sent = time.monotonic()
     line.signal(number)
@@ -446,7 +311,7 @@ def test_a_signal_keeps_the_finished_shards(
     wanted = alone(name)
     folder = tmp_path / "stopped"
     folder.mkdir()
-    argv = [*line_of(name, inputs), "-q", "--out", target_of(name, folder)]
+    argv = work_of(name, inputs).line(folder)
     line = start(argv)
     wait_for(lambda: len(saved(name, folder)) == 2, line)
     line.signal(signal.SIGTERM)

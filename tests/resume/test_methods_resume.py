@@ -1,18 +1,25 @@
-"""Every method, stopped and run again, ends byte for byte where it would have: queues, teachers, centre, schedules."""
+"""Every method, stopped and run again, ends byte for byte where it would have: queues, teachers, centre, schedules.
+
+The default tests stop a run in this process; the slow ones kill runs at random moments.
+"""
 
 from __future__ import annotations
 
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from killing import Start, Work, left_alone, survives
 from lines import contents
 
 from corecli.base import registry
 from corecli.cli import run_line
 from corecli.commands._learner import Learner
+from corecli.data.imageset import write_set
+from corecli.data.rows import make_rows
 
 STEPS, STOP = 10, 5
 NET = ["--backbone", "resnet10-tiny", "--projector-hidden", "32", "--projector-dim", "16", "--batch-size", "16"]
@@ -24,35 +31,64 @@ OPTIONS = {
     "mocov3": ["predictor-hidden=32", "momentum-start=0.5"],
     "simsiam": ["predictor-hidden=32"],
 }
+# And what a method may meet: skipped branches of a ViT, members drawn anew in the epoch after the stop, small crops.
+SETTINGS = {
+    "byol on a vit": ["--method", "byol", "--backbone", "vit-micro/4", "--drop-path", "0.3"],
+    "moco of pairs": ["--method", "moco", "--views", "real:1g,mixed:1g"],
+    "dino of pairs": ["--method", "dino", "--views", "real:1g3l,synthetic:1g1l", "--local-px", "4"],
+}
+NAMES = (*registry.choices("ssl"), *SETTINGS)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the lines under test read."""
+
+    table: Path
+    mixture: Path
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Targets for psl."""
-    folder = tmp_path_factory.mktemp("table")
-    train = ["train-ssl", "--data", "digits:8:test", *NET, "--steps", "1", "--out", str(folder / "f.safetensors")]
-    extract = ["extract", "--data", "digits:8:test", "--encoder", str(folder / "f.safetensors")]
-    for argv in (train, [*extract, "--layer", "projector", "--out", str(folder / "z.safetensors")]):
-        assert run_line([*argv, "-q", "--device", "cpu"]) == 0
-    return folder / "z.safetensors"
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """Targets for psl, and 66 real images, four batches of an epoch, with up to three synthetic ones each."""
+    folder = tmp_path_factory.mktemp("inputs")
+    encoder, table, mixture = folder / "f.safetensors", folder / "z.safetensors", folder / "mix.json"
+    real, synthetic = folder / "real.safetensors", folder / "synthetic.safetensors"
+    keys = [f"{i % 3}/{i:02d}" for i in range(66)]
+    twins = [f"{key}@{v}" for i, key in enumerate(keys) for v in range(1, 1 + i % 4)]
+    for path, names in ((real, keys), (synthetic, twins)):
+        images = np.random.default_rng(len(names)).integers(0, 256, (len(names), 3, 8, 8), dtype=np.uint8)
+        rows = make_rows(names, labels=np.array([int(name[0]) for name in names]))
+        write_set(path, rows, [torch.from_numpy(images)], class_names=tuple("012"), header={})
+    digits = ("--data", "digits:8:test")
+    for argv in (
+        ("train-ssl", *digits, *NET, "--steps", "1", "--out", encoder),
+        ("extract", *digits, "--encoder", encoder, "--layer", "projector", "--out", table),
+        ("inflate", "--real", real, "--synthetic", synthetic, "--out", mixture),
+    ):
+        assert run_line([*map(str, argv), "-q", "--device", "cpu"]) == 0
+    return Inputs(table, mixture)
 
 
-def line_of(name: str, table: Path, folder: Path) -> list[str]:
-    argv = ["train-ssl", "--data", "digits:8:test", "--method", name, *NET, "--steps", str(STEPS)]
-    argv += ["--optimizer", "adamw", "--lr", "1e-3", "--log-every", "10", "--save-sec", "3600", "-q", "--device", "cpu"]
-    argv += [word for option in OPTIONS.get(name, ()) for word in ("--set", option)]
-    argv += ["--features", str(table)] if name == "psl" else []
-    return [*argv, "--out", str(folder / "out.safetensors")]
+def work_of(name: str, inputs: Inputs, *, save_sec: int) -> Work:
+    setting = SETTINGS.get(name, ["--method", name])
+    method = setting[1]
+    argv = ["train-ssl", "--data", inputs.mixture if "--views" in setting else "digits:8:test", *NET, *setting]
+    argv += ["--steps", STEPS, "--optimizer", "adamw", "--lr", "1e-3", "--log-every", 5, "--save-sec", save_sec]
+    argv += [word for option in OPTIONS.get(method, ()) for word in ("--set", option)]
+    argv += ["--features", inputs.table] if method == "psl" else []
+    return Work([*argv, "--device", "cpu"])
 
 
-@pytest.mark.parametrize("name", registry.choices("ssl"))
+@pytest.mark.parametrize("name", NAMES)
 def test_a_stopped_method_ends_as_if_left_alone(
-    name: str, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
-    for folder in (alone, stopped):
+    argv = {folder: [*map(str, work_of(name, inputs, save_sec=3600).line(folder))] for folder in (alone, stopped)}
+    for folder in argv:
         folder.mkdir()
-    assert run_line(line_of(name, table, alone)) == 0
+    assert run_line(argv[alone]) == 0
     learn = Learner.learn
 
     def signalled(self: Learner, step: int, images: torch.Tensor, rows: np.ndarray) -> dict[str, torch.Tensor]:
@@ -62,7 +98,16 @@ def test_a_stopped_method_ends_as_if_left_alone(
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "learn", signalled)
-        assert run_line(line_of(name, table, stopped)) == 75
+        assert run_line(argv[stopped]) == 75
     assert (stopped / "out.safetensors.d" / f"state-{STOP:09d}.safetensors").exists()
-    assert run_line(line_of(name, table, stopped)) == 0
+    assert run_line(argv[stopped]) == 0
     assert contents(stopped) == contents(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_killed_three_times_ends_as_if_left_alone(
+    name: str, inputs: Inputs, start: Start, tmp_path: Path
+) -> None:
+    work = work_of(name, inputs, save_sec=0)
+    survives(name, work, start, left_alone(work, start, tmp_path / "alone"), tmp_path, kills=3, seed=4)
