@@ -36,7 +36,7 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One of every kind of file, from 8-pixel digits: encoders f and f1, their features z and z1, generators, sets."""
+    """One of every kind of file, from 8-pixel digits: encoders f, f1, vit, features z and z1, generators, sets."""
     folder = tmp_path_factory.mktemp("tiny")
     data, size = "digits:8:test", ("--batch-size", "32", "--steps", "2")
     ssl = ("train-ssl", "--preset", "tiny", *size, "--projector-dim", "16", "--data", data)
@@ -61,6 +61,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _make(
         "sample", "--ckpt", folder / "g.pt", "--features", z, "--rows", "::60", "--steps", "1", "--out", folder / "syn"
     )
+    vit = ("--backbone", "vit-micro/4", "--method", "supervised")
+    _make("train-ssl", "--preset", "tiny", *size, *vit, "--data", data, "--out", folder / "vit.safetensors")
     _make("inflate", "--real", data, "--materialize", folder / "real.safetensors")
     mixed = ("inflate", "--real", folder / "real.safetensors", "--synthetic", folder / "syn")
     _make(*mixed, "--out", folder / "mix.json")

@@ -513,7 +513,7 @@ def test_unknown_names(run: Run, tiny: Path, line: str, message: str) -> None:
 
 USAGE = [
     ("sample", "--ckpt is required"),
-    ("show", "SET is required"),
+    ("show", "SET|FILE|DIR is required"),
     ("completion", "bash|zsh|fish is required"),
     (f"{SSL} {DIGITS} --steps 0", "--steps: 0 is below 1"),
     (f"{SSL} {DIGITS} --steps many", "--steps: 'many' is not a valid int"),

@@ -535,8 +535,16 @@ EFFECTS: dict[str, list[str]] = {
     "fid --reference $tiny/z.safetensors --samples $tiny/z1.safetensors -q --metrics cka": [
         "--metrics opd", "--bootstrap 9", "--seed 1",
     ],
-    "show $tiny/real.safetensors --quiet --out $out.png": ["--columns 3", "--rows 2", "--image-size 4"],
+    "show $tiny/real.safetensors --quiet --out $out.png": [
+        "--columns 3", "--rows 2", "--image-size 4", "--features $tiny/z.safetensors",
+        "--encoder $tiny/vit.safetensors",
+    ],
     "show $tiny/syn --quiet --out $out.png": ["--real $tiny/real.safetensors"],
+    "show $tiny/real.safetensors --quiet --out $out.png --features $tiny/z.safetensors": [
+        "--features $tiny/z1.safetensors", "--real digits:8:train --real-features $tiny/other_rows.safetensors",
+    ],
+    "show $tiny/real.safetensors --quiet --out $out.png --encoder $tiny/vit.safetensors": ["--mass 0.6"],
+    "show $tiny/z.safetensors --quiet --out $out.png": ["--embedding tsne"],
 }  # fmt: skip
 # Options that do not change what is computed, or have one value only.
 ELSEWHERE = {

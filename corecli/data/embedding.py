@@ -1,0 +1,89 @@
+"""Feature tables in two dimensions, to look at: by their principal components, or by their neighbourhoods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+LARGEST_TSNE = 3000  # rows; every pair is weighed at every step
+_BLOCK = 8192
+NUM_STEPS = 750
+_EARLY_STEPS = 250
+_EXAGGERATION = 12.0
+_HALVINGS = 50
+
+
+def pca_2d(features: Tensor) -> tuple[Tensor, Tensor]:
+    """features [N, D] along their two directions of largest variance: float64 [N, 2], and their shares of it [2].
+
+    Signs are fixed: the largest weight of a direction is positive.
+    """
+    mean = features.mean(0, dtype=torch.float64)
+    scatter = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64, device=features.device)
+    for block in features.split(_BLOCK):
+        centred = block.double() - mean
+        scatter.addmm_(centred.T, centred)
+    values, vectors = torch.linalg.eigh(scatter)
+    axes = torch.zeros(features.shape[1], 2, dtype=torch.float64, device=features.device)
+    found = vectors.flip(1)[:, :2]
+    found = found * found.gather(0, found.abs().argmax(0, keepdim=True)).sign()
+    axes[:, : found.shape[1]] = found
+    points = torch.cat([(block.double() - mean) @ axes for block in features.split(_BLOCK)])
+    shares = torch.zeros(2, dtype=torch.float64)
+    shares[: found.shape[1]] = (values.flip(0)[:2] / values.sum().clamp(min=1e-300)).clamp(min=0).cpu()
+    return points, shares
+
+
+def tsne_2d(
+    features: Tensor,
+    *,
+    perplexity: float = 30.0,
+    step_done: Callable[[], object] = lambda: None,
+    steps: int = NUM_STEPS,
+) -> Tensor:
+    """features [N, D] arranged in the plane so that near rows are near: float32 [N, 2]; exact, N up to LARGEST_TSNE.
+
+    Starts from the principal components, so that it is deterministic. Source: van der Maaten & Hinton 2008,
+    with its early exaggeration, momentum and gains, and the learning rate N / 12 (Belkina et al. 2019).
+    """
+    num = len(features)
+    likely = _joint(features, min(perplexity, (num - 1) / 3))
+    y = pca_2d(features)[0].float()
+    y = y / y[:, 0].std().clamp(min=1e-12) * 1e-4
+    velocity, gains = torch.zeros_like(y), torch.ones_like(y)
+    rate = max(num / _EXAGGERATION / 4, 50.0)
+    for step in range(steps):
+        early = step < _EARLY_STEPS
+        gradient = _gradient(y, likely * _EXAGGERATION if early else likely)
+        gains = torch.where(gradient.sign() == velocity.sign(), gains * 0.8, gains + 0.2).clamp(min=0.01)
+        velocity = (0.5 if early else 0.8) * velocity - rate * gains * gradient
+        y = y + velocity
+        step_done()
+    return y - y.mean(0)
+
+
+def _gradient(y: Tensor, likely: Tensor) -> Tensor:
+    near = 1 / (1 + torch.cdist(y, y, compute_mode="donot_use_mm_for_euclid_dist").square_())
+    near.fill_diagonal_(0)
+    weights = (likely - near / near.sum()).mul_(near)
+    return 4 * (weights.sum(1, keepdim=True) * y - weights @ y)
+
+
+def _joint(features: Tensor, perplexity: float) -> Tensor:
+    """How likely two rows are neighbours, [N, N] of sum 1: Gaussians whose widths give every row its perplexity."""
+    squared = torch.cdist(features.double(), features.double()).square()
+    squared /= squared.mean().clamp(min=1e-300)
+    squared.fill_diagonal_(torch.inf)  # no row is its own neighbour
+    target, num = math.log(perplexity), len(features)
+    sharpness = torch.ones(num, 1, dtype=torch.float64)
+    low, high = torch.zeros_like(sharpness), torch.full_like(sharpness, torch.inf)
+    for _ in range(_HALVINGS):
+        p = (-sharpness * squared).softmax(1)
+        flat = -torch.special.xlogy(p, p).sum(1, keepdim=True) > target
+        low, high = torch.where(flat, sharpness, low), torch.where(flat, high, sharpness)
+        sharpness = torch.where(high.isinf(), sharpness * 2, (low + high) / 2)
+    p = (-sharpness * squared).softmax(1)
+    return ((p + p.T) / (2 * num)).float()
