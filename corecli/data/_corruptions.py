@@ -62,7 +62,7 @@ def impulse_noise(x: Tensor, amount: float, g: np.random.Generator) -> Tensor:
 def defocus_blur(x: Tensor, c: tuple[float, float], _: np.random.Generator) -> Tensor:
     """Blur by a disk: (its radius in px, the sigma that softens its edge)."""
     radius, sigma = c
-    reach = max(8, math.ceil(radius))
+    reach = min(math.ceil(radius) + 2, max(8, math.ceil(radius)))  # published kernels are cut there, or end in zeros
     position = torch.arange(-reach, reach + 1.0)
     disk = (position.square() + position[:, None].square() <= radius**2).float()
     disk = _blur(disk[None], sigma, radius=1 if radius <= 8 else 2, edge="reflect")
@@ -94,8 +94,7 @@ def zoom_blur(x: Tensor, c: tuple[float, float], _: np.random.Generator) -> Tens
     """The mean of the image and its magnifications: (the factor they stay below, their step)."""
     end, step = c
     factors = np.arange(1, end, step).tolist()
-    positions = torch.cat([_zoomed(x.shape[1:], factor) for factor in factors], dim=1)
-    layers = _read(x, positions).view(len(x), len(factors), *x.shape[1:])
+    layers = _read(x, _zoomed(x.shape[1:], *factors)).view(len(x), len(factors), *x.shape[1:])
     return (x + layers.sum(1)) / (len(factors) + 1)
 
 
@@ -187,10 +186,11 @@ def _trail(x: Tensor, radius: int, sigma: float, *, degrees: float) -> Tensor:
     return out
 
 
-def _zoomed(size: Sequence[int], factor: float) -> Tensor:
-    """[2, H, W]: where to read an image of this size to enlarge it about its centre."""
+def _zoomed(size: Sequence[int], *factors: float) -> Tensor:
+    """[2, K * H, W]: where to read an image of this size to enlarge it about its centre by each of K factors."""
     centre = (torch.tensor(size)[:, None, None] - 1) / 2
-    return centre + (_positions(size) - centre) / factor
+    offset = _positions(size) - centre
+    return torch.cat([centre + offset / factor for factor in factors], dim=1)
 
 
 def _positions(size: Sequence[int]) -> Tensor:
