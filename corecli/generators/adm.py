@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from corecli.generators._pixel_diffusion import CHANNELS, PixelDiffusion, PixelDiffusionConfig
+from corecli.generators._diffusion import CHANNELS, Diffusion, DiffusionConfig
 from corecli.nets.unet import AdmUnet, norm_groups_for
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PixelDiffusionConfig):
+class Config(DiffusionConfig):
     """The defaults are CORE's Table 10 for CIFAR, unconditional.
 
     attention_resolutions: sizes in px at which blocks attend; the middle block always does.
@@ -27,7 +27,7 @@ class Config(PixelDiffusionConfig):
     dropout: float = 0.1
 
 
-def build(config: Config) -> PixelDiffusion:
+def build(config: Config) -> Diffusion:
     """A generator with new weights, drawn from torch's global generator.
 
     Errors: UsageError when image size, widths, heads or the choice of condition do not fit together.
@@ -42,7 +42,7 @@ def build(config: Config) -> PixelDiffusion:
     network = AdmUnet(
         image_size=config.image_size,
         in_channels=CHANNELS,
-        out_channels=config.out_channels,
+        out_channels=config.out_channels(CHANNELS),
         channels=config.channels,
         channel_mult=config.channel_mult,
         num_res_blocks=config.num_res_blocks,
@@ -52,4 +52,4 @@ def build(config: Config) -> PixelDiffusion:
         dropout=config.dropout,
         takes_vector=config.condition != "none",
     )
-    return PixelDiffusion(config, network, width=network.width)
+    return Diffusion(config, network, width=network.width)

@@ -8,7 +8,7 @@ from torch import nn
 from corecli.base.errors import UsageError
 from corecli.commands import train_gen
 from corecli.generators import adm
-from corecli.generators._pixel_diffusion import to_pixels, to_unit_range
+from corecli.generators._diffusion import to_pixels, to_unit_range
 from corecli.nets.unet import AdmUnet, norm_groups_for
 
 

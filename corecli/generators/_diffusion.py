@@ -1,8 +1,9 @@
-"""Diffusion in pixel space around any noise-predicting network: what the families of that kind share."""
+"""Diffusion around any network, on pixels or on the latents of a first stage: what the families of that kind share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -18,9 +19,23 @@ CHANNELS = 3
 CONDITIONS = ("none", "features", "labels")
 
 
+class FirstStage(Protocol):
+    """A frozen module between images and the latents [B, C, h, w] in which a diffusion model works."""
+
+    data_shape: tuple[int, int, int]
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Uint8 images [B, 3, S, S] as float32 latents [B, *data_shape] of about unit scale."""
+        ...
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """The uint8 images [B, 3, S, S] of latents [B, *data_shape]."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
-class PixelDiffusionConfig:
-    """The choices of a pixel diffusion model apart from its network.
+class DiffusionConfig:
+    """The choices of a diffusion model apart from its network.
 
     condition: "none", "features" of `condition_dim` dimensions, or "labels" of `num_classes` classes.
     condition_dropout: how often training hides the condition, so that guidance works; 0 means it cannot.
@@ -40,22 +55,28 @@ class PixelDiffusionConfig:
     feature_normalization: str = "per-sample"
     feature_noise: float = 0.0
 
-    @property
-    def out_channels(self) -> int:
-        """What the network gives: eps, and the learned variance where there is one."""
-        return 2 * CHANNELS if self.learn_sigma else CHANNELS
+    def out_channels(self, channels: int) -> int:
+        """What a network on data of some channels gives: as many, and the learned variance where there is one."""
+        return 2 * channels if self.learn_sigma else channels
 
 
-class PixelDiffusion(nn.Module):
-    """A Generator (see `_generator.py`) around network(x_t [B, 3, S, S], t [B], vector [B, width] or None).
+class Diffusion(nn.Module):
+    """A Generator (see `_generator.py`) around network(x_t [B, C, h, w], t [B], vector [B, width] or None).
 
-    Errors: UsageError when the choices of the config do not fit together.
+    data_shape: (C, h, w) of what it models: RGB pixels, or the latents of a first stage, a frozen module that is
+    saved with it. Errors: UsageError when the choices of the config do not fit together.
     """
 
-    def __init__(self, config: PixelDiffusionConfig, network: nn.Module, *, width: int) -> None:
+    def __init__(
+        self, config: DiffusionConfig, network: nn.Module, *, width: int, first_stage: FirstStage | None = None
+    ) -> None:
         super().__init__()
         noise_tables(config.schedule, config.diffusion_steps)  # refuses what it cannot make
         self.config = config
+        self.data_shape = (CHANNELS, config.image_size, config.image_size)
+        if first_stage is not None:
+            self.data_shape = first_stage.data_shape
+        self.first_stage = first_stage
         self.network = network
         self.conditioning = _conditioning(config, width)
 
@@ -81,25 +102,22 @@ class PixelDiffusion(nn.Module):
             seed,
             step,
             batch=batch,
-            shape=(CHANNELS, config.image_size, config.image_size),
+            shape=self.data_shape,
             num_timesteps=config.diffusion_steps,
             condition_dim=config.condition_dim if config.feature_noise > 0 else 0,
         )
 
-    def loss(self, images: torch.Tensor, condition: torch.Tensor | None, draws: Draws) -> torch.Tensor:
+    def loss(self, x: torch.Tensor, condition: torch.Tensor | None, draws: Draws) -> torch.Tensor:
         """L_simple, or L_hybrid where the variance is learned; see `Generator.loss`.
 
-        Seeds torch's global generator from the draws, so that dropout too is a function of (seed, step).
+        x: uint8 images, or float latents of the first stage. Seeds torch's global generator from the draws, so that
+        dropout too is a function of (seed, step).
         """
         config = self.config
-        if images.shape[1:] != (CHANNELS, config.image_size, config.image_size):
-            raise DataError(f"images of {tuple(images.shape[1:])}, the generator makes {config.image_size} px RGB")
-        draws = draws.to(images.device)
+        draws = draws.to(x.device)
         torch.manual_seed(draws.seed)
-        tables = noise_tables(config.schedule, config.diffusion_steps, images.device)
-        if config.flip:
-            images = torch.where(draws.flip[:, None, None, None], images.flip(-1), images)
-        x0 = to_unit_range(images)
+        tables = noise_tables(config.schedule, config.diffusion_steps, x.device)
+        x0 = self._clean(x, draws)
         x_t = q_sample(tables, x0, draws.t, draws.noise)
         output = self.network(x_t, draws.t, self._training_vector(condition, draws))
         if config.learn_sigma:
@@ -122,21 +140,30 @@ class PixelDiffusion(nn.Module):
         config, device = self.config, next(self.parameters()).device
         module = registry.load("diffusion/samplers", sampler)
         tables = noise_tables(config.schedule, config.diffusion_steps)
-        draw_noise = image_noise(seeds, (CHANNELS, config.image_size, config.image_size), device)
+        draw_noise = image_noise(seeds, self.data_shape, device)
         was_training = self.training
         self.eval()
         try:
             x0 = module.sample(
-                x0_predictor(self._output(condition, len(seeds), guidance), tables),
+                x0_predictor(self._output(condition, len(seeds), guidance), tables, clip=self.first_stage is None),
                 draw_noise(),
                 tables=tables,
                 steps=min(module.DEFAULT_STEPS, len(tables)) if steps is None else steps,
                 eta=eta,
                 draw_noise=draw_noise,
             )
+            return to_pixels(x0) if self.first_stage is None else self.first_stage.decode(x0)
         finally:
             self.train(was_training)
-        return to_pixels(x0)
+
+    def _clean(self, x: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """x0, [B, *data_shape] float32; images are mirrored as the draws say, latents come as they are."""
+        if tuple(x.shape[1:]) != self.data_shape or x.is_floating_point() != (self.first_stage is not None):
+            kind = "pixels" if self.first_stage is None else "latents"
+            raise DataError(f"{x.dtype} data of {tuple(x.shape[1:])}, the generator takes {kind} of {self.data_shape}")
+        if self.first_stage is not None:
+            return x.float()
+        return to_unit_range(torch.where(_column(draws.flip), x.flip(-1), x) if self.config.flip else x)
 
     def _training_vector(self, condition: torch.Tensor | None, draws: Draws) -> torch.Tensor | None:
         assert (condition is None) == (self.conditioning is None), "condition and generator do not fit"
@@ -155,7 +182,7 @@ class PixelDiffusion(nn.Module):
             device = next(self.parameters()).device
             null = self.conditioning.null(batch) if condition is None or guidance != 1 else None
             vector = null if condition is None else self.conditioning(condition.to(device))
-        return guided(self.network, vector, null, guidance=guidance, channels=CHANNELS)
+        return guided(self.network, vector, null, guidance=guidance, channels=self.data_shape[0])
 
 
 def to_unit_range(images: torch.Tensor) -> torch.Tensor:
@@ -171,7 +198,12 @@ def to_pixels(x: torch.Tensor) -> torch.Tensor:
     return (x.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
-def _conditioning(config: PixelDiffusionConfig, width: int) -> Conditioning | None:
+def _column(values: torch.Tensor) -> torch.Tensor:
+    """[B] as [B, 1, 1, 1]."""
+    return values[:, None, None, None]
+
+
+def _conditioning(config: DiffusionConfig, width: int) -> Conditioning | None:
     if config.condition not in CONDITIONS:
         raise unknown_name("condition", config.condition, CONDITIONS)
     if not 0 <= config.condition_dropout < 1:
