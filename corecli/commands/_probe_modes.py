@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 from corecli.base import config as cfg
 from corecli.base.errors import UsageError, about
 from corecli.commands import _probe_sets
+from corecli.commands._probe_sets import named
+from corecli.data.corrupt import CORRUPTIONS, SEVERITIES, check_corruption
 
 if TYPE_CHECKING:
     import torch
 
-    from corecli.commands._probe_sets import Problem, Task
+    from corecli.commands._probe_problem import Problem
+    from corecli.commands._probe_sets import Task
     from corecli.commands.probe import Config
     from corecli.engine.dist import World
     from corecli.metrics._fitting import Classifier, Split
@@ -58,8 +61,31 @@ def check_mode(config: Config) -> None:
         if getattr(config, name) not in (None, ()):
             fitting = " or ".join(mode for mode, options in OF_MODE.items() if name in options)
             raise UsageError(f"{cfg.flag(name)} does not apply to --mode {config.mode}", hint=f"it is of {fitting}")
-    if "lr" not in OF_MODE[config.mode]:
-        return
+    if config.shots is not None and config.fraction is not None:
+        raise UsageError("--shots and --fraction are two ways to say how much", hint="give one")
+    for name in corruptions(config):
+        check_corruption(name, SEVERITIES[0])
+    if config.labels is not None:
+        _check_labels(config)
+    if "lr" in OF_MODE[config.mode]:
+        _check_training(config)
+
+
+def corruptions(config: Config) -> tuple[str, ...]:
+    """The names that --corruptions lists, or all there are."""
+    names = tuple(dict.fromkeys(name for part in config.corruptions for name in part.split(",")))
+    return CORRUPTIONS if "all" in names else names
+
+
+def _check_labels(config: Config) -> None:
+    if config.mode != "logistic":
+        raise UsageError(f"--labels does not apply to --mode {config.mode}", hint="it is of logistic")
+    for name in ("shots", "fraction", "k", "knn_temperature", "confusion", "corruptions"):
+        if getattr(config, name) not in (None, ()):
+            raise UsageError(f"{cfg.flag(name)} does not apply to several classes an image", hint="drop --labels")
+
+
+def _check_training(config: Config) -> None:
     if config.val:
         raise UsageError(f"--val does not apply to --mode {config.mode}", hint="it chooses nothing")
     if config.lars_bias is not None and of_mode(config, "optimizer") != "lars":
@@ -83,6 +109,9 @@ def check_images(config: Config, task: Task) -> None:
                 raise UsageError("--mode finetune needs images, and this is a feature table", where=one.spec)
             reason = f"--augment {of_mode(config, 'augment')} needs images, and this is a feature table"
             raise UsageError(reason, where=one.spec, hint="--augment none trains on features")
+    first = named(config.test[0])
+    if config.corruptions and first in task.tests and _probe_sets.is_table(first.spec):
+        raise UsageError("--corruptions needs images, and this is a feature table", where=first.spec)
 
 
 def num_seeds(config: Config) -> int:
@@ -107,13 +136,15 @@ def fit(
     """
     import torch
 
+    from corecli.commands._probe_problem import read_features
+
     if trains_on_images(config):
         from corecli.commands._probe_training import train_on_images
 
         assert encoder is not None
         return train_on_images(config, problem, encoder, world), None
     sets = (problem.train, *([problem.val] if problem.val else []))
-    features = torch.cat([_probe_sets.read_features(config, one, encoder, world) for one in sets])
+    features = torch.cat([read_features(config, one, encoder, world) for one in sets])
     if not world.is_main:
         return [], None
     with about(problem.task.train.spec):
@@ -149,6 +180,8 @@ def _splits(config: Config, problem: Problem) -> list[Split]:
         return [Split(fitted=rows, held=rows[:0], final=rows) for rows in problem.subsets]
     if problem.val is None:
         numbers = problem.numbers[:num_train]
+        if numbers.ndim == 2:  # several classes an image: any of them may be held out
+            numbers = torch.zeros(num_train, dtype=torch.int64)
         return [holdout(numbers, _HELD_OUT, config.seed + i, rows=rows) for i, rows in enumerate(problem.subsets)]
     held = torch.arange(num_train, len(problem.numbers))
     return [
@@ -160,13 +193,13 @@ def _splits(config: Config, problem: Problem) -> list[Split]:
 def neighbours(
     config: Config,
     problem: Problem,
-    features: torch.Tensor | None,
+    features: torch.Tensor,
     found: torch.Tensor,
     labels: torch.Tensor,
     among: torch.Tensor | None,
 ) -> dict[int, tuple[Predictions, ...]]:
     """The k-NN votes for test features, by k, of each subset of the training rows; one where they are the same."""
-    if features is None or "k" not in OF_MODE[config.mode]:
+    if "k" not in OF_MODE[config.mode]:
         return {}
     from corecli.metrics.knn import knn_predict
 

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from corecli.base.files import atomic_write
 from corecli.base.outcome import Outcome
-from corecli.commands._probe_sets import named
+from corecli.commands._probe_sets import NamedSet, named
 
 if TYPE_CHECKING:
-    from corecli.commands._probe_sets import NamedSet, Problem
+    from corecli.commands._probe_problem import Problem
     from corecli.commands.probe import Config
-    from corecli.metrics._scores import Scores
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The scores of a test set, of the classifier and of the k-NN votes by k."""
+    """The scores of a test set; confusion counts images by true class (row) and predicted class, numbered as `space`.
+
+    corruptions: the accuracy under each, by severity.
+    """
 
     problem: Problem
     of: NamedSet
-    scores: Scores
-    neighbours: dict[int, Scores]
+    values: dict[str, float | None]
+    per_class: dict[str, float]
+    intervals: dict[str, Interval | None]
+    by_seed: dict[str, tuple[float, ...]]
     settings: tuple[Any, ...]
-
-    @property
-    def shown(self) -> str:
-        """What stands for the test set in a table."""
-        return self.of.shown
+    num_test: int
+    num_classes: int
+    confusion: list[list[float]] | None
+    corruptions: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def kind(self) -> str | None:
@@ -37,57 +46,53 @@ class Result:
             return None
         return "transfer" if self.of.name == self.problem.task.train.name else "shift"
 
-    def values(self) -> dict[str, float | None]:
-        """The scores by name."""
-        found = {name: getattr(self.scores, name) for name in ("top1", "top5", "mean_per_class")}
-        for k, scores in self.neighbours.items():
-            prefix = "knn" if len(self.neighbours) == 1 else f"knn{k}"
-            found |= {f"{prefix}_top1": scores.top1, f"{prefix}_top5": scores.top5}
-        return found
-
-    def per_class(self) -> dict[str, float]:
-        """The accuracy of each class by name."""
-        return {self.problem.space.name(number): value for number, value in self.scores.per_class.items()}
-
 
 def report(config: Config, results: Sequence[Result]) -> Outcome:
-    """Lines and records of all test sets."""
+    """Lines and records of all test sets, in the order they were named."""
     places = {named(text): place for place, text in enumerate(config.test)}
     results = sorted(results, key=lambda result: places[result.of])
+    if config.confusion is not None:
+        _write_confusion(config.confusion, results[0])
     alone = len(results) == 1 and results[0].of.name is None and results[0].problem.task.train.name is None
-    lines = [line if alone else f"{r.shown}\t{line}" for r in results for line in _lines(config, r)]
+    lines = [line if alone else f"{r.of.shown}\t{line}" for r in results for line in _lines(config, r)]
     records = [_record(config, result) for result in results]
     for kind, over in _groups(results).items():
-        mean = _mean([result.values() for result in over])
+        mean = _mean([result.values for result in over])
         lines += [f"mean({kind})\t{name}\t{value:.6g}" for name, value in mean.items()]
-        records.append({"mean_over": [result.shown for result in over], **mean})
-    notes = tuple(_note(r) for r in results if r.scores.num_classes < len(r.problem.space))
+        records.append({"mean_over": [result.of.shown for result in over], **mean})
+    notes = tuple(_note(r) for r in results if r.num_classes < len(r.problem.space))
     return Outcome(lines=tuple(lines), records=tuple(records), notes=notes)
 
 
 def _lines(config: Config, result: Result) -> list[str]:
-    lines = [f"{name}\t{value:.6g}" for name, value in result.values().items() if value is not None]
-    for name, interval in (("seeds", result.scores.seed_interval), ("test", result.scores.test_interval)):
+    lines = [f"{name}\t{value:.6g}" for name, value in result.values.items() if value is not None]
+    for name, interval in result.intervals.items():
         if interval is not None:
-            lines.append(f"top1_interval_{name}\t{interval[0]:.6g}\t{interval[1]:.6g}")
+            lines.append(f"{name}\t{interval[0]:.6g}\t{interval[1]:.6g}")
+    lines += [f"corruption {name}\t{_average(found):.6g}" for name, found in result.corruptions.items()]
+    if result.corruptions:
+        lines.append(f"corruption_mean\t{_corruption_mean(result):.6g}")
     if config.per_class:
-        lines += [f"class {name}\t{value:.6g}" for name, value in result.per_class().items()]
+        lines += [f"class {name}\t{value:.6g}" for name, value in result.per_class.items()]
     return lines
 
 
 def _record(config: Config, result: Result) -> dict[str, Any]:
     task = result.problem.task
+    corrupted: dict[str, Any] = {}
+    if result.corruptions:
+        corrupted = {"corruption_mean": _corruption_mean(result), "corruptions": result.corruptions}
     return {
         **({} if result.of.name is None else {"name": result.of.name}),
-        **result.values(),
-        "per_class": result.per_class(),
-        "top1_interval_seeds": result.scores.seed_interval,
-        "top1_interval_test": result.scores.test_interval,
-        "top1_by_seed": result.scores.top1_by_seed,
+        **result.values,
+        **corrupted,
+        "per_class": result.per_class,
+        **result.intervals,
+        **result.by_seed,
         "settings": result.settings,
         "num_train": len(result.problem.subsets[0]),
-        "num_test": result.scores.num_test,
-        "num_classes": result.scores.num_classes,
+        "num_test": result.num_test,
+        "num_classes": result.num_classes,
         "encoder": config.encoder,
         "layer": config.layer,
         "mode": config.mode,
@@ -104,10 +109,37 @@ def _groups(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 def _mean(scores: Sequence[dict[str, float | None]]) -> dict[str, float]:
     """The mean of every score that all of them have."""
-    values = {name: [one[name] for one in scores] for name in scores[0]}
-    return {name: sum(found) / len(found) for name, found in values.items() if None not in found}  # type: ignore[arg-type]
+    found = {}
+    for name in scores[0]:
+        values = [value for one in scores if (value := one.get(name)) is not None]
+        if len(values) == len(scores):
+            found[name] = _average(values)
+    return found
+
+
+def _corruption_mean(result: Result) -> float:
+    return _average([value for found in result.corruptions.values() for value in found])
+
+
+def _average(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _note(result: Result) -> str:
-    num, whole = result.scores.num_classes, len(result.problem.space)
-    return f"{result.shown}: scored over the logits of its {num} of {whole} classes"
+    return (
+        f"{result.of.shown}: scored over the logits of its {result.num_classes} of {len(result.problem.space)} classes"
+    )
+
+
+def _write_confusion(path: Path, result: Result) -> None:
+    """CSV: a header of predicted classes, then a row for each true class; the mean over seeds of the counts."""
+    counts, space = result.confusion or [], result.problem.space
+    names = [space.name(number) for number in range(len(space))]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true \\ predicted", *names])
+    for number, name in enumerate(names):
+        row = counts[number] if number < len(counts) else []
+        writer.writerow([name, *(f"{value:.6g}" for value in row), *[0] * (len(names) - len(row))])
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())

@@ -30,7 +30,7 @@ from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
 
 if TYPE_CHECKING:
-    from corecli.commands._probe_sets import Problem
+    from corecli.commands._probe_problem import Problem
     from corecli.commands.probe import Config
 
 _LARS_ETA = 0.001  # GenSSL's, MoCo v3's and MAE's

@@ -15,25 +15,27 @@ Any number of sets go into one call and come out as one table. A test set is sco
 Labels are joined by class name where both sets have names. A test set whose names are some of the training set's, such
 as ImageNet-A and ImageNet-R with 200 of 1,000 classes, is scored as the field does: over the logits of its own classes.
 
+--corruptions adds the accuracy under the common corruptions of ImageNet-C and CIFAR-C, computed as images are read.
+With --labels images have several classes: --mode logistic fits a binary classifier for each, with one C, and map is
+VOC 2007's mean average precision, of 11 points, as its development kit computes it; difficult ones are passed over.
+
 With --shots or --fraction every seed draws a part of the training set, alike from every class, and --val only chooses.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from corecli.base.config import Preset, option
 from corecli.base.errors import UsageError
 from corecli.base.outcome import Outcome
-from corecli.commands import _inputs, _probe_modes, _probe_report, _probe_sets
+from corecli.commands import _inputs, _probe_labels, _probe_modes, _probe_report, _probe_sets
 
 if TYPE_CHECKING:
-    import torch
-
-    from corecli.commands._probe_modes import Fitted
     from corecli.commands._probe_report import Result
-    from corecli.commands._probe_sets import Problem, Task
+    from corecli.commands._probe_sets import Task
     from corecli.engine.dist import World
     from corecli.nets.encoder import Encoder
 
@@ -131,6 +133,18 @@ class Config(_inputs.ReadsImages):
     subset_logits: bool = option(
         True, help="score a test set with names for some of the classes over their logits alone"
     )
+    labels: Path | None = option(
+        None,
+        help="classes of images that have several: lines of key, tab, CLASS;..., and for difficult ones tab, CLASS;...",
+        role="input",
+        metavar="FILE.tsv",
+    )
+    corruptions: tuple[str, ...] = option(
+        (), help="also score the first test set under these, at five severities", metavar="all|NAME,..."
+    )
+    confusion: Path | None = option(
+        None, help="write the confusion matrix of the first test set", role="output", metavar="FILE.csv"
+    )
     per_class: bool = option(False, help="also print the accuracy of each class", role="runtime")
     batch_size: int = option(256, help="images per forward pass", role="runtime", minimum=1)
 
@@ -147,14 +161,20 @@ def check(config: Config) -> dict[str, Any]:
     for task in tasks:
         _probe_modes.check_images(config, task)
         _probe_sets.check_task(config, task)
-    return {"reads": [f"{spec} ({'features' if _probe_sets.is_table(spec) else 'images'})" for spec in specs]}
+    if config.labels is not None:
+        _probe_labels.read_class_lists(config.labels)
+    _inputs.check_replaceable(config.confusion, ("unknown",), force=config.force)
+    plan = {"reads": [f"{spec} ({'features' if _probe_sets.is_table(spec) else 'images'})" for spec in specs]}
+    return plan if config.confusion is None else {**plan, "writes": [str(config.confusion)]}
 
 
 def run(config: Config, world: World) -> Outcome:
-    """Compute features, train the classifiers, print scores. Errors: DataError, UsageError."""
+    """Compute features, train the classifiers, print scores. Errors: DataError, UsageError, CorecliError."""
     from corecli.nets.encoder import load_encoder
 
     encoder = None if config.encoder is None else load_encoder(config.encoder).to(world.device).eval()
+    if encoder is not None and config.layer == "projector" and encoder.projector is None:
+        raise UsageError("this encoder has no projector", where=config.encoder, hint="use --layer backbone")
     tasks = _probe_sets.tasks(config.train, config.val, config.test)
     results = [result for task in tasks for result in _run_task(config, task, encoder, world)]
     return _probe_report.report(config, results) if world.is_main else Outcome()
@@ -162,39 +182,20 @@ def run(config: Config, world: World) -> Outcome:
 
 def _run_task(config: Config, task: Task, encoder: Encoder | None, world: World) -> list[Result]:
     """Train on one training set and score, on the main process, all test sets that belong to it."""
-    problem = _probe_sets.read_problem(config, task, encoder, _probe_modes.num_seeds(config))
+    from corecli.commands._probe_problem import read_features, read_problem
+    from corecli.commands._probe_scoring import score, score_corrupted
+
+    problem = read_problem(config, task, encoder, _probe_modes.num_seeds(config))
     fits, features = _probe_modes.fit(config, problem, encoder, world)
     encoders = [fit.encoder for fit in fits if fit.encoder is not None] or [encoder]  # its own, or one for all seeds
     results = []
     for number, test in enumerate(problem.tests):
-        found = [_probe_sets.read_features(config, test, one, world) for one in encoders]
+        found = [read_features(config, test, one, world) for one in encoders]
+        corrupted = {}
+        if config.corruptions and task.tests[number] == _probe_sets.named(config.test[0]):
+            corrupted = score_corrupted(config, problem, number, fits, encoders, world)
         if world.is_main:
             found *= len(fits) // len(found)
-            results.append(_score(config, problem, number, fits, features, found))
+            result = score(config, problem, number, fits, features, found)
+            results.append(replace(result, corruptions=corrupted))
     return results
-
-
-def _score(
-    config: Config,
-    problem: Problem,
-    number: int,
-    fits: list[Fitted],
-    features: torch.Tensor | None,
-    found: list[torch.Tensor],
-) -> Result:
-    """The scores of one test set over all seeds, from its features for each of them."""
-    from corecli.metrics._scores import predict, summarise
-
-    test, labels = problem.tests[number], problem.answers[number]
-    among = problem.space.shared_with(test) if config.subset_logits else None
-    num_classes = len(problem.space) if among is None else int(among.sum())
-    pairs = zip(fits, found, strict=True)
-    runs = [predict(fit.classifier.logits, of_test, labels, among=among) for fit, of_test in pairs]
-    neighbours = _probe_modes.neighbours(config, problem, features, found[0], labels, among)
-    return _probe_report.Result(
-        problem=problem,
-        of=problem.task.tests[number],
-        scores=summarise(runs, labels, num_classes=num_classes),
-        neighbours={k: summarise(votes, labels, num_classes=num_classes) for k, votes in neighbours.items()},
-        settings=tuple(fit.setting for fit in fits),
-    )

@@ -518,6 +518,7 @@ EFFECTS: dict[str, list[str]] = {
         "--knn-temperature 9", "--image-size 4", "--seed 1", "--precision bf16",
     ],
     f"{PROBE} $tiny/f.safetensors --test a=digits:8:train": ["--train a=digits:8:train"],
+    f"{PROBE} $tiny/f.safetensors --test a=$tiny/syn": ["--confusion $out.csv"],
     f"{PROBE} $tiny/f.safetensors --mode sgd --epochs 3 --train-batch 32": [
         "--epochs 4", "--augment flip", "--augment none", "--train-batch 64", "--optimizer lars", "--lr 3",
         "--weight-decay 0.5", "--schedule steps", "--warmup-epochs 1", "--head batchnorm", "--layer backbone",
@@ -551,7 +552,7 @@ ELSEWHERE = {
     "config", "preset", "json", "quiet", "force", "dry_run", "out", "data", "materialize",  # above
     "device", "nproc", "nnodes", "rdzv_endpoint", "on_bad",  # test_bad_input.py, tests/dist
     "log_every", "save_sec", "preview_every", "batch_size", "workers", "per_class",  # test_runtime_options
-    "subset_logits",  # test_probe.py
+    "subset_logits", "corruptions", "labels",  # test_probe.py
     "resize",  # of Inception: test_options_with_nothing_to_act_on_are_refused and tests/golden
     "arch",  # has one value
     "compile",  # the same numbers, faster: tests/bench

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from ran import Run
 
@@ -137,3 +138,114 @@ def test_shots_and_fractions_draw_alike_from_every_class_and_anew_for_each_seed(
     ran = run("probe", *line, "--shots", 1000)
     assert ran.code == 65
     assert "fewer than --shots 1000" in ran.err
+
+
+# Scores
+
+
+def test_the_confusion_matrix_has_a_row_for_each_true_class(run: Run, tiny: Path, some: Path) -> None:
+    line = ("--encoder", tiny / "f.safetensors", "--train", "digits:8:train", "--seeds", 1)
+    (whole,) = records(run, *line, "--test", "digits:8:test", "--confusion", "c.csv")
+    header, *rows = [line.split(",") for line in Path("c.csv").read_text().splitlines()]
+    assert header[1:] == [row[0] for row in rows] == list("0123456789")
+    counts = np.array([row[1:] for row in rows], dtype=float)
+    assert counts.sum(1).tolist() == np.bincount(open_set("digits:8:test").rows.labels).tolist()
+    assert counts.trace() / counts.sum() == pytest.approx(whole["top1"])
+    assert counts.diagonal() / counts.sum(1) == pytest.approx(list(whole["per_class"].values()))
+    records(run, *line, "--test", some, "--confusion", "c.csv")
+    counts = np.array([row.split(",")[1:] for row in Path("c.csv").read_text().splitlines()[1:]], dtype=float)
+    assert counts.shape == (10, 10)
+    assert set(np.flatnonzero(counts.sum(0))) <= {1, 7, 9}
+
+
+def test_accuracy_under_corruptions_is_that_of_corrupted_copies(run: Run, tiny: Path) -> None:
+    from corecli.base.rng import derive
+    from corecli.data.corrupt import corrupt
+    from corecli.data.imageset import write_set
+
+    line = ("--encoder", tiny / "f.safetensors", "--train", "digits:8:train", "--epochs", 5, "--seeds", 2)
+    asked = ("--corruptions", "contrast,gaussian_noise", "--corruptions", "fog")
+    (found,) = records(run, *line, "--test", "digits:8:test", *asked)
+    assert list(found["corruptions"]) == ["contrast", "gaussian_noise", "fog"]
+    assert all(len(each) == 5 for each in found["corruptions"].values())
+    values = [value for each in found["corruptions"].values() for value in each]
+    assert found["corruption_mean"] == pytest.approx(np.mean(values))
+    data = open_set("digits:8:test")
+    seeds = [derive(0, "corrupt", "gaussian_noise", 3, key) for key in data.rows.keys]
+    copies = corrupt(data.read(np.arange(len(data.rows))), "gaussian_noise", 3, seeds=seeds)
+    write_set(Path("copies.safetensors"), data.rows, [copies], class_names=data.class_names, header={})
+    (of_copies,) = records(run, *line, "--test", "copies.safetensors")
+    assert found["corruptions"]["gaussian_noise"][2] == of_copies["top1"]
+    lines = run("probe", *line, "--test", "digits:8:test", *asked).out.splitlines()
+    assert f"corruption fog\t{np.mean(found['corruptions']['fog']):.6g}" in lines
+    assert f"corruption_mean\t{found['corruption_mean']:.6g}" in lines
+
+
+def test_images_of_several_classes_are_scored_by_mean_average_precision(run: Run, tiny: Path) -> None:
+    """Even, small and round digits; every seventh image is difficult to see as a round one."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    from corecli.data.features import load_features
+    from corecli.metrics.average_precision import average_precision_11
+
+    classes = {"even": {0, 2, 4, 6, 8}, "round": {0, 6, 8, 9}, "small": {0, 1, 2}}
+    tables = [load_features(tiny / f"{name}.safetensors") for name in ("other_rows", "z")]
+    lines = []
+    for table in tables:
+        for row, (key, label) in enumerate(zip(table.keys, table.labels.tolist(), strict=True)):
+            own = [name for name in classes if label in classes[name]]
+            hard = ["round"] if row % 7 == 0 and "round" in own else []
+            lines.append(f"{key}\t{';'.join(sorted({*own} - {*hard}))}\t{';'.join(hard)}")
+    Path("labels.tsv").write_text("\n".join(lines) + "\n")
+    files = ("--train", tiny / "other_rows.safetensors", "--test", tiny / "z.safetensors", "--mode", "logistic")
+    (found,) = records(run, *files, "--labels", "labels.tsv")
+    (cost,) = found["settings"]
+    x, z = (table.features.double().numpy() for table in tables)
+    mean, deviation = x.mean(0), x.std(0)
+    for name, members in classes.items():
+        truth = [np.isin(table.labels, list(members)).astype(int) for table in tables]
+        if name == "round":
+            for target in truth:
+                target[::7] = np.where(target[::7] == 1, -1, target[::7])
+        known = truth[0] >= 0
+        peer = linear_model.LogisticRegression(C=cost, max_iter=10_000, tol=1e-8)
+        peer.fit(((x - mean) / deviation)[known], truth[0][known])
+        scores = peer.decision_function((z - mean) / deviation)
+        expected = average_precision_11(*(map(torch.from_numpy, (scores, truth[1]))))
+        assert found["per_class"][name] == pytest.approx(expected, abs=0.005)
+    assert found["map"] == pytest.approx(np.mean(list(found["per_class"].values())))
+    out = run("probe", *files, "--labels", "labels.tsv", "--per-class").out.splitlines()
+    assert [line.split("\t")[0] for line in out] == ["map", "class even", "class round", "class small"]
+
+
+LISTS = [
+    ("a\tx;y\nb\n", "line 2 is not KEY<TAB>CLASS"),
+    ("a\tx;y\na\tx\n", "line 2 repeats the key 'a'"),
+    ("a\tx\n", "names 1 classes"),
+    ("a\tx;y\n", "has none of its keys, such as '0/0004'"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), LISTS)
+def test_bad_label_files_are_refused(run: Run, tiny: Path, text: str, message: str) -> None:
+    Path("l.tsv").write_text(text)
+    z = tiny / "z.safetensors"
+    ran = run("probe", "--train", z, "--test", z, "--mode", "logistic", "--labels", "l.tsv")
+    assert ran.code == 65
+    assert message in ran.err
+
+
+REFUSED = [
+    ("--labels l.tsv", "--labels does not apply to --mode sweep"),
+    ("--labels l.tsv --mode logistic --k 3", "--k does not apply to several classes an image"),
+    ("--shots 3 --fraction 0.1", "--shots and --fraction are two ways"),
+    ("--corruptions fig", "unknown corruption 'fig' (did you mean 'fog'?)"),
+    ("--corruptions fog", "--corruptions needs images"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), REFUSED)
+def test_scores_that_cannot_be_had_are_refused(run: Run, tiny: Path, line: str, message: str) -> None:
+    z = tiny / "z.safetensors"
+    ran = run("probe", "--train", z, "--test", z, *line.split())
+    assert ran.code == 2
+    assert message in ran.err

@@ -154,7 +154,8 @@ def encoder(tmp_path: Path) -> Path:
 
 
 def of_digits(options: Config, net: Any) -> Any:
-    from corecli.commands._probe_sets import read_problem, tasks
+    from corecli.commands._probe_problem import read_problem
+    from corecli.commands._probe_sets import tasks
 
     return read_problem(options, tasks(options.train, (), options.test)[0], net, 1)
 

@@ -1,0 +1,59 @@
+"""Several classes an image, as VOC has them, from a file: `key<TAB>class;class...<TAB>difficult class;...`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from corecli.base.errors import DataError
+from corecli.base.files import missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassLists:
+    """The names of all classes, sorted, and by key the numbers of an image's own and of its difficult ones."""
+
+    names: tuple[str, ...]
+    own: dict[str, list[int]]
+    difficult: dict[str, list[int]]
+
+    def targets(self, keys: Sequence[str]) -> np.ndarray:
+        """int8 [N, C]: 1 for a class of the image, 0 for others, -1 for one that is in it but difficult to see."""
+        found = np.zeros((len(keys), len(self.names)), dtype=np.int8)
+        for row, key in enumerate(keys):
+            found[row, self.difficult[key]] = -1
+            found[row, self.own[key]] = 1
+        return found
+
+
+def read_class_lists(path: Path) -> ClassLists:
+    """Read such a file; lines may leave out the last column. Errors: MissingInputError, DataError naming the line."""
+    if not path.is_file():
+        raise missing(path)
+    lists: dict[str, tuple[list[str], list[str]]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError("is not utf-8 text", where=path) from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        key, *columns = line.split("\t")
+        if len(columns) not in (1, 2) or not key:
+            raise DataError(f"line {number} is not KEY<TAB>CLASS;...[<TAB>CLASS;...]", where=path)
+        if key in lists:
+            raise DataError(f"line {number} repeats the key {key!r}", where=path)
+        own, difficult = ([c for c in column.split(";") if c] for column in (*columns, "")[:2])
+        lists[key] = own, difficult
+    names = tuple(sorted({name for both in lists.values() for part in both for name in part}))
+    if len(names) < 2:
+        raise DataError(f"names {len(names)} classes", where=path, hint="a probe learns to tell two or more apart")
+    number_of = {name: number for number, name in enumerate(names)}
+    return ClassLists(
+        names=names,
+        own={key: [number_of[name] for name in own] for key, (own, _) in lists.items()},
+        difficult={key: [number_of[name] for name in rest] for key, (_, rest) in lists.items()},
+    )
