@@ -42,6 +42,7 @@ class Option:
     metavar: str | None = None
     short: str | None = None
     positional: bool = False
+    joined: bool = False  # NAME=VALUE items of all sources together, the nearest source's word for a name winning
 
     def names(self) -> tuple[str, ...]:
         """The allowed values, or () when any value is."""
@@ -133,7 +134,11 @@ def resolve(
     early = {**from_environment, **given}
     from_file = _from_file(early.get("config"), options)
     chosen = {**from_file, **early}.get("preset")
-    merged = {**_from_preset(chosen, presets, options), **from_file, **early}
+    sources = (_from_preset(chosen, presets, options), from_file, from_environment, given)
+    merged = {name: value for source in sources for name, value in source.items()}
+    for name, (_, opt, _) in options.items():
+        if opt.joined and name in merged:
+            merged[name] = _joined([source.get(name, ()) for source in sources])
     for name, (f, opt, _) in options.items():
         if f.default is MISSING and name not in merged:
             raise UsageError(f"{_spelled(name, opt)} is required")
@@ -168,16 +173,37 @@ def to_json(value: Any) -> Any:
     return [to_json(v) for v in value] if isinstance(value, tuple) else value
 
 
-def parse_fields(cls: type[C], given: Mapping[str, str], *, where: str) -> C:
-    """An instance of a plain dataclass of numbers, flags and words from texts by field name.
+def parse_fields(cls: type[Any], given: Mapping[str, str], *, where: str) -> dict[str, Any]:
+    """Values for some fields of a plain dataclass of numbers, flags, words and tuples of them, from texts by name.
 
     Errors: UsageError naming an unknown field's nearest neighbour, or a value that is none.
     """
     hints = typing.get_type_hints(cls)
-    for name in given:
+    found = {}
+    for name, text in given.items():
         if name not in hints:
             raise unknown_name(f"option of {where}", name, hints)
-    return cls(**{name: _parse(text, scalar(hints[name]), UsageError, name) for name, text in given.items()})
+        kind, many, _ = kind_of(hints[name])
+        parts = [_parse(part, kind, UsageError, name) for part in (text.split(",") if many else [text])]
+        found[name] = tuple(parts) if many else parts[0]
+    return found
+
+
+def named_values(items: typing.Iterable[str]) -> dict[str, str]:
+    """NAME=VALUE items by name, dashes as underscores. Errors: UsageError for one without a value."""
+    given = {}
+    for text in items:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise UsageError(f"--set {text!r} gives no value", hint="write --set NAME=VALUE")
+        given[name.replace("-", "_")] = value
+    return given
+
+
+def _joined(sources: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """The items of all sources, a later one in the place of an earlier one of the same name."""
+    items = {item.partition("=")[0].replace("-", "_"): item for source in sources for item in source}
+    return tuple(items.values())
 
 
 def kind_of(hint: Any) -> tuple[type[Any], bool, bool]:

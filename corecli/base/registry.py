@@ -41,23 +41,25 @@ def load(folder: str, name: str, kind: str | None = None) -> ModuleType:
 def constants(folder: str, name: str) -> dict[str, Any]:
     """What a module says in plain literals, read without importing it: `VIEWS = "2g"`; its title and its `Options`.
 
-    `"title"` is the first line of its docstring; `"Options"` is {field: default}, or {} without such a class.
-    Errors: UsageError as `load`.
+    `"title"` is the first line of its docstring; `"Options"` is {field: default} of its class Options or Config, less
+    what that inherits. Errors: UsageError as `load`.
     """
     check(folder, name)
     source = (_PACKAGE / folder / f"{name.replace('-', '_')}.py").read_text()
     tree = ast.parse(source)
     found: dict[str, Any] = {"Options": {}, "title": (ast.get_docstring(tree) or "").partition("\n")[0]}
     for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == "Options":
-            found["Options"] = {n.target.id: ast.literal_eval(n.value) for n in node.body if _is_field(n)}
+        if isinstance(node, ast.ClassDef) and node.name in ("Options", "Config"):
+            found["Options"] = _fields(node)
         if isinstance(node, ast.Assign):
             found |= _literals(node)
     return found
 
 
-def _is_field(node: ast.stmt) -> Any:
-    return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+def _fields(node: ast.ClassDef) -> dict[str, Any]:
+    """The fields of a dataclass that have a literal default."""
+    fields = (n for n in node.body if isinstance(n, ast.AnnAssign) and n.value is not None)
+    return {n.target.id: ast.literal_eval(n.value) for n in fields if isinstance(n.target, ast.Name) and n.value}
 
 
 def _literals(node: ast.Assign) -> dict[str, Any]:

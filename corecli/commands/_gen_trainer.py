@@ -1,7 +1,8 @@
-"""What `train-gen` trains: a generator, its optimizer and its moving average."""
+"""What `train-gen` trains: a generator with its learner, on images and their conditions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,24 +11,23 @@ import numpy as np
 import torch
 
 from corecli.base import checkpoint, registry
+from corecli.base.config import named_values, parse_fields
 from corecli.base.errors import CorecliError, DataError, about
 from corecli.base.rng import derive
 from corecli.commands._families import chosen_fields
 from corecli.data.sheet import write_sheet
-from corecli.engine import optim
-from corecli.engine.dist import World, average_gradients, mean_over_ranks
-from corecli.engine.ema import EMA
+from corecli.engine.dist import World, mean_over_ranks
 from corecli.engine.precision import autocast, place
-from corecli.engine.run import Tensors, merge, split
+from corecli.engine.run import Tensors
+from corecli.generators._learning import Learner, OneLossLearner, Recipe
 
 if TYPE_CHECKING:
     from corecli.commands.train_gen import Config
     from corecli.data.features import FeatureTable
     from corecli.data.imageset import ImageSet
 
-_FAMILY_FIELDS = (
-    "channels", "num_res_blocks", "channel_mult", "attention_resolutions", "head_channels", "dropout", "learn_sigma",
-    "schedule", "diffusion_steps", "condition_dropout", "feature_normalization", "feature_noise", "flip",
+_SHARED_FIELDS = (
+    "learn_sigma", "schedule", "diffusion_steps", "condition_dropout", "feature_normalization", "feature_noise", "flip",
 )  # fmt: skip
 _PREVIEW_COLUMNS, _PREVIEW_ROWS, _PREVIEW_STEPS = 10, 4, 25
 
@@ -44,33 +44,36 @@ class GenTrainer:
             self._conditions = _conditions(data, table, condition)
         self.generator = place(_build(config, data, self._conditions, condition), world.device)
         self.generator.check_condition(self._conditions)
-        self.optimizer = optim.build_optimizer(
-            "adamw", self.generator.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        family = registry.load("generators", config.arch)
+        recipe = Recipe(
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            clip=config.clip,
+            ema_decay=config.ema_decay,
+            precision=config.precision,
         )
-        self.ema = EMA(self.generator, decay=config.ema_decay)
+        make_learner: Callable[..., Learner] = getattr(family, "learner", OneLossLearner)
+        self.learner = make_learner(self.generator, recipe, world)
+        self.state, self.average = self.learner.state, self.learner.average
 
-    def learn(self, step: int, images: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-        """One step on uint8 images [b, 3, H, W] of the given rows; returns this rank's loss."""
+    def learn(self, step: int, images: torch.Tensor, rows: np.ndarray) -> Tensors:
+        """One step on uint8 images [b, 3, H, W] of the given rows; returns this rank's losses."""
         first = self.world.rank * len(rows)
         draws = self.generator.draw(self.config.seed, step, batch=self.config.batch_size)[first : first + len(rows)]
         condition = None if self._conditions is None else self._conditions[rows].to(self.world.device)
-        with autocast(self.config.precision, self.world.device):
-            loss = self.generator.loss(images, condition, draws)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        average_gradients(self.generator.parameters(), self.world)
-        if self.config.clip:
-            torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.config.clip, foreach=True)
-        self.optimizer.step()
-        self.ema.update(self.generator)
-        return loss.detach()
+        return self.learner.learn(images, condition, draws)
 
-    def figures(self, loss: torch.Tensor) -> dict[str, float]:
-        """What is logged: the loss of the step over all ranks."""
-        value = float(mean_over_ranks(loss))
-        if not np.isfinite(value):
-            raise CorecliError(f"training diverged: the loss is {value}", where=self.config.out, hint="lower --lr")
-        return {"loss": value}
+    def figures(self, learned: Tensors) -> dict[str, float]:
+        """What is logged: the losses of the step over all ranks."""
+        values = {name: float(mean_over_ranks(value)) for name, value in learned.items()}
+        if not np.isfinite(list(values.values())).all():
+            sign = f"the loss is {values['loss']}"
+            raise CorecliError(f"training diverged: {sign}", where=self.config.out, hint="lower --lr")
+        return values
+
+    def restore(self, tensors: Tensors, step: int) -> None:
+        """Take back what `state` gave."""
+        self.learner.restore(tensors)
 
     def preview(self, path: Path) -> None:
         """A grid of samples of the average, from fixed seeds; below real images where it is conditioned."""
@@ -79,33 +82,18 @@ class GenTrainer:
         seeds = [derive(self.config.seed, "preview", i) for i in range(len(rows))]
         condition = None if self._conditions is None else self._conditions[rows]
         with autocast(self.config.precision, self.world.device):
-            average: Any = self.ema.module
+            average: Any = self.average
             images = average.generate(seeds, condition, steps=_PREVIEW_STEPS).cpu()
         if condition is not None:
             images = torch.cat([self.data.read(rows[:columns]), images])
         write_sheet(path, images, columns=columns, head_rows=int(condition is not None))
-
-    def state(self) -> Tensors:
-        """Everything that changes, by name."""
-        return merge(
-            generator=self.generator.state_dict(),
-            optimizer=optim.optimizer_tensors(self.optimizer),
-            ema=self.ema.state(),
-        )
-
-    def restore(self, tensors: Tensors, step: int) -> None:
-        """Take back what `state` gave."""
-        parts = split(tensors)
-        self.generator.load_state_dict(parts["generator"])
-        optim.restore_optimizer(self.optimizer, parts["optimizer"])
-        self.ema.restore(parts["ema"])
 
     def save(self, path: Path, **header: Any) -> None:
         """Write the average as a generator file, with what it was conditioned on."""
         told = {"encoder": self._table.header["encoder"], "layer": self._table.header["layer"]} if self._table else {}
         checkpoint.save(
             path,
-            self.ema.module.state_dict(),
+            self.average.state_dict(),
             kind="generator",
             arch=self.config.arch,
             generator=asdict(self.generator.config),
@@ -121,7 +109,8 @@ def _build(config: Config, data: ImageSet, conditions: torch.Tensor | None, cond
     height, width = data.image_size
     if height != width:
         raise DataError(f"images of {width} x {height} are not square", where=config.data, hint="give --image-size")
-    chosen = chosen_fields(config, _FAMILY_FIELDS, family.Config, f"--arch {config.arch}")
+    chosen = chosen_fields(config, _SHARED_FIELDS, family.Config, f"--arch {config.arch}")
+    chosen |= parse_fields(family.Config, named_values(config.set), where=config.arch)
     if condition == "features" and conditions is not None:
         chosen["condition_dim"] = conditions.shape[1]
     if condition == "labels":

@@ -122,7 +122,7 @@ class Learner:
         """Begin a stage: its method and a fresh optimizer on the encoder as it is."""
         config, stage = self.config, self.stages[index]
         module = registry.load("ssl", stage.method, "method")
-        options = cfg.parse_fields(module.Options, stage.options, where=stage.method)
+        options = module.Options(**cfg.parse_fields(module.Options, stage.options, where=stage.method))
         with about(config.data):
             method: Method = module.build(self.encoder, options=options, task=self._task(stage))
         self._check(method, stage.method)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from corecli.base import registry
+from corecli.base.config import named_values
 from corecli.base.errors import DataError, UsageError, about, unknown_name
 from corecli.data.imageset import ImageSet
 from corecli.data.members import Entry, anchors, pairs, parse_views
@@ -102,7 +103,7 @@ def _plan_stage(text: str, config: Config, data: ImageSet) -> StagePlan:
     return StagePlan(
         method=stage.method,
         steps=stage.steps,
-        options={name: value for name, value in _given(config).items() if name in told["Options"]},
+        options={name: value for name, value in named_values(config.set).items() if name in told["Options"]},
         entries=entries,
         augment=config.augment or (told["AUGMENT"],),
         slots=slots,
@@ -120,22 +121,11 @@ def _warmup_steps(config: Config, stage: Stage, epoch: int) -> int:
     return steps
 
 
-def _given(config: Config) -> dict[str, str]:
-    """The options of --set by name. Errors: UsageError for one without a value."""
-    given = {}
-    for text in config.set:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise UsageError(f"--set {text!r} gives no value", hint="write --set temperature=0.1")
-        given[name.replace("-", "_")] = value
-    return given
-
-
 def _check_options(config: Config, stages: tuple[StagePlan, ...]) -> None:
     """UsageError for an option of --set that no stage's method has, or --synthetic-probability without a coin."""
     methods = list(dict.fromkeys(stage.method for stage in stages))
     known = [name for method in methods for name in registry.constants("ssl", method)["Options"]]
-    for name in _given(config):
+    for name in named_values(config.set):
         if name not in known:
             raise unknown_name(f"option of {' and '.join(methods)}", name, known)
     sources = {entry.source for stage in stages for entry in stage.entries}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from corecli.base import config as cfg
 from corecli.base import registry
 from corecli.base.config import Preset, option
-from corecli.base.errors import DataError, UsageError
+from corecli.base.errors import DataError, UsageError, unknown_name
 from corecli.base.outcome import Outcome, produced
 from corecli.base.target import is_finished
 from corecli.commands import _inputs
@@ -39,15 +39,17 @@ PRESETS: dict[str, Preset] = {
     "adm-cifar": {
         "arch": "adm",
         "image_size": 32,
-        "channels": 128,
-        "num_res_blocks": 3,
-        "channel_mult": (1, 2, 2, 2),
-        "attention_resolutions": (16, 8),
-        "head_channels": 64,
+        "set": (
+            "channels=128",
+            "num_res_blocks=3",
+            "channel_mult=1,2,2,2",
+            "attention_resolutions=16,8",
+            "head_channels=64",
+            "dropout=0.1",
+        ),
         "learn_sigma": True,
         "schedule": "linear",
         "diffusion_steps": 1000,
-        "dropout": 0.1,
         "ema_decay": 0.999,
         "lr": 1e-4,
         "batch_size": 128,
@@ -56,13 +58,15 @@ PRESETS: dict[str, Preset] = {
     # The smallest net that shows R2G on 8-pixel digits: 1,000 steps take two minutes of one CPU core.
     "tiny": {
         "arch": "adm",
-        "channels": 32,
-        "num_res_blocks": 1,
-        "channel_mult": (1, 2),
-        "attention_resolutions": (4,),
-        "head_channels": 32,
+        "set": (
+            "channels=32",
+            "num_res_blocks=1",
+            "channel_mult=1,2",
+            "attention_resolutions=4",
+            "head_channels=32",
+            "dropout=0.0",
+        ),
         "learn_sigma": False,
-        "dropout": 0.0,
         "ema_decay": 0.998,
         "lr": 1e-3,
         "batch_size": 64,
@@ -89,12 +93,9 @@ class Config(_inputs.ReadsImages):
     weight_decay: float = option(0.0, help="weight decay of AdamW", minimum=0)
     clip: float = option(1.0, help="largest gradient norm, 0 for any", minimum=0)
     ema_decay: float = option(0.9999, help="decay of the moving average of the weights", minimum=0, maximum=1)
-    channels: int | None = option(None, help="width of the first level", minimum=1)
-    num_res_blocks: int | None = option(None, help="residual blocks a level", minimum=1)
-    channel_mult: tuple[int, ...] | None = option(None, help="width of each level, times --channels")
-    attention_resolutions: tuple[int, ...] | None = option(None, help="image sizes at which there is attention")
-    head_channels: int | None = option(None, help="channels of an attention head", minimum=1)
-    dropout: float | None = option(None, help="dropout in the residual blocks", minimum=0, maximum=1)
+    set: tuple[str, ...] = option(
+        (), help="an option of the family, repeatable, such as channels=64", metavar="NAME=VALUE", joined=True
+    )
     learn_sigma: bool | None = option(None, help="learn the variance too, with the hybrid loss")
     schedule: Literal["linear", "cosine", "scaled_linear"] | None = option(None, help="noise schedule")
     diffusion_steps: int | None = option(None, help="steps of the noising process", minimum=2)
@@ -113,6 +114,22 @@ class Config(_inputs.ReadsImages):
     save_sec: float = option(60.0, help="seconds between saved states", role="runtime", minimum=0)
 
 
+def tables() -> dict[str, tuple[tuple[str, str], ...]]:
+    """What the manual page says of the families."""
+    return {
+        "FAMILIES": tuple((n, _described(registry.constants("generators", n))) for n in registry.choices("generators"))
+    }
+
+
+def _described(told: dict[str, Any]) -> str:
+    options = (f"--set {name}={_shown(default)}" for name, default in told["Options"].items())
+    return f"{told['title']} {', '.join(options)}."
+
+
+def _shown(default: Any) -> str:
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
 def check(config: Config) -> dict[str, Any]:
     """What would be read and written. Errors: as `run`, as far as they show without torch."""
     _inputs.check_file(config.out)
@@ -124,6 +141,10 @@ def check(config: Config) -> dict[str, Any]:
         _inputs.check_header(config.features, "features")
     _inputs.check_batch(data, config.data, config.batch_size)
     _refuse_idle(config, condition)
+    known = registry.constants("generators", config.arch)["Options"]
+    for name in cfg.named_values(config.set):
+        if name not in known:
+            raise unknown_name(f"option of {config.arch}", name, known)
     return {"num": len(data.rows), "slots": len(data.slots), "conditioned_on": condition, "out": str(config.out)}
 
 

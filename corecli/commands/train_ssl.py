@@ -93,7 +93,7 @@ class Config(_inputs.ReadsImages):
         None, help="dimension of the projector's output; default the method's", minimum=1
     )
     set: tuple[str, ...] = option(
-        (), help="an option of the method, repeatable, such as temperature=0.1", metavar="NAME=VALUE"
+        (), help="an option of the method, repeatable, such as temperature=0.1", metavar="NAME=VALUE", joined=True
     )
     views: str | None = option(
         None, help="views of an image: 2g8l, real:1g,synthetic:1g, ...; default the method's", metavar="VIEWS"

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from corecli.base import checkpoint
-from corecli.base.errors import CannotCreateError, DataError, InterruptedAfterSaving
+from corecli.base.errors import CannotCreateError, CorecliError, DataError, InterruptedAfterSaving
 from corecli.base.files import read_json, storage_errors, write_json
 from corecli.base.target import refuse_difference
 from corecli.engine.dist import World, any_rank, barrier
@@ -158,6 +158,7 @@ class Run:
 
     def _save(self, done: int) -> None:
         tensors = self._state()
+        self._refuse_nonfinite(tensors, done)
         if self.world.is_main:
             new = _state_path(self.folder, done)
             old = set(self.folder.glob("state-*.safetensors")) - {new}
@@ -166,6 +167,13 @@ class Run:
             for path in old - {before}:  # the one before stays, should this one be damaged
                 path.unlink()
         self._last_save = time.monotonic()
+
+    def _refuse_nonfinite(self, tensors: Tensors, done: int) -> None:
+        """Keep the last good state rather than save one that has diverged. Errors: CorecliError."""
+        bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+        if any_rank(bool(bad), self.world):
+            what = f"training diverged before step {done}: {bad[0] if bad else 'a weight'} is not finite"
+            raise CorecliError(what, where=self.folder, hint="the state before is kept; lower --lr and start --force")
 
 
 def merge(**parts: Tensors) -> Tensors:

@@ -40,7 +40,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     data, size = "digits:8:test", ("--batch-size", "32", "--steps", "2")
     ssl = ("train-ssl", "--preset", "tiny", *size, "--projector-dim", "16", "--data", data)
-    net = ("--channel-mult", "1,2", "--head-channels", "16", "--learn-sigma", "--lr", "0.02")  # fast, and not yet blank
+    net = ("--set", "channel_mult=1,2", "--set", "head_channels=16", "--learn-sigma", "--lr", "0.02")  # not yet blank
     gen = ("train-gen", "--preset", "tiny", *size, *net, "--steps", "8", "--data", data)
     z = folder / "z.safetensors"
     _make(*ssl, "--out", folder / "f.safetensors")

@@ -26,7 +26,7 @@ from corecli.data.features import FeatureTable, load_features, save_features
 DIGITS = "--data digits:8:test"
 SSL = "train-ssl --preset tiny --batch-size 8 --steps 3 --quiet --out o"
 PSL = f"{SSL} {DIGITS} --method psl --projector-dim 16"
-GEN = "train-gen --preset tiny --batch-size 8 --steps 3 --channel-mult 1,2 --head-channels 16 --quiet --out o"
+GEN = "train-gen --preset tiny --batch-size 8 --steps 3 --set channel_mult=1,2 --set head_channels=16 --quiet --out o"
 EXTRACT = "extract --encoder $tiny/f.safetensors --quiet --out o"
 SAMPLE = "sample --ckpt $tiny/g.pt --steps 1 --quiet --out o"
 FROM_ROWS = f"{SAMPLE} --features $tiny/z.safetensors --rows ::4"
@@ -525,7 +525,7 @@ USAGE = [
     (f"{SSL} {DIGITS} --nproc two", "--nproc 'two' is neither a number nor auto"),
     (f"{SSL} {DIGITS} --nnodes 2", "--nnodes needs --rdzv-endpoint HOST:PORT"),
     (f"{GEN} {DIGITS} --condition features", "--condition features needs --features"),
-    (f"{GEN} {DIGITS} --channel-mult 4,8,8", "images of 8 px cannot be halved 4 times"),
+    (f"{GEN} {DIGITS} --set channel_mult=4,8,8", "images of 8 px cannot be halved 4 times"),
     (SAMPLE, "$tiny/g.pt: the generator is conditioned on features (give --features)"),
     (f"{FROM_ROWS} --rows 900", "--rows '900' names no rows of 355"),
     (f"{FROM_ROWS} --steps 1001", "1001 sampling steps asked of a model with 1000"),

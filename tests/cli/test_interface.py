@@ -108,8 +108,8 @@ def test_dry_run_tells_the_config_and_what_would_be_written(run: Run, tiny: Path
 
 def test_dry_run_resolves_presets(run: Run) -> None:
     line = ("train-gen", "--preset", "adm-cifar", "--data", "digits:32", "--out", "o", "--dry-run", "--json")
-    config = json.loads(run(*line, "--channels", "64").out)["config"]
-    assert (config["channels"], config["channel_mult"], config["steps"]) == (64, [1, 2, 2, 2], 500_000)
+    config = json.loads(run(*line, "--set", "channels=64").out)["config"]
+    assert ("channels=64" in config["set"], "dropout=0.1" in config["set"], config["steps"]) == (True, True, 500_000)
 
 
 # Streams
@@ -135,7 +135,7 @@ def test_stdout_is_the_result_alone(run: Run, tiny: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "stdout", open(1, "w", closefd=False))  # as in a process of its own; pytest's is a file
     line = words_of(LINES[verb], tiny=tiny)
     line += ["--steps", "1"] if verb.startswith("train-") else []
-    line += ["--batch-size", "32", "--channel-mult", "1,2", "--head-channels", "16"] if verb == "train-gen" else []
+    line += ["--batch-size", "32", "--set", "head_channels=16"] if verb == "train-gen" else []
     ran = run(*line, "--json")
     assert ran.code == 0, ran.err
     assert isinstance(json.loads(ran.out), dict)  # one line, and nothing else
@@ -158,7 +158,9 @@ def test_progress_and_notes_go_to_stderr_and_quiet_silences_them(run: Run, tiny:
 
 def test_training_tells_its_progress_once_a_log_step(run: Run, tiny: Path) -> None:
     line = (*words_of(LINES["train-ssl"], tiny=tiny), "--steps", "4", "--log-every", "2")
-    shown = run(*line).err.splitlines()
+    account, *shown = run(*line).err.splitlines()
+    assert account.startswith("train-ssl: plan simclr for 4 steps")
+    assert account.endswith("presentations 512")
     assert [text.split()[1] for text in shown] == ["2/4", "4/4"]
     for text in shown:
         assert re.search(r"loss [\d.]+ .*  \d+ img/s  \d+ s left$", text)
@@ -266,7 +268,7 @@ def test_colour_in_help_on_a_terminal_unless_refused(tmp_path: Path) -> None:
 def test_option_environment_file_preset_default(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     of_tiny = load_verb("train-gen").PRESETS["tiny"]
     Path("c.json").write_text('{"steps": 400, "lr": 0.5}')
-    Path("c.toml").write_text("steps = 401\nchannel-mult = [1, 2]\nflip = false\n")
+    Path("c.toml").write_text('steps = 401\nset = ["channel-mult=1,3"]\nflip = false\n')
     line = ["train-gen", "--data", "digits:8", "--out", "o", "--dry-run", "--json"]
 
     def steps(*more: str) -> int:
@@ -283,9 +285,13 @@ def test_option_environment_file_preset_default(run: Run, monkeypatch: pytest.Mo
     monkeypatch.setenv("CORECLI_CONFIG", "c.toml")
     monkeypatch.setenv("CORECLI_LEARN_SIGMA", "yes")
     config = json.loads(run(*line).out)["config"]
-    told = [config[name] for name in ("preset", "channels", "channel_mult", "flip", "learn_sigma")]
-    assert told == ["tiny", of_tiny["channels"], [1, 2], False, True]
-    assert json.loads(run(*line, "--flip", "--channel-mult", "1,4").out)["config"]["channel_mult"] == [1, 4]
+    told = [config[name] for name in ("preset", "flip", "learn_sigma")]
+    assert told == ["tiny", False, True]
+    # Options of the family from all sources together, the nearest source's word for a name winning.
+    from_preset = cfg.named_values(of_tiny["set"])
+    assert cfg.named_values(config["set"]) == {**from_preset, "channel_mult": "1,3"}
+    given = json.loads(run(*line, "--set", "channel_mult=1,4", "--set", "dropout=0.2").out)["config"]["set"]
+    assert cfg.named_values(given) == {**from_preset, "channel_mult": "1,4", "dropout": "0.2"}
     assert json.loads(run(*line, "--flip").out)["config"]["flip"] is True
 
 
@@ -467,7 +473,7 @@ def test_every_option_is_read_somewhere(verb: str) -> None:
 
 TRAIN = "--batch-size 16 --steps 2 --quiet --data digits:8:test --out $out"
 SSL = f"train-ssl --preset tiny --projector-dim 16 {TRAIN}.safetensors"
-GEN = f"train-gen --preset tiny --channel-mult 1,2 --head-channels 16 {TRAIN}.safetensors"
+GEN = f"train-gen --preset tiny --set channel_mult=1,2 --set head_channels=16 {TRAIN}.safetensors"
 PROBE = "probe --train $tiny/real.safetensors --test digits:8:train --layer projector --seeds 1 --json -q --encoder"
 FID = "fid --reference $tiny/real.safetensors --samples $tiny/syn --json -q --extractor"
 
@@ -491,12 +497,12 @@ EFFECTS: dict[str, list[str]] = {
     f"{SSL} --data $tiny/mix.json --batch-size 300": ["--guard"],
     f"{GEN} --steps 4 --features $tiny/z.safetensors": [
         "--features $tiny/z1.safetensors", "--seed 1", "--precision bf16", "--steps 5", "--batch-size 8", "--lr 0.1",
-        "--weight-decay 0.5", "--clip 0.001", "--ema-decay 0.1", "--channels 48", "--num-res-blocks 2",
-        "--attention-resolutions 8", "--head-channels 8", "--dropout 0.5", "--learn-sigma", "--schedule cosine",
+        "--weight-decay 0.5", "--clip 0.001", "--ema-decay 0.1", "--set channels=48", "--set dropout=0.5",
+        "--learn-sigma", "--schedule cosine",
         "--diffusion-steps 50", "--no-flip", "--condition-dropout 0.9", "--feature-normalization l2",
         "--feature-noise 1",
     ],
-    GEN: ["--data digits:8:train", "--condition labels", "--image-size 16", "--channel-mult 2"],
+    GEN: ["--data digits:8:train", "--condition labels", "--image-size 16"],
     "extract --data $tiny/syn --quiet --out $out.safetensors --encoder $tiny/f.safetensors": [
         "--data digits:8:test", "--encoder $tiny/f1.safetensors", "--layer backbone", "--image-size 4",
         "--precision bf16",

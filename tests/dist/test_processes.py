@@ -34,7 +34,7 @@ from corecli.engine.run import Run, folder_of
 TOLERANCE = 1e-5
 CPU = ["--device", "cpu", "-q"]
 SGD = ["--backbone", "resnet10-tiny", "--projector-hidden", 32, "--projector-dim", 16, "--optimizer", "sgd"]
-GENERATOR = ["--preset", "tiny", "--channels", 16, "--channel-mult", "1,2", "--head-channels", 16]
+GENERATOR = ["--preset", "tiny", "--set", "channels=16", "--set", "channel_mult=1,2", "--set", "head_channels=16"]
 DIGITS = ["--data", "digits:8:train", "--batch-size", 32]
 TRAINING: dict[str, list[object]] = {
     "simclr": ["train-ssl", *DIGITS, *SGD, "--lr", 0.003],

@@ -87,7 +87,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return Inputs(folder, encoder, table, generator, many, pngs, mixture)
 
 
-GENERATOR = ["--preset", "tiny", "--channels", "8", "--channel-mult", "1,2", "--head-channels", "8"]
+GENERATOR = ["--preset", "tiny", "--set", "channels=8", "--set", "channel_mult=1,2", "--set", "head_channels=8"]
 
 
 def make(*argv: object) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from corecli.base import config as cfg
 from corecli.base.errors import UsageError
 from corecli.commands import train_gen
 from corecli.generators import adm
@@ -43,7 +44,9 @@ def test_table_10_has_the_published_size(table10: AdmUnet) -> None:
 
 def test_table_10_is_the_default() -> None:
     names = {f.name for f in dataclasses.fields(adm.Config)}
-    preset = {name: value for name, value in train_gen.PRESETS["adm-cifar"].items() if name in names}
+    told = train_gen.PRESETS["adm-cifar"]
+    preset = {name: value for name, value in told.items() if name in names}
+    preset |= cfg.parse_fields(adm.Config, cfg.named_values(told["set"]), where="adm")
     assert adm.Config(**preset) == adm.Config()
     assert {"channels", "channel_mult", "head_channels", "dropout", "schedule", "learn_sigma"} <= preset.keys()
 
