@@ -11,19 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.base.rng import numpy_generator
+from corecli.metrics._folds import NUM_FOLDS, folds_of, jackknife
 
 DIRECTION = {"fd": "lower"}
-NUM_FOLDS = 10
 
 _FLUSH_ROWS = 10_240  # float64 products of about 1024 rows a fold run at full speed; of 64 rows, at a third of it
-_PERIOD = 1009  # a prime, so that no regular order of the rows (labels 0..9 in turn) can line up with the folds
 
 
 def compute(*, samples: Tensor, reference: Tensor) -> dict[str, float]:
@@ -138,7 +134,7 @@ class Moments:
         if rows is None:
             rows = torch.arange(self._arrived, self._arrived + len(features))
         self._arrived += len(features)
-        folds = torch.from_numpy(_fold_table()[(rows.cpu() % (_PERIOD * NUM_FOLDS)).numpy()])
+        folds = folds_of(rows)
         self._pending.append((features.detach().to(self._total.device, copy=True), folds.to(self._total.device)))
         if sum(len(x) for x, _ in self._pending) >= _FLUSH_ROWS:
             self._flush()
@@ -244,18 +240,6 @@ def compare(samples: Moments, reference: Moments | Gaussian, *, error_bar: bool 
     )
 
 
-def jackknife(value: float, left_out: list[float]) -> tuple[float, float, tuple[float, float]]:
-    """(bias-corrected value, standard error, 95 % interval) from the values with each of g groups left out.
-
-    Source: Efron & Tibshirani 1993, Eq. 11.5 and 10.10 for groups: g F - (g - 1) mean, and (g - 1) / g sum of squares.
-    """
-    num, values = len(left_out), np.asarray(left_out, dtype=np.float64)
-    corrected = float(num * value - (num - 1) * values.mean())
-    error = float(np.sqrt((num - 1) / num * np.square(values - values.mean()).sum()))
-    margin = float(stdtrit(num - 1, 0.975)) * error
-    return corrected, error, (corrected - margin, corrected + margin)
-
-
 def _without_fold(samples: Moments, reference: Moments | Gaussian, fold: int) -> float:
     fixed = reference if isinstance(reference, Gaussian) else reference.gaussian(without_fold=fold)
     return distance(samples.gaussian(without_fold=fold), fixed)
@@ -275,12 +259,6 @@ def _shortfalls(counts: dict[str, int | None], dim: int) -> list[str]:
 
 def _sum_folds(sums: Tensor, left_out: int | None) -> Tensor:
     return sums.sum(0) if left_out is None else sums.sum(0) - sums[left_out]
-
-
-def _fold_table() -> np.ndarray:
-    """The fold of every row number modulo the period: each run of ten rows holds every fold once, in random order."""
-    runs = np.tile(np.arange(NUM_FOLDS), (_PERIOD, 1))
-    return numpy_generator(0, "jackknife-folds").permuted(runs, axis=1).reshape(-1)
 
 
 def _unpack(packed: Tensor, dim: int) -> Tensor:

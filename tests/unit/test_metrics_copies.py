@@ -18,6 +18,8 @@ def test_fresh_samples_are_as_far_as_real_images_are():
     found = copy_check(draw(1500, 0), draw(1500, 1))
     assert found.ratio == pytest.approx(1, abs=0.03)
     assert found.fraction == pytest.approx(0.01, abs=0.01)
+    assert found.authenticity == pytest.approx(0.66, abs=0.05)
+    assert found.memorised < 0.005
 
 
 def test_near_copies_are_seen():
@@ -27,6 +29,8 @@ def test_near_copies_are_seen():
     assert found.fraction >= 0.25
     assert found.ratio < 0.8
     assert found.indices[:50].tolist() == list(range(50))
+    assert found.memorised == 0.25
+    assert found.authenticity < 0.5
     assert found.ratio == pytest.approx(found.mean_to_real / found.mean_among_real)
 
 
@@ -37,6 +41,8 @@ def test_by_hand():
     assert found.mean_among_real == pytest.approx((2 + 2 + 4) / 3)
     assert found.threshold == pytest.approx(2)
     assert found.fraction == 1
+    assert found.memorised == 0.5  # the copy; 5 is 1 from 6 and 3 from 2, not more than thrice as far
+    assert found.authenticity == 0
 
 
 def test_uint8_images():

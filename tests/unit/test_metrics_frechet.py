@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics import frechet
-from corecli.metrics.frechet import Gaussian, Moments, compare, distance, gaussian_of, jackknife
+from corecli.metrics._folds import folds_of, jackknife
+from corecli.metrics.frechet import Gaussian, Moments, compare, distance, gaussian_of
 
 
 def features(num: int, dim: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -82,8 +82,8 @@ def test_rows_of_one_number_share_a_fold():
 def test_leaving_a_fold_out_is_dropping_its_rows(num, dim):
     x = features(num, dim, 3)
     found = moments(x, batch=num)
-    folds = frechet._fold_table()[np.arange(num)]
-    assert_same(found.gaussian(without_fold=4), gaussian_of(x[torch.from_numpy(folds != 4)]))
+    folds = folds_of(torch.arange(num))
+    assert_same(found.gaussian(without_fold=4), gaussian_of(x[folds != 4]))
 
 
 def test_singular_covariance_from_merged_sums_equals_the_exact_form():

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from corecli.base.errors import DataError
 from corecli.metrics import _neighbours
-from corecli.metrics._neighbours import most_similar, nearest
-from corecli.metrics.knn import knn_classify
+from corecli.metrics._neighbours import most_similar
+from corecli.metrics.knn import knn_classify, knn_predict
 
 
 def rows(num: int, dim: int, seed: int, *, shift: float = 0.0) -> Tensor:
@@ -30,33 +30,6 @@ def test_most_similar_equals_the_full_matrix():
     found, indices = most_similar(queries, references, 4)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(indices, where)
-
-
-@pytest.mark.usefixtures("tiles")
-def test_nearest_equals_the_full_matrix():
-    queries, references = rows(20, 6, 0, shift=100), rows(50, 6, 1, shift=100)
-    distances, indices = nearest(queries, references)
-    expected = torch.cdist(queries.double(), references.double(), compute_mode="donot_use_mm_for_euclid_dist").min(1)
-    torch.testing.assert_close(distances, expected.values, rtol=1e-12, atol=0)
-    assert torch.equal(indices, expected.indices)
-
-
-@pytest.mark.usefixtures("tiles")
-def test_leave_one_out_skips_oneself_but_not_a_duplicate():
-    x = rows(30, 5, 2)
-    x[21] = x[4]
-    distances, indices = nearest(x, x, leave_one_out=True)
-    full = torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
-    torch.testing.assert_close(distances, full.min(1).values, rtol=1e-12, atol=0)
-    assert distances[4] == distances[21] == 0
-    assert (indices[4], indices[21]) == (21, 4)
-
-
-def test_nearest_reads_pixels_and_finds_exact_copies():
-    real = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
-    distances, indices = nearest(real[[5, 9]], real)
-    assert distances.tolist() == [0, 0]
-    assert indices.tolist() == [5, 9]
 
 
 def reference_knn(train: Tensor, labels: Tensor, test: Tensor, k: int, tau: float) -> Tensor:
@@ -114,3 +87,15 @@ def test_nan_and_empty_sets_are_refused():
         knn_classify(torch.eye(2), labels, torch.full((2, 2), torch.nan), labels)
     with pytest.raises(DataError, match="test: no images"):
         knn_classify(torch.eye(2), labels, torch.ones(0, 2), labels[:0])
+
+
+def test_several_k_and_some_of_the_classes_equal_votes_counted_one_by_one():
+    train, test = rows(150, 8, 7), rows(50, 8, 8)
+    labels, truth = train[:, :7].argmax(1), test[:, 2:5].argmax(1) + 2
+    among = torch.tensor([False, False, True, True, True, False, False])
+    found = knn_predict(train, labels, test, truth, ks=[9, 3, 500], tau=0.2, among=among)
+    for k, predictions in zip((9, 3, 150), found, strict=True):
+        ranked = reference_knn(train, labels, test, k, 0.2)
+        ranked = torch.stack([row[among[row]] for row in ranked])
+        assert torch.equal(predictions.predicted, ranked[:, 0])
+        assert torch.equal(predictions.ranks, (ranked == truth[:, None]).int().argmax(1))
