@@ -273,7 +273,7 @@ def test_code_in_a_checkpoint_does_not_run(run: Run, tiny: Path, elsewhere: Path
 def test_a_namespace_in_a_checkpoint_is_no_code(run: Run, elsewhere: Path) -> None:
     path = elsewhere / "moco.pth"
     torch.save({"state_dict": {"w": torch.zeros(2)}, "args": argparse.Namespace(lr=1)}, path)
-    words = ["$path: no ResNet backbone found", "timm:NAME:FILE"]
+    words = ["$path: no ResNet or ViT backbone found", "timm:NAME:FILE"]
     check(run, f"extract {DIGITS} --encoder $path --out o", 65, *words, path=path)
 
 
@@ -515,8 +515,8 @@ USAGE = [
     ("sample", "--ckpt is required"),
     ("show", "SET|FILE|DIR is required"),
     ("completion", "bash|zsh|fish is required"),
-    (f"{SSL} {DIGITS} --steps 0", "--steps: 0 is below 1"),
-    (f"{SSL} {DIGITS} --steps many", "--steps: 'many' is not a valid int"),
+    (f"{SSL} {DIGITS} --steps 0", "stage simclr has no steps"),
+    (f"{SSL} {DIGITS} --steps many", "'many' is not a length of training"),
     (f"{SSL} {DIGITS} --warmup soon", "'soon' is not a length of training"),
     (f"{SSL} {DIGITS} --warmup 3", "a warm-up of 3 steps leaves nothing of 3 steps (lower --warmup)"),
     (f"{SSL} {DIGITS} --stage psl", "stage 'psl' has no length"),
@@ -525,7 +525,7 @@ USAGE = [
     (f"{SSL} {DIGITS} --nproc two", "--nproc 'two' is neither a number nor auto"),
     (f"{SSL} {DIGITS} --nnodes 2", "--nnodes needs --rdzv-endpoint HOST:PORT"),
     (f"{GEN} {DIGITS} --condition features", "--condition features needs --features"),
-    (f"{GEN} {DIGITS} --set channel_mult=4,8,8", "images of 8 px cannot be halved 4 times"),
+    (f"{GEN} {DIGITS} --set channel_mult=1,1,1,1,1", "images of 8 px cannot be halved 4 times"),
     (SAMPLE, "$tiny/g.pt: the generator is conditioned on features (give --features)"),
     (f"{FROM_ROWS} --rows 900", "--rows '900' names no rows of 355"),
     (f"{FROM_ROWS} --steps 1001", "1001 sampling steps asked of a model with 1000"),
