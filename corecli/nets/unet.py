@@ -41,7 +41,7 @@ class AdmUnet(nn.Module):
 
         widths = tuple(channels * m for m in channel_mult)
         has_attention = [image_size >> level in attention_resolutions for level in range(len(widths))]
-        _check(image_size, widths, has_attention, head_channels, norm_groups)
+        check_widths(image_size, widths, has_attention, head_channels, norm_groups)
         down = tuple("AttnDownBlock2D" if a else "ResnetDownsampleBlock2D" for a in has_attention)
         up = tuple("AttnUpBlock2D" if a else "ResnetUpsampleBlock2D" for a in reversed(has_attention))
         self.width = 4 * widths[0]  # of the time embedding
@@ -84,9 +84,13 @@ def norm_groups_for(channels: int, channel_mult: tuple[int, ...]) -> int:
     return max(n for n in range(1, most + 1) if common % n == 0)
 
 
-def _check(
+def check_widths(
     image_size: int, widths: tuple[int, ...], has_attention: list[bool], head_channels: int, norm_groups: int
 ) -> None:
+    """Refuse sizes that a U-Net of these levels cannot halve, and heads or groups that do not divide its widths.
+
+    Errors: UsageError.
+    """
     halvings = len(widths) - 1
     if image_size % 2**halvings or image_size < 2**halvings:
         raise UsageError(
