@@ -25,6 +25,7 @@ _RESNET = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
+_ATTENTION = {"norm": "group_norm", "qkv": "to_qkv", "proj_out": "to_out.0"}
 _ENDS = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
@@ -121,10 +122,7 @@ def _names(num_levels: int, num_res_blocks: int) -> dict[str, str]:
             blocks.append((f"output_blocks.{out}.1", f"{up}.attentions.{r}"))
             blocks += [(f"output_blocks.{out}.{i}", f"{up}.upsamplers.0") for i in (1, 2) if last]
     for theirs_, ours in blocks:
-        if "attentions" in ours:
-            parts = {"norm": "group_norm", "qkv": "to_qkv", "proj_out": "to_out.0"}
-        else:
-            parts = _RESNET
+        parts = _ATTENTION if "attentions" in ours else _RESNET
         names |= {f"{theirs_}.{part}": f"{ours}.{ours_part}" for part, ours_part in parts.items()}
     return names
 
