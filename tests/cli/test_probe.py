@@ -140,6 +140,46 @@ def test_shots_and_fractions_draw_alike_from_every_class_and_anew_for_each_seed(
     assert "fewer than --shots 1000" in ran.err
 
 
+# How the classifier is trained
+
+
+def test_logistic_regression_is_scikit_learns_at_the_chosen_c(run: Run, tiny: Path) -> None:
+    """Also with a validation set, on which C is chosen and which the last fit includes."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    from corecli.data.features import load_features
+
+    train, held = (load_features(tiny / f"{name}.safetensors") for name in ("z", "other_rows"))
+    test = ("--test", tiny / "other_rows.safetensors", "--mode", "logistic")
+    found = {}
+    for name, more in (("train", ()), ("train and val", ("--val", tiny / "other_rows.safetensors"))):
+        (record,) = records(run, "--train", tiny / "z.safetensors", *test, *more)
+        parts = [train, held] if more else [train]
+        x = torch.cat([part.features for part in parts]).double().numpy()
+        y = np.concatenate([part.labels for part in parts])
+        mean, deviation = x.mean(0), x.std(0)
+        peer = linear_model.LogisticRegression(C=record["settings"][0], max_iter=10_000, tol=1e-8)
+        peer.fit((x - mean) / deviation, y)
+        expected = peer.score((held.features.double().numpy() - mean) / deviation, held.labels)
+        assert record["top1"] == pytest.approx(expected, abs=0.002)
+        found[name] = record["top1"]
+    assert found["train and val"] > found["train"]
+
+
+def test_few_shots_are_not_joined_by_the_images_they_are_chosen_on(run: Run, tiny: Path) -> None:
+    line = ("--train", tiny / "z.safetensors", "--test", tiny / "other_rows.safetensors", "--shots", 2)
+    held = ("--val", tiny / "other_rows.safetensors")
+    (few,), (all_,) = records(run, *line, *held), records(run, *line[:4], *held)
+    assert few["num_train"] == 20
+    assert few["top1"] < all_["top1"] - 0.1
+
+
+def test_a_preset_trains_on_views(run: Run, tiny: Path) -> None:
+    line = ("--encoder", tiny / "f.safetensors", "--train", "digits:8:test", "--test", "digits:8:test")
+    (found,) = records(run, *line, "--preset", "mocov3", "--train-batch", 32, "--epochs", 10, "--lr", 3)
+    assert (found["mode"], found["settings"], "knn_top1" in found) == ("sgd", [], False)
+    assert found["top1"] > 0.4
+
+
 # Scores
 
 

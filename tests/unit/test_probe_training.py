@@ -187,3 +187,14 @@ def test_the_frozen_encoder_stays_as_it_was(encoder: Path) -> None:
     before = copy.deepcopy(net.state_dict())
     training.train_on_images(options, of_digits(options, net), net, World())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_views_that_change_nothing_train_what_the_features_train(encoder: Path) -> None:
+    options = config(encoder=str(encoder), mode="sgd", augment="none", epochs=3, train_batch=100, lr=1.0)
+    net = load_encoder(encoder).eval()
+    task = of_digits(options, net)
+    (seen,) = training.train_on_images(options, task, net, World())
+    data = training._inputs.open_images("digits:8:test", options)
+    features = net.encode(data.read(task.train.rows))
+    computed = training.train_on_features(options, task, features, task.subsets[0], 0)
+    torch.testing.assert_close(seen.classifier.weight, computed.weight, rtol=1e-4, atol=1e-5)
