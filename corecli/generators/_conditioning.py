@@ -51,14 +51,7 @@ class FeatureConditioning(nn.Module):
 
     def check(self, condition: torch.Tensor) -> None:
         """Errors: DataError unless finite floats [B, D]."""
-        if condition.ndim != 2 or condition.shape[1] != self.dim:
-            shape = " x ".join(map(str, condition.shape[1:])) or "no"
-            raise DataError(
-                f"features have {shape} dimensions, the generator takes {self.dim}",
-                hint="extract them with the encoder and layer it was trained on",
-            )
-        if not condition.isfinite().all():
-            raise DataError("features hold NaN or infinite values", hint="extract them again")
+        check_features(condition, self.dim)
 
     def forward(
         self, condition: torch.Tensor, *, drop: torch.Tensor | None = None, noise: torch.Tensor | None = None
@@ -93,13 +86,7 @@ class LabelConditioning(nn.Module):
 
     def check(self, condition: torch.Tensor) -> None:
         """Errors: DataError unless integers [B] in [0, num_classes)."""
-        if condition.ndim != 1 or condition.is_floating_point():
-            raise DataError("the generator takes one class label an image", hint="was it given features?")
-        if len(condition) and not 0 <= int(condition.min()) <= int(condition.max()) < self.num_classes:
-            raise DataError(
-                f"labels run from {int(condition.min())} to {int(condition.max())}, "
-                f"the generator takes 0 to {self.num_classes - 1}"
-            )
+        check_labels(condition, self.num_classes)
 
     def forward(
         self, condition: torch.Tensor, *, drop: torch.Tensor | None = None, noise: torch.Tensor | None = None
@@ -114,6 +101,28 @@ class LabelConditioning(nn.Module):
         """The vector of the null class, [batch, width]."""
         assert self.droppable, "trained without condition dropout"
         return self.linear(self.embedding.weight[-1].expand(batch, -1))
+
+
+def check_features(features: torch.Tensor, dim: int) -> None:
+    """Errors: DataError unless finite floats [B, dim]."""
+    if features.ndim != 2 or features.shape[1] != dim:
+        shape = " x ".join(map(str, features.shape[1:])) or "no"
+        raise DataError(
+            f"features have {shape} dimensions, the generator takes {dim}",
+            hint="extract them with the encoder and layer it was trained on",
+        )
+    if not features.isfinite().all():
+        raise DataError("features hold NaN or infinite values", hint="extract them again")
+
+
+def check_labels(labels: torch.Tensor, num_classes: int) -> None:
+    """Errors: DataError unless integers [B] in [0, num_classes)."""
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise DataError("the generator takes one class label an image", hint="was it given features?")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise DataError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}, the generator takes 0 to {num_classes - 1}"
+        )
 
 
 def zero_linear(dim: int, width: int) -> nn.Linear:
