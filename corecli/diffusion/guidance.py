@@ -2,67 +2,90 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
-from corecli.diffusion.noise import NoiseTables
+from corecli.base.errors import UsageError
+from corecli.diffusion.levels import Level, noise_ratio
+from corecli.diffusion.objectives import Objective, split
 
 Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
-Output = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Output = Callable[[torch.Tensor, Level[float]], torch.Tensor]
 
 
 class Prediction(NamedTuple):
-    """x0: the estimate of the clean image, [B, C, H, W] float32; v: the learned variance output, or None."""
+    """x0: the estimate of the clean image, [B, C, H, W]; v: the learned variance output, or None."""
 
     x0: torch.Tensor
     v: torch.Tensor | None
 
 
-Predict = Callable[[torch.Tensor, int], Prediction]
+Predict = Callable[[torch.Tensor, Level[float]], Prediction]
+
+
+class Guidance(NamedTuple):
+    """Classifier-free guidance by `scale`, 1 for none, at noise ratios sigma / alpha in (low, high] of `interval`.
+
+    Outside of the interval the condition is followed plainly, at half the cost (Kynkaanniemi et al. 2024, Eq. 5).
+    """
+
+    scale: float = 1.0
+    interval: tuple[float, float] | None = None
+
+    def check(self) -> None:
+        """Errors: UsageError for an interval that is empty, or without guidance."""
+        if self.interval is None:
+            return
+        low, high = self.interval
+        if not 0 <= low < high:
+            hint = "give two noise levels sigma / alpha, the lower one first, such as 0.19,1.61"
+            raise UsageError(f"the guidance interval {low:g} to {high:g} is empty", hint=hint)
+        if self.scale == 1:
+            raise UsageError("a guidance interval needs guidance", hint="give a guidance other than 1")
+
+    def at(self, level: Level[float]) -> float:
+        """The guidance at a level."""
+        if self.interval is None:
+            return self.scale
+        low, high = self.interval
+        return self.scale if low < noise_ratio(level) <= high else 1.0
 
 
 def guided(
-    network: Network, condition: torch.Tensor | None, null: torch.Tensor | None, *, guidance: float, channels: int
+    network: Network, condition: torch.Tensor | None, null: torch.Tensor | None, guidance: Guidance, *, channels: int
 ) -> Output:
-    """The network under a condition, as (x_t, t [B]) -> [B, C or 2C, H, W]; its first `channels` are eps.
+    """The network under a condition, as (x, level) -> [B, C or 2C, H, W]; its first `channels` are guided.
 
-    eps = eps0 + guidance (eps - eps0), eps0 under `null` (classifier-free guidance, Ho and Salimans, Eq. 6 with
-    guidance = 1 + w). Both forwards go in one batch; guidance 1 needs one forward alone. Only eps is guided; a
-    learned variance stays that of the condition.
+    They are o0 + guidance (o - o0), o0 under `null` (Ho and Salimans, Eq. 6 with guidance = 1 + w). For one x and
+    level every objective's output is an affine function of x0, so what is guided is x0 whatever the objective. Both
+    forwards go in one batch; guidance 1 needs one alone. A learned variance stays that of the condition.
     """
-    if guidance == 1 or condition is None:
-        return lambda x, t: network(x, t, condition)
-    assert null is not None, "guidance needs a null condition"
-    both = torch.cat([condition, null])
+    both = torch.cat([condition, null]) if condition is not None and null is not None else None
 
-    def output(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        conditional, unconditional = network(torch.cat([x, x]), torch.cat([t, t]), both).float().chunk(2)
-        eps0 = unconditional[:, :channels]
-        eps = eps0 + guidance * (conditional[:, :channels] - eps0)
-        return torch.cat([eps, conditional[:, channels:]], dim=1)
+    def output(x: torch.Tensor, level: Level[float]) -> torch.Tensor:
+        scale = guidance.at(level)
+        seen, t = level.scale * x, torch.full((len(x),), level.t, device=x.device)
+        if scale == 1 or condition is None:
+            return network(seen, t, condition)
+        assert both is not None, "guidance needs a null condition"
+        one, other = network(torch.cat([seen, seen]), torch.cat([t, t]), both).to(x.dtype).chunk(2)
+        mixed = other[:, :channels] + scale * (one[:, :channels] - other[:, :channels])
+        return torch.cat([mixed, one[:, channels:]], dim=1)
 
     return output
 
 
-def x0_predictor(output: Output, tables: NoiseTables, *, clip: bool = True) -> Predict:
-    """The clean image that the predicted eps implies, clipped to [-1, 1] unless told not to.
+def denoiser(output: Output, objective: Objective, *, clip: bool) -> Predict:
+    """The clean image that an output stands for, of the type of x, clipped to [-1, 1] if told to.
 
-    Channels of `output` beyond those of x_t are the learned variance.
+    Channels of `output` beyond those of x are the learned variance.
     """
 
-    def predict(x: torch.Tensor, t: int) -> Prediction:
-        timesteps = torch.full((len(x),), t, device=x.device)
-        eps, v = split(output(x, timesteps).float(), x.shape[1])
-        alpha_bar = tables.alpha_bar_at(t)
-        x0 = (x - math.sqrt(1 - alpha_bar) * eps) / math.sqrt(alpha_bar)
+    def predict(x: torch.Tensor, level: Level[float]) -> Prediction:
+        told, v = split(output(x, level).to(x.dtype), x.shape[1])
+        x0 = objective.x0(told, x, level)
         return Prediction(x0.clamp(-1, 1) if clip else x0, v)
 
     return predict
-
-
-def split(output: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(eps, v) of a network's output [B, C or 2C, H, W]; v is None where no variance is learned."""
-    return output[:, :channels], output[:, channels:] if output.shape[1] > channels else None

@@ -1,28 +1,71 @@
-"""Training objectives of noise-predicting diffusion models, in float32, and the draws they need."""
+"""What a diffusion network learns: the common form of every objective, its loss in float32, and the draws it needs."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 
 from corecli.base.rng import derive, torch_generator
-from corecli.diffusion.guidance import split
-from corecli.diffusion.noise import NoiseTables
+from corecli.diffusion.levels import Level
+from corecli.diffusion.vp import VariancePreserving
 
-VLB_WEIGHT = 0.001  # lambda of L_hybrid = L_simple + lambda L_vlb (IDDPM, section 3.1)
-PIXEL_BIN = 1 / 255  # half the width of a pixel's bin on [-1, 1]
+Told = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # a network that knows its condition: (x, t [B]) -> output
+
+
+class Objective(Protocol):
+    """A noising process, and what the network's output means on it.
+
+    name: as the user gives it. spacing: how levels are spaced unless told, None where each sampler has its own way.
+    clips: whether samplers clip x0 to [-1, 1] on pixels. latent_scale: what latents of unit std are multiplied by.
+    """
+
+    spacing: ClassVar[str | None]
+    clips: ClassVar[bool]
+    latent_scale: ClassVar[float]
+
+    @property
+    def name(self) -> str: ...
+
+    def draw(self, batch: int, generator: torch.Generator) -> torch.Tensor:
+        """Where on the process B images are trained, [B], for `at`."""
+        ...
+
+    def at(self, t: torch.Tensor) -> Level[torch.Tensor]:
+        """The noise levels of what `draw` gave."""
+        ...
+
+    def levels(self, spacing: str, steps: int) -> list[Level[float]]:
+        """The levels that a sampler of N steps visits, the noisiest first. Errors: UsageError."""
+        ...
+
+    def start(self, noise: torch.Tensor, level: Level[float]) -> torch.Tensor:
+        """Where sampling begins: standard normal noise as an x of the first level."""
+        ...
+
+    def target(self, x0: torch.Tensor, noise: torch.Tensor, level: Level[torch.Tensor]) -> torch.Tensor:
+        """What the output [B, C, H, W] should be."""
+        ...
+
+    def weight(self, level: Level[torch.Tensor]) -> torch.Tensor | None:
+        """The weight of each image's squared error, [B, 1, 1, 1]; None for 1."""
+        ...
+
+    def x0(self, output: torch.Tensor, x: torch.Tensor, level: Level[float]) -> torch.Tensor:
+        """The estimate of the clean image that an output for x stands for."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
     """The random part of a training step for B images; `draws[a:b]` is the part of some of them.
 
-    t: [B] int64; noise: [B, C, H, W]; flip: [B] bool; drop: [B] uniform in [0, 1), to compare with a probability;
-    condition_noise: [B, D], or [B, 0] where not wanted; seed: for what the network draws itself, its dropout, which
-    is the one thing that differs with the number of ranks.
+    t: [B], what the objective's `draw` gave; noise: [B, C, H, W]; flip: [B] bool; drop: [B] uniform in [0, 1), to
+    compare with a probability; condition_noise: [B, D], or [B, 0] where not wanted; seed: for what the network draws
+    itself, its dropout, which is the one thing that differs with the number of ranks.
     """
 
     t: torch.Tensor
@@ -46,12 +89,12 @@ class Draws:
 
 
 def draw(
-    seed: int, step: int, *, batch: int, shape: tuple[int, int, int], num_timesteps: int, condition_dim: int = 0
+    objective: Objective, seed: int, step: int, *, batch: int, shape: tuple[int, int, int], condition_dim: int = 0
 ) -> Draws:
     """The draws of a global batch, on the CPU, as a function of (seed, step) alone; slice them by rank."""
     generator = torch_generator(seed, "diffusion", step)
     return Draws(
-        t=torch.randint(num_timesteps, (batch,), generator=generator),
+        t=objective.draw(batch, generator),
         noise=torch.randn(batch, *shape, generator=generator),
         flip=torch.rand(batch, generator=generator) < 0.5,
         drop=torch.rand(batch, generator=generator),
@@ -60,83 +103,26 @@ def draw(
     )
 
 
-def q_sample(tables: NoiseTables, x0: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """x_t ~ q(x_t | x_0), [B, C, H, W] (DDPM, Eq. 4)."""
-    alpha_bar = tables.alpha_bar[t]
-    return _at(alpha_bar.sqrt()) * x0 + _at((1 - alpha_bar).sqrt()) * noise
-
-
-def simple_loss(eps: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """L_simple: the mean squared error of the predicted noise (DDPM, Eq. 14)."""
-    return F.mse_loss(eps.float(), noise)
-
-
-def hybrid_loss(
-    tables: NoiseTables,
-    output: torch.Tensor,
-    *,
-    x0: torch.Tensor,
-    x_t: torch.Tensor,
-    t: torch.Tensor,
-    noise: torch.Tensor,
+def training_loss(
+    objective: Objective, network: Told, x0: torch.Tensor, *, t: torch.Tensor, noise: torch.Tensor
 ) -> torch.Tensor:
-    """L_simple + 0.001 L_vlb, in which L_vlb teaches the variance alone (IDDPM, Eq. 16).
-
-    output: [B, 2C, H, W], eps and v. L_vlb is the sum of T terms, estimated by T times the term of the drawn t; so
-    at T = 1000 a term has weight 1, as in guided-diffusion.
-    """
-    eps, v = split(output.float(), x0.shape[1])
-    assert v is not None, "the hybrid loss needs a learned variance"
-    terms = vlb_term(tables, eps.detach(), v, x0=x0, x_t=x_t, t=t)
-    return simple_loss(eps, noise) + VLB_WEIGHT * len(tables) * terms.mean()
-
-
-def vlb_term(
-    tables: NoiseTables, eps: torch.Tensor, v: torch.Tensor, *, x0: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
-) -> torch.Tensor:
-    """L_t of the variational bound in bits per dimension, [B]: a KL, or at t = 0 the decoder's NLL (IDDPM, Eq. 3-7)."""
-    alpha_bar = tables.alpha_bar[t]
-    predicted_x0 = (x_t - _at((1 - alpha_bar).sqrt()) * eps) / _at(alpha_bar.sqrt())
-    mean = _posterior_mean(tables, predicted_x0, x_t, t)
-    log_variance = learned_log_variance(v, low=_at(tables.posterior_log_variance[t]), high=_at(tables.betas[t].log()))
-    kl = _gaussian_kl(_posterior_mean(tables, x0, x_t, t), _at(tables.posterior_log_variance[t]), mean, log_variance)
-    nll = _decoder_nll(x0, mean, log_variance)
-    return torch.where(_at(t) == 0, nll, kl).flatten(1).mean(dim=1) / math.log(2)
+    """The mean weighted squared error of the network's output, and the variance's loss where it gives one; scalar."""
+    level = objective.at(t)
+    x = noised(x0, noise, level)
+    output, v = split(network(level.scale * x, level.t).float(), x0.shape[1])
+    target, weight = objective.target(x0, noise, level), objective.weight(level)
+    loss = F.mse_loss(output, target) if weight is None else (weight * (output - target) ** 2).mean()
+    if v is None:
+        return loss
+    assert isinstance(objective, VariancePreserving), "a learned variance needs the eps objective"
+    return loss + objective.variance_loss(output.detach(), v, x0=x0, x=x, t=t)
 
 
-def learned_log_variance(v: torch.Tensor, *, low: torch.Tensor | float, high: torch.Tensor | float) -> torch.Tensor:
-    """The interpolation of log variances that v in [-1, 1] stands for (IDDPM, Eq. 15)."""
-    fraction = (v + 1) / 2
-    return fraction * high + (1 - fraction) * low
+def noised(x0: torch.Tensor, noise: torch.Tensor, level: Level[torch.Tensor]) -> torch.Tensor:
+    """x = alpha x0 + sigma noise, [B, C, H, W]."""
+    return level.alpha * x0 + level.sigma * noise
 
 
-def _posterior_mean(tables: NoiseTables, x0: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    return _at(tables.posterior_mean_x0[t]) * x0 + _at(tables.posterior_mean_xt[t]) * x_t
-
-
-def _gaussian_kl(
-    mean1: torch.Tensor, log_variance1: torch.Tensor, mean2: torch.Tensor, log_variance2: torch.Tensor
-) -> torch.Tensor:
-    """KL(N1 || N2) in nats, elementwise."""
-    difference = log_variance1 - log_variance2
-    return 0.5 * (difference.exp() - 1 - difference + (mean1 - mean2) ** 2 * torch.exp(-log_variance2))
-
-
-def _decoder_nll(x0: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """-log of a Gaussian's mass in the pixel's bin, in nats; the bins at -1 and 1 are open (DDPM, Eq. 13)."""
-    inverse_std = torch.exp(-0.5 * log_variance)
-    distance = x0 - mean
-    # By symmetry both ends of the bin are taken in the lower tail, where float32 keeps the difference.
-    lower = -distance.abs()
-    inside = torch.special.ndtr((lower + PIXEL_BIN) * inverse_std) - torch.special.ndtr(
-        (lower - PIXEL_BIN) * inverse_std
-    )
-    black = torch.special.ndtr((distance + PIXEL_BIN) * inverse_std)
-    white = torch.special.ndtr((PIXEL_BIN - distance) * inverse_std)
-    mass = torch.where(x0 < -0.999, black, torch.where(x0 > 0.999, white, inside))
-    return -mass.clamp(min=1e-12).log()
-
-
-def _at(values: torch.Tensor) -> torch.Tensor:
-    """[B] of any type as float32 [B, 1, 1, 1]; the one place where float64 tables are cast."""
-    return values.float()[:, None, None, None]
+def split(output: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(prediction, v) of a network's output [B, C or 2C, H, W]; v is None where no variance is learned."""
+    return output[:, :channels], output[:, channels:] if output.shape[1] > channels else None

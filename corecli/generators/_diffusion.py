@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from corecli.base import registry
 from corecli.base.errors import DataError, UsageError, unknown_name
-from corecli.diffusion.guidance import Output, guided, x0_predictor
-from corecli.diffusion.noise import image_noise, noise_tables
-from corecli.diffusion.objectives import Draws, draw, hybrid_loss, q_sample, simple_loss
+from corecli.diffusion.edm import Edm
+from corecli.diffusion.flow import Flow
+from corecli.diffusion.guidance import Guidance, Output, denoiser, guided
+from corecli.diffusion.levels import Level
+from corecli.diffusion.noise import image_noise
+from corecli.diffusion.objectives import Draws, Objective, draw, training_loss
+from corecli.diffusion.vp import PREDICTIONS, VariancePreserving
 from corecli.generators._conditioning import Conditioning, FeatureConditioning, LabelConditioning
 
 CHANNELS = 3
 CONDITIONS = ("none", "features", "labels")
+OBJECTIVES = (*PREDICTIONS, "edm", "flow")
 
 
 class FirstStage(Protocol):
@@ -37,6 +43,12 @@ class FirstStage(Protocol):
 class DiffusionConfig:
     """The choices of a diffusion model apart from its network.
 
+    objective: what the network learns: "eps", "v" or "x0" on the variance-preserving process of `schedule` with
+    `diffusion_steps` timesteps, "edm", or "flow".
+    learn_sigma: whether it learns the variance too, with the hybrid loss; None for yes where it can, with "eps".
+    min_snr: gamma of min-SNR weighting for "eps", "v" and "x0", 0 for none.
+    flow_times: how "flow" draws its times in training, "uniform" or "logit-normal".
+
     condition: "none", "features" of `condition_dim` dimensions, or "labels" of `num_classes` classes.
     condition_dropout: how often training hides the condition, so that guidance works; 0 means it cannot.
     feature_normalization: "per-sample" (RCG), "l2" (IC-GAN) or "none", applied in training and sampling alike.
@@ -44,7 +56,10 @@ class DiffusionConfig:
     """
 
     image_size: int = 32
-    learn_sigma: bool = True
+    objective: str = "eps"
+    learn_sigma: bool | None = None
+    min_snr: float = 0.0
+    flow_times: str = "uniform"
     schedule: str = "linear"
     diffusion_steps: int = 1000
     flip: bool = True
@@ -55,9 +70,14 @@ class DiffusionConfig:
     feature_normalization: str = "per-sample"
     feature_noise: float = 0.0
 
+    @property
+    def learns_sigma(self) -> bool:
+        """Whether the network gives a variance."""
+        return self.objective == "eps" if self.learn_sigma is None else self.learn_sigma
+
     def out_channels(self, channels: int) -> int:
         """What a network on data of some channels gives: as many, and the learned variance where there is one."""
-        return 2 * channels if self.learn_sigma else channels
+        return 2 * channels if self.learns_sigma else channels
 
 
 class Diffusion(nn.Module):
@@ -71,8 +91,8 @@ class Diffusion(nn.Module):
         self, config: DiffusionConfig, network: nn.Module, *, width: int, first_stage: FirstStage | None = None
     ) -> None:
         super().__init__()
-        noise_tables(config.schedule, config.diffusion_steps)  # refuses what it cannot make
-        self.config = config
+        self.objective = _objective(config)
+        self.config = dataclasses.replace(config, learn_sigma=config.learns_sigma)
         self.data_shape = (CHANNELS, config.image_size, config.image_size)
         if first_stage is not None:
             self.data_shape = first_stage.data_shape
@@ -99,30 +119,28 @@ class Diffusion(nn.Module):
         """See `Generator.draw`."""
         config = self.config
         return draw(
+            self.objective,
             seed,
             step,
             batch=batch,
             shape=self.data_shape,
-            num_timesteps=config.diffusion_steps,
             condition_dim=config.condition_dim if config.feature_noise > 0 else 0,
         )
 
     def loss(self, x: torch.Tensor, condition: torch.Tensor | None, draws: Draws) -> torch.Tensor:
-        """L_simple, or L_hybrid where the variance is learned; see `Generator.loss`.
+        """The objective's loss; see `Generator.loss`.
 
         x: uint8 images, or float latents of the first stage. Seeds torch's global generator from the draws, so that
         dropout too is a function of (seed, step).
         """
-        config = self.config
         draws = draws.to(x.device)
         torch.manual_seed(draws.seed)
-        tables = noise_tables(config.schedule, config.diffusion_steps, x.device)
-        x0 = self._clean(x, draws)
-        x_t = q_sample(tables, x0, draws.t, draws.noise)
-        output = self.network(x_t, draws.t, self._training_vector(condition, draws))
-        if config.learn_sigma:
-            return hybrid_loss(tables, output, x0=x0, x_t=x_t, t=draws.t, noise=draws.noise)
-        return simple_loss(output, draws.noise)
+        x0, vector = self._clean(x, draws), self._training_vector(condition, draws)
+
+        def network(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return self.network(x_t, t, vector)
+
+        return training_loss(self.objective, network, x0, t=draws.t, noise=draws.noise)
 
     @torch.no_grad()
     def generate(
@@ -134,27 +152,42 @@ class Diffusion(nn.Module):
         steps: int | None = None,
         eta: float = 0.0,
         guidance: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        spacing: str | None = None,
     ) -> torch.Tensor:
-        """See `Generator.generate`; steps None means the sampler's default."""
+        """See `Generator.generate`; None means the sampler's default of steps, and the objective's or its spacing.
+
+        guidance_interval: the noise levels sigma / alpha, above the first and up to the second, that are guided.
+        """
         self.check_condition(condition, guidance=guidance)
-        config, device = self.config, next(self.parameters()).device
+        told = Guidance(guidance, guidance_interval)
+        told.check()
         module = registry.load("diffusion/samplers", sampler)
-        tables = noise_tables(config.schedule, config.diffusion_steps)
-        draw_noise = image_noise(seeds, self.data_shape, device)
+        levels = self._levels(module, steps, spacing)
+        draw_noise = image_noise(seeds, self.data_shape, next(self.parameters()).device)
         was_training = self.training
         self.eval()
         try:
+            output = self._output(condition, len(seeds), told)
+            clip = self.objective.clips and self.first_stage is None
             x0 = module.sample(
-                x0_predictor(self._output(condition, len(seeds), guidance), tables, clip=self.first_stage is None),
-                draw_noise(),
-                tables=tables,
-                steps=min(module.DEFAULT_STEPS, len(tables)) if steps is None else steps,
+                denoiser(output, self.objective, clip=clip),
+                self.objective.start(draw_noise(), levels[0]),
+                levels=levels,
                 eta=eta,
                 draw_noise=draw_noise,
             )
-            return to_pixels(x0) if self.first_stage is None else self.first_stage.decode(x0)
+            if self.first_stage is None:
+                return to_pixels(x0)
+            return self.first_stage.decode(x0 / self.objective.latent_scale)
         finally:
             self.train(was_training)
+
+    def _levels(self, sampler: Any, steps: int | None, spacing: str | None) -> list[Level[float]]:
+        """Where a sampler stops; by default as many times as it likes, as far as there are timesteps."""
+        most = self.config.diffusion_steps if self.config.objective in PREDICTIONS else sampler.DEFAULT_STEPS
+        chosen = spacing or self.objective.spacing or sampler.SPACING
+        return self.objective.levels(chosen, min(sampler.DEFAULT_STEPS, most) if steps is None else steps)
 
     def _clean(self, x: torch.Tensor, draws: Draws) -> torch.Tensor:
         """x0, [B, *data_shape] float32; images are mirrored as the draws say, latents come as they are."""
@@ -162,7 +195,7 @@ class Diffusion(nn.Module):
             kind = "pixels" if self.first_stage is None else "latents"
             raise DataError(f"{x.dtype} data of {tuple(x.shape[1:])}, the generator takes {kind} of {self.data_shape}")
         if self.first_stage is not None:
-            return x.float()
+            return self.objective.latent_scale * x.float()
         return to_unit_range(torch.where(_column(draws.flip), x.flip(-1), x) if self.config.flip else x)
 
     def _training_vector(self, condition: torch.Tensor | None, draws: Draws) -> torch.Tensor | None:
@@ -176,13 +209,13 @@ class Diffusion(nn.Module):
             noise=noise * draws.condition_noise if noise > 0 else None,
         )
 
-    def _output(self, condition: torch.Tensor | None, batch: int, guidance: float) -> Output:
+    def _output(self, condition: torch.Tensor | None, batch: int, guidance: Guidance) -> Output:
         vector = null = None
         if self.conditioning is not None:
             device = next(self.parameters()).device
-            null = self.conditioning.null(batch) if condition is None or guidance != 1 else None
+            null = self.conditioning.null(batch) if condition is None or guidance.scale != 1 else None
             vector = null if condition is None else self.conditioning(condition.to(device))
-        return guided(self.network, vector, null, guidance=guidance, channels=self.data_shape[0])
+        return guided(self.network, vector, null, guidance, channels=self.data_shape[0])
 
 
 def to_unit_range(images: torch.Tensor) -> torch.Tensor:
@@ -201,6 +234,24 @@ def to_pixels(x: torch.Tensor) -> torch.Tensor:
 def _column(values: torch.Tensor) -> torch.Tensor:
     """[B] as [B, 1, 1, 1]."""
     return values[:, None, None, None]
+
+
+def _objective(config: DiffusionConfig) -> Objective:
+    """What the config asks the network to learn. Errors: UsageError for choices that have no meaning together."""
+    name = config.objective
+    if name not in OBJECTIVES:
+        raise unknown_name("objective", name, OBJECTIVES)
+    if config.learn_sigma and name != "eps":
+        raise UsageError(f"the {name} objective has no learned variance", hint="use eps, or no learned variance")
+    if config.flow_times != "uniform" and name != "flow":
+        raise UsageError(f"the {name} objective draws no flow times", hint="use flow")
+    if name in PREDICTIONS:
+        return VariancePreserving(
+            name=name, schedule=config.schedule, num_timesteps=config.diffusion_steps, min_snr=config.min_snr
+        )
+    if config.min_snr:
+        raise UsageError(f"the {name} objective has no min-SNR weighting", hint=f"use {' or '.join(PREDICTIONS)}")
+    return Edm() if name == "edm" else Flow(times=config.flow_times)
 
 
 def _conditioning(config: DiffusionConfig, width: int) -> Conditioning | None:

@@ -7,36 +7,48 @@ import torch
 
 from corecli.base import registry
 from corecli.base.errors import UsageError
-from corecli.diffusion.guidance import Predict, Prediction, x0_predictor
-from corecli.diffusion.noise import DrawNoise, NoiseTables, image_noise, noise_tables
+from corecli.diffusion.edm import Edm
+from corecli.diffusion.flow import Flow
+from corecli.diffusion.guidance import Predict, Prediction
+from corecli.diffusion.levels import Level
+from corecli.diffusion.noise import image_noise
+from corecli.diffusion.objectives import Objective
+from corecli.diffusion.vp import VariancePreserving
 
 NAMES = registry.choices("diffusion/samplers")
 SHAPE = (3, 4, 4)
-TABLES = noise_tables("linear", 100)
+VP = VariancePreserving(num_timesteps=100)
+PROCESSES: dict[str, Objective] = {
+    "linear": VariancePreserving(),
+    "cosine": VariancePreserving(schedule="cosine"),
+    "edm": Edm(),
+    "flow": Flow(),
+}
+SERVED = [(name, process) for name in NAMES for process in PROCESSES if (name, process) != ("unipc", "flow")]
 
 
-def run(name: str, predict: Predict, seeds: list[int], *, steps: int, tables: NoiseTables = TABLES) -> torch.Tensor:
+def run(
+    name: str, predict: Predict, seeds: list[int], *, steps: int, objective: Objective = VP, eta: float = 0.0
+) -> torch.Tensor:
     draw_noise = image_noise(seeds, SHAPE)
     module = registry.load("diffusion/samplers", name)
-    return module.sample(predict, draw_noise(), tables=tables, steps=steps, eta=0.0, draw_noise=draw_noise)
+    levels = objective.levels(objective.spacing or module.SPACING, steps)
+    x = objective.start(draw_noise(), levels[0])
+    return module.sample(predict, x, levels=levels, eta=eta, draw_noise=draw_noise)
 
 
-def mixture(tables: NoiseTables) -> Predict:
-    """The exact denoiser of pixels near -0.6 (30 %) or 0.4 (70 %), std 0.1."""
+def mixture(x: torch.Tensor, level: Level[float]) -> Prediction:
+    """The exact denoiser of pixels near -0.6 (30 %) or 0.4 (70 %), std 0.1, clipped."""
     means, weights, std = torch.tensor([-0.6, 0.4]), torch.tensor([0.3, 0.7]), 0.1
-
-    def output(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        a = tables.alpha_bar_at(int(t[0]))
-        variance = a * std**2 + 1 - a
-        distance = x[..., None] - math.sqrt(a) * means
-        posterior = torch.softmax(weights.log() - distance**2 / (2 * variance), dim=-1)
-        return math.sqrt(1 - a) * (posterior * distance).sum(-1) / variance
-
-    return x0_predictor(output, tables)
+    variance = (level.alpha * std) ** 2 + level.sigma**2
+    distance = x[..., None] - level.alpha * means
+    posterior = torch.softmax(weights.log() - distance**2 / (2 * variance), dim=-1)
+    x0 = (posterior * (means + level.alpha * std**2 / variance * distance)).sum(-1)
+    return Prediction(x0.clamp(-1, 1), None)
 
 
 def test_the_registry_is_complete() -> None:
-    assert {"ddim", "ddpm", "dpmpp", "heun", "unipc"} <= set(NAMES)
+    assert {"ddim", "ddpm", "dpmpp", "euler", "heun", "unipc"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -45,8 +57,8 @@ def test_a_known_image_is_found_in_any_number_of_steps(name: str) -> None:
     for steps in (1, 2, 3, 7, 16, 64, 99, 100):
         times = []
 
-        def predict(x: torch.Tensor, t: int, times: list[int] = times) -> Prediction:
-            times.append(t)
+        def predict(x: torch.Tensor, level: Level[float], times: list[float] = times) -> Prediction:
+            times.append(level.t)
             return Prediction(image.expand_as(x), None)
 
         x0 = run(name, predict, [0, 1], steps=steps)
@@ -55,20 +67,19 @@ def test_a_known_image_is_found_in_any_number_of_steps(name: str) -> None:
         assert times[0] >= 49  # DDIM's list for 2 steps is 50, 0
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_an_image_does_not_depend_on_its_batch(name: str) -> None:
-    predict = mixture(TABLES)
-    together = run(name, predict, [4, 9, 2], steps=10)
+@pytest.mark.parametrize(("name", "process"), SERVED)
+def test_an_image_does_not_depend_on_its_batch(name: str, process: str) -> None:
+    objective = PROCESSES[process]
+    together = run(name, mixture, [4, 9, 2], steps=10, objective=objective)
     for i, seed in enumerate([4, 9, 2]):
-        torch.testing.assert_close(together[i : i + 1], run(name, predict, [seed], steps=10), atol=1e-6, rtol=0)
+        alone = run(name, mixture, [seed], steps=10, objective=objective)
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-6, rtol=0)
     assert not torch.allclose(together[0], together[1], atol=0.1)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_the_exact_denoiser_gives_the_data_distribution(name: str, schedule: str) -> None:
-    tables = noise_tables(schedule, 1000)
-    x0 = run(name, mixture(tables), list(range(200)), steps=100, tables=tables)
+@pytest.mark.parametrize(("name", "process"), SERVED)
+def test_the_exact_denoiser_gives_the_data_distribution(name: str, process: str) -> None:
+    x0 = run(name, mixture, list(range(200)), steps=100, objective=PROCESSES[process])
     assert x0.isfinite().all() and x0.abs().max() <= 1 + 1e-4
     assert x0.mean().item() == pytest.approx(0.1, abs=0.02)
     assert (x0 < -0.1).float().mean().item() == pytest.approx(0.3, abs=0.02)
@@ -76,14 +87,13 @@ def test_the_exact_denoiser_gives_the_data_distribution(name: str, schedule: str
 
 
 @pytest.mark.parametrize("name", ["dpmpp", "heun", "unipc"])
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_second_order_solvers_are_nearer_to_the_ode_than_ddim(name: str, schedule: str) -> None:
-    tables = noise_tables(schedule, 1000)
-    seeds = list(range(20))
-    solution = run("ddim", mixture(tables), seeds, steps=1000, tables=tables)
+@pytest.mark.parametrize("process", ["linear", "cosine", "edm"])
+def test_second_order_solvers_are_nearer_to_the_ode_than_ddim(name: str, process: str) -> None:
+    objective, seeds = PROCESSES[process], list(range(20))
+    solution = run("ddim", mixture, seeds, steps=1000, objective=objective)
 
     def error(sampler: str, steps: int) -> float:
-        return (run(sampler, mixture(tables), seeds, steps=steps, tables=tables) - solution).square().mean().item()
+        return (run(sampler, mixture, seeds, steps=steps, objective=objective) - solution).square().mean().item()
 
     assert error(name, 20) < 0.6 * error("ddim", 20)
     assert error(name, 40) < error(name, 10) / 4
@@ -93,14 +103,27 @@ def test_second_order_solvers_are_nearer_to_the_ode_than_ddim(name: str, schedul
 def test_full_length_and_bad_arguments(name: str) -> None:
     module = registry.load("diffusion/samplers", name)
     assert isinstance(module.DEFAULT_STEPS, int)
-    noise: DrawNoise = image_noise([0], SHAPE)
     for steps in (0, 101):
         with pytest.raises(UsageError, match="sampling steps"):
-            module.sample(mixture(TABLES), noise(), tables=TABLES, steps=steps, eta=0.0, draw_noise=noise)
+            VP.levels(module.SPACING, steps)
     with pytest.raises(UsageError, match="eta"):
-        module.sample(mixture(TABLES), noise(), tables=TABLES, steps=5, eta=1.5, draw_noise=noise)
+        run(name, mixture, [0], steps=5, eta=1.5)
+
+
+def test_what_a_sampler_cannot_serve_is_refused_with_one_that_can() -> None:
+    with pytest.raises(UsageError, match=r"unipc sampler cannot begin at nothing but noise.*use dpmpp"):
+        run("unipc", mixture, [0], steps=5, objective=Flow())
 
 
 def test_unknown_sampler_suggests_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"unknown sampler 'dpmp'.*did you mean 'dpmpp'"):
         registry.load("diffusion/samplers", "dpmp")
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_thousand_steps_are_no_trouble(process: str) -> None:
+    """Every timestep of a model, and as many levels of a process without timesteps."""
+    for name in NAMES:
+        if (name, process) in SERVED:
+            x0 = run(name, mixture, [0, 1], steps=1000, objective=PROCESSES[process])
+            assert x0.isfinite().all() and x0.abs().max() <= 1 + 1e-3 and math.isfinite(x0.std().item())

@@ -7,34 +7,34 @@ import math
 import torch
 
 from corecli.diffusion.guidance import Predict
-from corecli.diffusion.noise import DrawNoise, NoiseTables
-from corecli.diffusion.objectives import learned_log_variance
-from corecli.diffusion.samplers._solver import refuse_eta
-from corecli.diffusion.timesteps import inclusive, pairs
+from corecli.diffusion.levels import Level, pairs
+from corecli.diffusion.noise import DrawNoise
+from corecli.diffusion.samplers._posterior import posterior
+from corecli.diffusion.samplers._refusals import refuse_eta
+from corecli.diffusion.variance import learned_log_variance
 
 DEFAULT_STEPS = 250
+SPACING = "inclusive"
 
 
 def sample(
-    predict: Predict, x_T: torch.Tensor, *, tables: NoiseTables, steps: int, eta: float, draw_noise: DrawNoise
+    predict: Predict, x: torch.Tensor, *, levels: list[Level[float]], eta: float, draw_noise: DrawNoise
 ) -> torch.Tensor:
-    """Images [B, C, H, W] from noise x_T of the same shape. Errors: UsageError for steps out of range or an eta.
+    """Images [B, C, H, W] from x at the first level. Errors: UsageError for an eta.
 
     Without a learned variance the posterior's is used, the smaller of DDPM's two choices.
     """
     refuse_eta(eta, "ddpm")
-    x = x_T
-    for t, following in pairs(inclusive(len(tables), steps)):
-        a, b = tables.alpha_bar_at(t), tables.alpha_bar_at(following)
-        beta = 1 - a / b
-        x0, v = predict(x, t)
-        x = math.sqrt(b) * beta / (1 - a) * x0 + math.sqrt(a / b) * (1 - b) / (1 - a) * x
-        if following >= 0:
-            x = x + _std(v, posterior_variance=beta * (1 - b) / (1 - a), beta=beta) * draw_noise()
+    for a, b in pairs(levels):
+        step = posterior(a, b)
+        x0, v = predict(x, a)
+        x = step.mean_x0 * x0 + step.mean_x * x
+        if b.sigma > 0:
+            x = x + _std(v, small=step.variance, large=step.forward) * draw_noise()
     return x
 
 
-def _std(v: torch.Tensor | None, *, posterior_variance: float, beta: float) -> torch.Tensor | float:
+def _std(v: torch.Tensor | None, *, small: float, large: float) -> torch.Tensor | float:
     if v is None:
-        return math.sqrt(posterior_variance)
-    return torch.exp(0.5 * learned_log_variance(v, low=math.log(posterior_variance), high=math.log(beta)))
+        return math.sqrt(small)
+    return torch.exp(0.5 * learned_log_variance(v, low=math.log(small), high=math.log(large)))

@@ -1,30 +1,36 @@
-"""DPM-Solver++ 2M (Lu et al. 2022, Algorithm 2) through diffusers, on timesteps even in log-SNR."""
+"""DPM-Solver++ 2M (Lu et al. 2022, Algorithm 2), on any process."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 
 from corecli.diffusion.guidance import Predict
-from corecli.diffusion.noise import DrawNoise, NoiseTables
-from corecli.diffusion.samplers._solver import refuse_eta, solve
-from corecli.diffusion.timesteps import log_snr
+from corecli.diffusion.levels import Level, noise_ratio, pairs
+from corecli.diffusion.noise import DrawNoise
+from corecli.diffusion.samplers._refusals import refuse_eta
 
 DEFAULT_STEPS = 20
+SPACING = "log-snr"
 
 
 def sample(
-    predict: Predict, x_T: torch.Tensor, *, tables: NoiseTables, steps: int, eta: float, draw_noise: DrawNoise
+    predict: Predict, x: torch.Tensor, *, levels: list[Level[float]], eta: float, draw_noise: DrawNoise
 ) -> torch.Tensor:
-    """Images [B, C, H, W] from noise x_T of the same shape. Errors: UsageError for steps out of range or an eta."""
-    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+    """Images [B, C, H, W] from x at the first level. Errors: UsageError for an eta.
 
+    The first step is of first order, and so is the last, to the clean image, where the log-SNR has no end; so is the
+    second where the levels begin at nothing but noise.
+    """
     refuse_eta(eta, "dpmpp")
-    scheduler = DPMSolverMultistepScheduler(
-        num_train_timesteps=len(tables),
-        trained_betas=tables.betas.tolist(),
-        prediction_type="sample",
-        algorithm_type="dpmsolver++",
-        solver_order=2,
-    )
-    scheduler.set_timesteps(timesteps=log_snr(tables, steps))
-    return solve(scheduler, predict, x_T)
+    before, gap_before = None, math.inf
+    for a, b in pairs(levels):
+        x0 = predict(x, a).x0
+        gap = math.log(noise_ratio(a) / noise_ratio(b)) if b.sigma > 0 else math.inf
+        second = 0.0 if math.isinf(gap) else gap / (2 * gap_before)
+        toward = x0 if before is None or not second else x0 + second * (x0 - before)
+        kept = b.sigma / a.sigma
+        x = kept * x + (b.alpha - kept * a.alpha) * toward
+        before, gap_before = x0, gap
+    return x
