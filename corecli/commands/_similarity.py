@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from corecli.base.errors import DataError
+from corecli.commands._fid_scores import Score
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +28,8 @@ def compare_tables(
     seed: int,
     device: torch.device,
     shown: bool,
-) -> dict[str, Any]:
-    """The record of the distances between two tables, joined by key, each with its bootstrap interval.
+) -> tuple[list[Score], dict[str, Any]]:
+    """The distances between two tables, joined by key, each with its bootstrap interval, and facts about them.
 
     Errors: DataError when their images differ, naming one.
     """
@@ -44,13 +45,14 @@ def compare_tables(
         for resample in bootstrap(x, y, num_resamples=num_resamples, seed=seed):
             resamples.append(resample)
             progress.advance()
-    record: dict[str, Any] = {}
+    scores = []
     for name in (score for metric in SCORES if metric in metrics for score in SCORES[metric]):
-        record[name] = getattr(value, name)
+        interval = None
         if resamples:
             low, high = np.nanquantile([getattr(resample, name) for resample in resamples], _QUANTILES).tolist()
-            record |= {f"{name}_low": low, f"{name}_high": high}
-    return record | {"num_images": len(first), "dims": [x.shape[1], y.shape[1]], "num_resamples": num_resamples}
+            interval = (low, high)
+        scores.append(Score(name=name, value=getattr(value, name), interval=interval))
+    return scores, {"num_images": len(first), "dims": [x.shape[1], y.shape[1]], "num_resamples": num_resamples}
 
 
 def _require_same_images(first: FeatureTable, second: FeatureTable, paths: tuple[Path, Path]) -> None:

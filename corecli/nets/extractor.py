@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,23 +14,26 @@ from corecli.base import checkpoint
 from corecli.base.errors import DataError, UnavailableError, UsageError
 from corecli.base.files import sniff
 from corecli.nets.encoder import Layer, load_encoder
+from corecli.nets.inception import DIMS
 from corecli.nets.inception_weights import PUBLIC_FILES, load_inception
 
-Found = tuple[Tensor, Tensor | None]
+Found = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extractor:
-    """uint8 images [B, 3, H, W] -> features float32 [B, D] and, where the network classifies, logits [B, K].
+    """uint8 images [B, 3, H, W] -> `features` float32 [B, D]; of the FID network also `logits` and `spatial`.
 
     metric: `fid` in the space of the FID network, else `fd[NAME]`, which must not be called FID.
-    space: network, layer and resize; fingerprint: the hash of the weights.
+    space: network, layer and resize; fingerprint: the hash of the weights; preprocessing: all that happens to images
+    before them, as text. dims: the width of each tensor found.
     """
 
     metric: str
     space: str
     fingerprint: str
-    dim: int
+    preprocessing: str
+    dims: Mapping[str, int]
     extract: Callable[[Tensor], Found]
 
 
@@ -59,8 +62,9 @@ def load_extractor(spec: str, *, layer: Layer, resize: str, device: torch.device
         metric=f"fd[{path.stem}]",
         space=f"{encoder.spec['backbone']}/{layer}",
         fingerprint=encoder.fingerprint,
-        dim=dim,
-        extract=lambda images: (encoder.encode(images, layer), None),
+        preprocessing=json.dumps(encoder.spec, sort_keys=True),
+        dims={"features": dim},
+        extract=lambda images: {"features": encoder.encode(images, layer)},
     )
 
 
@@ -71,11 +75,17 @@ def _looks_like_inception(path: Path) -> bool:
 
 
 def _inception(path: Path, resize: str, device: torch.device) -> Extractor:
-    net: Any = load_inception(path).to(device)
+    net = load_inception(path).to(device)
 
     def extract(images: Tensor) -> Found:
         found = net.features(images, resize)
-        return found["pool"], found["logits"]
+        return {"features": found["pool"], "logits": found["logits"], "spatial": found["spatial"]}
 
-    space = f"inception/pool/{resize}"
-    return Extractor(metric="fid", space=space, fingerprint=net.fingerprint or "", dim=2048, extract=extract)
+    return Extractor(
+        metric="fid",
+        space=f"inception/pool/{resize}",
+        fingerprint=net.fingerprint or "",
+        preprocessing=resize,
+        dims={"features": DIMS["pool"], "logits": DIMS["logits"], "spatial": DIMS["spatial"]},
+        extract=extract,
+    )

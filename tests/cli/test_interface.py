@@ -537,8 +537,9 @@ EFFECTS: dict[str, list[str]] = {
     ],
     f"{FID} $tiny/f.safetensors": [
         "--reference digits:8:train", "--samples $tiny/real.safetensors", "--extractor $tiny/f1.safetensors",
-        "--layer projector", "--no-copies", "--image-size 4", "--save-stats $out.npz",
+        "--layer projector", "--metrics kid", "--image-size 4", "--save-stats $out.npz",
     ],
+    "fid --reference $tiny/z.safetensors --samples $tiny/z.safetensors -q --metrics fd-infinity": ["--seed 1"],
     "fid --reference $tiny/z.safetensors --samples $tiny/z1.safetensors -q --metrics cka": [
         "--metrics opd", "--bootstrap 9", "--seed 1",
     ],
@@ -559,7 +560,9 @@ ELSEWHERE = {
     "device", "nproc", "nnodes", "rdzv_endpoint", "on_bad",  # test_bad_input.py, tests/dist
     "log_every", "save_sec", "preview_every", "batch_size", "workers", "per_class",  # test_runtime_options
     "subset_logits", "corruptions", "labels",  # test_probe.py
+    "cache",  # test_fid_cache.py
     "resize",  # of Inception: test_options_with_nothing_to_act_on_are_refused and tests/golden
+    "splits",  # of Inception scores: test_fid_metrics.py
     "arch",  # has one value
     "compile",  # the same numbers, faster: tests/bench
     "export",  # test_interchange.py
