@@ -52,28 +52,27 @@ EXAMPLES = (
     ),
 )
 # The linear evaluations people publish; their rates are for 256 images a step.
+_SGD: Preset = {
+    "mode": "sgd",
+    "augment": "crop",
+    "optimizer": "sgd",
+    "weight_decay": 0.0,
+    "schedule": "cosine",
+    "warmup_epochs": 0,
+    "head": "linear",
+}
+_LARS: Preset = {**_SGD, "optimizer": "lars"}
 PRESETS: dict[str, Preset] = {
-    "simclr": {  # SimCLR, B.6, without Nesterov's momentum, as lightly's ImageNet benchmark
-        **{"mode": "sgd", "augment": "crop", "optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0},
-        **{"train_batch": 4096, "epochs": 90, "schedule": "cosine", "warmup_epochs": 0, "head": "linear"},
-    },
-    "solo": {  # solo-learn, offline; lr for SimCLR: BYOL 0.1, Barlow Twins and MoCo v3 0.3, MoCo v2+ 3, SimSiam 30
-        **{"mode": "sgd", "augment": "crop", "optimizer": "sgd", "lr": 1.0, "weight_decay": 0.0},
-        **{"train_batch": 256, "epochs": 100, "schedule": "steps", "warmup_epochs": 0, "head": "linear"},
-    },
-    "genssl": {  # GenSSL's program (its paper says a batch of 512)
-        **{"mode": "sgd", "augment": "crop", "optimizer": "lars", "lr": 0.1, "weight_decay": 0.0},
-        **{"train_batch": 2048, "epochs": 100, "schedule": "cosine", "warmup_epochs": 0, "head": "linear"},
-        "lars_bias": "adapt",
-    },
-    "mocov3": {  # MoCo v3's program, for ResNets; lr 3 for ViTs
-        **{"mode": "sgd", "augment": "crop", "optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0},
-        **{"train_batch": 1024, "epochs": 90, "schedule": "cosine", "warmup_epochs": 0, "head": "linear"},
-    },
-    "mae": {  # MAE, A.1
-        **{"mode": "sgd", "augment": "crop", "optimizer": "lars", "lr": 0.1, "weight_decay": 0.0},
-        **{"train_batch": 16384, "epochs": 90, "schedule": "cosine", "warmup_epochs": 10, "head": "batchnorm"},
-    },
+    # SimCLR, B.6, but without Nesterov's momentum, as in lightly's ImageNet benchmark.
+    "simclr": {**_SGD, "lr": 0.1, "train_batch": 4096, "epochs": 90},
+    # solo-learn, offline; the rate is SimCLR's: BYOL has 0.1, Barlow Twins and MoCo v3 0.3, MoCo v2+ 3, SimSiam 30.
+    "solo": {**_SGD, "lr": 1.0, "train_batch": 256, "epochs": 100, "schedule": "steps"},
+    # GenSSL's program; its paper says a batch of 512.
+    "genssl": {**_LARS, "lr": 0.1, "train_batch": 2048, "epochs": 100, "lars_bias": "adapt"},
+    # MoCo v3's program, for ResNets; ViTs have a rate of 3.
+    "mocov3": {**_SGD, "lr": 0.1, "train_batch": 1024, "epochs": 90},
+    # MAE, A.1.
+    "mae": {**_LARS, "lr": 0.1, "train_batch": 16384, "epochs": 90, "warmup_epochs": 10, "head": "batchnorm"},
 }
 
 

@@ -289,3 +289,12 @@ def test_scores_that_cannot_be_had_are_refused(run: Run, tiny: Path, line: str, 
     ran = run("probe", "--train", z, "--test", z, *line.split())
     assert ran.code == 2
     assert message in ran.err
+
+
+def test_all_corruptions_are_the_fifteen() -> None:
+    from corecli.commands._probe_modes import corruptions
+    from corecli.commands.probe import Config
+    from corecli.data.corrupt import CORRUPTIONS
+
+    assert corruptions(Config(train=("a",), test=("b",), corruptions=("fog", "all"))) == CORRUPTIONS
+    assert corruptions(Config(train=("a",), test=("b",), corruptions=("fog,snow", "fog"))) == ("fog", "snow")
