@@ -10,13 +10,15 @@ from torch import nn
 from corecli.base.errors import DataError
 
 Tensors = dict[str, torch.Tensor]
+_STATISTICS = ("running_mean", "running_var")
 
 
 class EMA:
     """An averaged copy of a module, in evaluation mode, to update after every optimizer step.
 
     average <- average + (1 - d) (weight - average), with d = min(decay, (1 + n) / (10 + n)) after n updates: the
-    warm-up lets the average forget the initial weights soon. Buffers and integer tensors are copied.
+    warm-up lets the average forget the initial weights soon. Running statistics of BatchNorm are averaged alike: a
+    generator's last ones fit its last weights, not the average of them. Other buffers are copied.
     """
 
     def __init__(self, module: nn.Module, *, decay: float) -> None:
@@ -31,10 +33,10 @@ class EMA:
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Move the average towards `module`, which must have the tensors of the copied one (an assertion)."""
-        ours, theirs = _paired(dict(self.module.named_parameters()), dict(module.named_parameters()))
+        ours, theirs = _paired(_averaged(self.module), _averaged(module))
         if ours:
             torch._foreach_lerp_(ours, theirs, 1 - self.next_decay())  # pyright: ignore[reportPrivateImportUsage]
-        ours, theirs = _paired(dict(self.module.named_buffers()), dict(module.named_buffers()))
+        ours, theirs = _paired(_copied(self.module), _copied(module))
         if ours:
             torch._foreach_copy_(ours, theirs)  # pyright: ignore[reportPrivateImportUsage]
         self.num_updates += 1
@@ -51,6 +53,15 @@ class EMA:
         except RuntimeError as error:
             raise DataError(f"averaged weights do not fit the module: {error}") from error
         self.num_updates = int(tensors["num_updates"])
+
+
+def _averaged(module: nn.Module) -> Tensors:
+    statistics = {name: b for name, b in module.named_buffers() if name.endswith(_STATISTICS)}
+    return {**dict(module.named_parameters()), **statistics}
+
+
+def _copied(module: nn.Module) -> Tensors:
+    return {name: b for name, b in module.named_buffers() if not name.endswith(_STATISTICS)}
 
 
 def _paired(ours: Tensors, theirs: Tensors) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
