@@ -15,6 +15,7 @@ from corecli.base.config import named_values, parse_fields
 from corecli.base.errors import CorecliError, DataError, about
 from corecli.base.rng import derive
 from corecli.commands._families import chosen_fields
+from corecli.data.neighbours import Neighbours
 from corecli.data.sheet import write_sheet
 from corecli.engine.dist import World, mean_over_ranks
 from corecli.engine.precision import autocast, place
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from corecli.data.imageset import ImageSet
 
 _SHARED_FIELDS = (
-    "learn_sigma", "schedule", "diffusion_steps", "condition_dropout", "feature_normalization", "feature_noise", "flip",
+    "objective", "learn_sigma", "min_snr", "flow_times", "schedule", "diffusion_steps", "flip",
+    "condition_dropout", "feature_normalization", "feature_noise",
 )  # fmt: skip
 _PREVIEW_COLUMNS, _PREVIEW_ROWS, _PREVIEW_STEPS = 10, 4, 25
 
@@ -53,15 +55,31 @@ class GenTrainer:
             precision=config.precision,
         )
         make_learner: Callable[..., Learner] = getattr(family, "learner", OneLossLearner)
-        self.learner = make_learner(self.generator, recipe, world)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(config.seed, "init", "learner"))
+            self.learner = make_learner(self.generator, recipe, world)
+        self.neighbours = self._neighbours()
+        self._preview_steps = None if getattr(family, "ONE_PASS", False) else _PREVIEW_STEPS
         self.state, self.average = self.learner.state, self.learner.average
 
     def learn(self, step: int, images: torch.Tensor, rows: np.ndarray) -> Tensors:
-        """One step on uint8 images [b, 3, H, W] of the given rows; returns this rank's losses."""
+        """One step on uint8 images [b, 3, H, W] of the given rows, or [1, b, 3, H, W] of their neighbours.
+
+        Returns this rank's losses.
+        """
+        images = images if self.neighbours is None else images[0]
         first = self.world.rank * len(rows)
         draws = self.generator.draw(self.config.seed, step, batch=self.config.batch_size)[first : first + len(rows)]
         condition = None if self._conditions is None else self._conditions[rows].to(self.world.device)
         return self.learner.learn(images, condition, draws)
+
+    def _neighbours(self) -> Neighbours | None:
+        """Whose images are shown as real ones in place of the image whose features are the condition (IC-GAN)."""
+        num = getattr(self.generator.config, "neighbours", 0)
+        if not num or self._table is None or self._conditions is None:
+            return None
+        with about(self.config.data):
+            return Neighbours(self._conditions.to(self.world.device), num, seed=self.config.seed)
 
     def figures(self, learned: Tensors) -> dict[str, float]:
         """What is logged: the losses of the step over all ranks."""
@@ -83,7 +101,7 @@ class GenTrainer:
         condition = None if self._conditions is None else self._conditions[rows]
         with autocast(self.config.precision, self.world.device):
             average: Any = self.average
-            images = average.generate(seeds, condition, steps=_PREVIEW_STEPS).cpu()
+            images = average.generate(seeds, condition, steps=self._preview_steps).cpu()
         if condition is not None:
             images = torch.cat([self.data.read(rows[:columns]), images])
         write_sheet(path, images, columns=columns, head_rows=int(condition is not None))

@@ -11,7 +11,7 @@ refused (--force accepts it).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -75,7 +75,15 @@ class Config(Common):
     sampler: str = option("ddim", help="how to sample", choices=lambda: registry.choices("diffusion/samplers"))
     steps: int | None = option(None, help="denoising steps (default: the sampler's; ddim 50)", minimum=1)
     eta: float = option(0.0, help="randomness of ddim: 0 none, 1 as ddpm", minimum=0, maximum=1)
-    guidance: float = option(1.0, help="classifier-free guidance, 1 for none", minimum=0)
+    spacing: Literal["even", "inclusive", "log-snr", "karras"] | None = option(
+        None, help="which noise levels the steps visit; default the sampler's or the objective's"
+    )
+    guidance: tuple[float, ...] = option(
+        (1.0,), help="classifier-free guidance, 1 for none; several, such as 2,3,8, write one set each", minimum=0
+    )
+    guidance_interval: tuple[float, ...] | None = option(
+        None, help="guide at noise levels sigma / alpha above LOW and up to HIGH alone", metavar="LOW,HIGH"
+    )
     batch_size: int = option(64, help="images at once", role="runtime", minimum=1)
 
 
@@ -92,11 +100,30 @@ def check(config: Config) -> dict[str, Any]:
     if config.features is None and (config.rows is not None or config.order != "table"):
         raise UsageError("--rows and --order need --features")
     _check_guidance(config, header)
-    return {"conditioned_on": kind, "out": str(config.out)}
+    _check_sampling(config, header)
+    return {"conditioned_on": kind, "writes": [str(one.out) for one in _sweep(config)]}
 
 
 def run(config: Config, world: World) -> Outcome:
-    """Sample, shard by shard, and publish the set. Errors: DataError, UsageError, CannotCreateError."""
+    """Sample and publish the set, or one for each guidance. Errors: DataError, UsageError, CannotCreateError."""
+    made = [_make_set(one, world) for one in _sweep(config)]
+    return Outcome(
+        lines=tuple(line for outcome in made for line in outcome.lines),
+        records=tuple(record for outcome in made for record in outcome.records),
+        notes=tuple(note for outcome in made for note in outcome.notes),
+    )
+
+
+def _sweep(config: Config) -> list[Config]:
+    """The config for each guidance; with several, syn.tar becomes syn-g2.tar and syn-g3.tar."""
+    if len(config.guidance) == 1:
+        return [config]
+    outs = [config.out.with_name(f"{config.out.stem}-g{scale:g}{config.out.suffix}") for scale in config.guidance]
+    return [replace(config, guidance=(scale,), out=out) for scale, out in zip(config.guidance, outs, strict=True)]
+
+
+def _make_set(config: Config, world: World) -> Outcome:
+    """Sample, shard by shard, and publish the set."""
     from corecli.base import checkpoint
     from corecli.data.imageset import write_set
     from corecli.engine.precision import autocast, place
@@ -112,7 +139,9 @@ def run(config: Config, world: World) -> Outcome:
         clear_work(config.out)
         return produced(config.out, notes=("already there, left alone",), num=len(plan.rows))
     generator = place(_build(header, tensors), world.device)
-    generator.check_condition(plan.condition, guidance=config.guidance)
+    guidance = config.guidance[0]
+    generator.check_condition(plan.condition, guidance=guidance)
+    interval = _interval(config)
     folder = open_folder(config.out, identity, world, force=config.force)
 
     def make(batches: Iterator[tuple[int, int]]) -> Iterator[dict[str, torch.Tensor]]:
@@ -125,7 +154,9 @@ def run(config: Config, world: World) -> Outcome:
                     sampler=config.sampler,
                     steps=config.steps,
                     eta=config.eta,
-                    guidance=config.guidance,
+                    guidance=guidance,
+                    guidance_interval=interval,
+                    spacing=config.spacing,
                 )
             yield {"images": images}
 
@@ -136,7 +167,7 @@ def run(config: Config, world: World) -> Outcome:
             chunks = (shard["images"] for shard in shards.read())
             class_names = tuple(header["class_names"])
             write_set(config.out, plan.rows, chunks, class_names=class_names, header=provenance, format=config.format)
-    return produced(config.out, num=len(plan.rows), sampler=config.sampler, guidance=config.guidance)
+    return produced(config.out, num=len(plan.rows), sampler=config.sampler, guidance=guidance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,15 +260,36 @@ def _check_table(config: Config, generator: dict[str, Any], table: dict[str, Any
             raise DataError(reason, where=config.features, hint=hint)
 
 
+def _interval(config: Config) -> tuple[float, float] | None:
+    """Errors: UsageError unless --guidance-interval is of two numbers."""
+    if config.guidance_interval is None:
+        return None
+    if len(config.guidance_interval) != 2:
+        raise UsageError("--guidance-interval is of two noise levels", hint="write 0.19,1.61")
+    return config.guidance_interval
+
+
 def _check_guidance(config: Config, generator: dict[str, Any]) -> None:
     """Guidance extrapolates from the generator without condition, which only condition dropout teaches it."""
-    if config.guidance == 1:
+    _interval(config)
+    if set(config.guidance) == {1}:
         return
     if generator["condition"]["kind"] == "none":
         raise UsageError("the generator is unconditional, nothing guides it", where=config.ckpt, hint="drop --guidance")
-    if not generator["generator"]["condition_dropout"]:
+    if not generator["generator"].get("condition_dropout"):
         hint = "drop --guidance, or train with --condition-dropout above 0"
         raise UsageError("the generator was trained without condition dropout", where=config.ckpt, hint=hint)
+
+
+def _check_sampling(config: Config, generator: dict[str, Any]) -> None:
+    """A family that makes an image in one pass has nothing to choose."""
+    if not registry.constants("generators", generator["arch"]).get("ONE_PASS"):
+        return
+    options = cfg.described(Config)
+    for name in ("sampler", "steps", "eta", "spacing"):
+        if getattr(config, name) != options[name][0].default:
+            reason = f"{cfg.flag(name)} does not apply to {generator['arch']}, which makes an image in one pass"
+            raise UsageError(reason, where=config.ckpt)
 
 
 def _build(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:

@@ -96,7 +96,14 @@ class Config(_inputs.ReadsImages):
     set: tuple[str, ...] = option(
         (), help="an option of the family, repeatable, such as channels=64", metavar="NAME=VALUE", joined=True
     )
-    learn_sigma: bool | None = option(None, help="learn the variance too, with the hybrid loss")
+    objective: Literal["eps", "v", "x0", "edm", "flow"] | None = option(
+        None, help="what the network learns: noise, velocity or image of the noising process, EDM's or a rectified flow"
+    )
+    learn_sigma: bool | None = option(None, help="learn the variance too, with the hybrid loss; default with eps")
+    min_snr: float | None = option(
+        None, help="gamma of min-SNR weighting for eps, v and x0; default 0, none", minimum=0
+    )
+    flow_times: Literal["uniform", "logit-normal"] | None = option(None, help="how a flow draws its times")
     schedule: Literal["linear", "cosine", "scaled_linear"] | None = option(None, help="noise schedule")
     diffusion_steps: int | None = option(None, help="steps of the noising process", minimum=2)
     flip: bool | None = option(None, help="mirror half of the images; default yes")
@@ -141,10 +148,12 @@ def check(config: Config) -> dict[str, Any]:
         _inputs.check_header(config.features, "features")
     _inputs.check_batch(data, config.data, config.batch_size)
     _refuse_idle(config, condition)
-    known = registry.constants("generators", config.arch)["Options"]
+    family = registry.constants("generators", config.arch)
     for name in cfg.named_values(config.set):
-        if name not in known:
-            raise unknown_name(f"option of {config.arch}", name, known)
+        if name not in family["Options"]:
+            raise unknown_name(f"option of {config.arch}", name, family["Options"])
+    if condition not in family.get("CONDITIONS", (condition,)):
+        raise UsageError(f"{config.arch} is trained on {' or '.join(family['CONDITIONS'])}, not on {condition}")
     return {"num": len(data.rows), "slots": len(data.slots), "conditioned_on": condition, "out": str(config.out)}
 
 
@@ -204,7 +213,9 @@ def run(config: Config, world: World) -> Outcome:
         quiet=config.quiet,
     ) as steps:
         workers = _inputs.num_workers(config.workers)
-        loader = Loader(data, order, world=world, workers=workers, first_step=steps.first_step)
+        loader = Loader(
+            data, order, world=world, members=trainer.neighbours, workers=workers, first_step=steps.first_step
+        )
         for step, (_, images, rows) in zip(steps.steps(), loader, strict=False):
             learned = trainer.learn(step, images, rows)
             steps.presented(config.batch_size)

@@ -500,8 +500,9 @@ EFFECTS: dict[str, list[str]] = {
         "--weight-decay 0.5", "--clip 0.001", "--ema-decay 0.1", "--set channels=48", "--set dropout=0.5",
         "--learn-sigma", "--schedule cosine",
         "--diffusion-steps 50", "--no-flip", "--condition-dropout 0.9", "--feature-normalization l2",
-        "--feature-noise 1",
+        "--feature-noise 1", "--objective v", "--objective edm", "--min-snr 5",
     ],
+    f"{GEN} --objective flow": ["--flow-times logit-normal"],
     GEN: ["--data digits:8:train", "--condition labels", "--image-size 16"],
     "extract --data $tiny/syn --quiet --out $out.safetensors --encoder $tiny/f.safetensors": [
         "--data digits:8:test", "--encoder $tiny/f1.safetensors", "--layer backbone", "--image-size 4",
@@ -510,7 +511,10 @@ EFFECTS: dict[str, list[str]] = {
     "sample --rows 0,5,9,2 --steps 2 --quiet --out $out.npz --features $tiny/z.safetensors --ckpt $tiny/g.pt": [
         "--ckpt $tiny/undropped.pt", "--features $tiny/other_rows.safetensors", "--per-row 2", "--num 3",
         "--order shuffle", "--order class-balanced", "--rows 1", "--sampler ddpm", "--steps 3", "--eta 1",
-        "--guidance 50", "--seed 1", "--precision bf16", "--format tar",
+        "--guidance 50", "--seed 1", "--precision bf16", "--format tar", "--spacing karras",
+    ],
+    "sample --rows 0,5 --steps 4 --guidance 50 -q --out $out.npz --features $tiny/z.safetensors --ckpt $tiny/g.pt": [
+        "--guidance-interval 0,1",
     ],
     "inflate --json --out $out.json --real $tiny/real.safetensors --synthetic $tiny/syn": [
         "--real digits:8:train", "--synthetic digits:8:train", "--repeat 2", "--beta 0.5", "--fraction 0.5",
@@ -670,6 +674,15 @@ def test_runtime_options(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) 
     probe = f"probe --train {tiny}/z.safetensors --test {tiny}/z.safetensors --epochs 1 --seeds 1".split()
     assert run(*probe, "--per-class").out.count("class ") == 10
     assert "class " not in run(*probe).out
+
+
+def test_several_guidances_write_one_set_each(run: Run, tiny: Path) -> None:
+    line = ("sample", "--ckpt", tiny / "g.pt", "--features", tiny / "z.safetensors", "--rows", "0,5", "--steps", "1")
+    ran = run(*line, "--guidance", "1,2.5", "--out", "syn.npz", "-q")
+    assert (ran.code, ran.out.splitlines()) == (0, ["syn-g1.npz", "syn-g2.5.npz"])
+    alone = run(*line, "--guidance", "2.5", "--out", "alone.npz", "-q")
+    assert alone.code == 0
+    assert payload(Path("alone.npz")) == payload(Path("syn-g2.5.npz")) != payload(Path("syn-g1.npz"))
 
 
 def test_saved_states_and_previews(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
