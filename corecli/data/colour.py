@@ -6,11 +6,13 @@ Pixels are float32 [B, 3, N] in [0, 1], red, green and blue planes of N = H * W 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Planes = Sequence[Tensor]  # red, green and blue
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601 weights as torchvision rounds them
@@ -38,30 +40,33 @@ def jitter(pixels: Tensor, order: np.ndarray, factors: np.ndarray, *, compile: b
     for position in range(3):
         rows = slice(int(np.searchsorted(hue_at, position, side="right")), len(order))
         _blend(pixels[rows], blends[position, rows], contrasts[position, rows])
-    pixels[start:] = (_compiled_hue if compile else rotate_hue)(pixels[start:], turns)
+    _turn(pixels[start:], turns, compile)
     for position in range(1, 4):
         rows = slice(start, int(np.searchsorted(hue_at, position)))
         _blend(pixels[rows], blends[position, rows], contrasts[position, rows])
 
 
-def rotate_hue(pixels: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue by `turns` [B] in [-0.5, 0.5] of a circle, keeping HSV's saturation and value.
+def rotate_hue(pixels: Tensor, turns: Tensor, *, out: Planes | None = None) -> Planes:
+    """The planes [B, N] of colours whose hue is turned by `turns` [B] in [-0.5, 0.5] of a circle, keeping HSV's
+    saturation and value; `out`, which may be the planes of `pixels` themselves, spares new ones.
 
     With the highest channel scaled to 1 and the lowest to 0, a hue h in [0, 6) obeys |h - 3| = 2 + r - g - b, and
     h > 3 where b > g; back, a channel is high near its own hue (r at 0, g at 2, b at 4) and falls off linearly. These
     closed forms need no comparisons, which cost a CPU several times an addition.
     """
     red, green, blue = pixels.unbind(1)
-    high = torch.maximum(torch.maximum(red, green), blue)
-    low = torch.minimum(torch.minimum(red, green), blue)
+    high, low = torch.maximum(red, green), torch.minimum(red, green)
+    torch.maximum(high, blue, out=high)
+    torch.minimum(low, blue, out=low)
     spread = high - low
     hue = (red - green).sub_(blue).add_(low).div_(spread.clamp(min=1e-8)).add_(2)
     hue = hue.copysign_(blue - green).mul_(1 / 6).add_(turns[:, None] + 1.5).frac_().mul_(6)
-    channels = []
-    for centre, edge, sign in ((3, low, 1), (2, high, -1), (4, high, -1)):
+    turned = []
+    for channel, (centre, edge, sign) in enumerate(((3, low, 1), (2, high, -1), (4, high, -1))):
         fall = (hue - centre).abs_().sub_(1).clamp_(0, 1)
-        channels.append(edge.addcmul(spread, fall, value=sign))
-    return torch.stack(channels, 1)
+        place = fall if out is None else out[channel]
+        turned.append(torch.addcmul(edge, spread, fall, value=sign, out=place))
+    return turned
 
 
 def greyscale(images: Tensor) -> Tensor:
@@ -73,6 +78,15 @@ def greyscale(images: Tensor) -> Tensor:
 def solarize(images: Tensor, threshold: float) -> Tensor:
     """Invert the values at or above `threshold`."""
     return torch.where(images >= threshold, 1 - images, images)
+
+
+def _turn(pixels: Tensor, turns: Tensor, compile: bool) -> None:
+    planes = pixels.unbind(1)
+    if not compile:
+        rotate_hue(pixels, turns, out=planes)
+        return
+    for plane, turned in zip(planes, _compiled_hue(pixels, turns), strict=True):
+        plane.copy_(turned)  # compiled code that writes in place is several times slower
 
 
 def _blends(order: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -104,11 +118,11 @@ def _move(array: np.ndarray, like: Tensor) -> Tensor:
 class CompiledOrEager:
     """A function compiled at its first call; eager from then on, after one warning, where no compiler is found."""
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
+    def __init__(self, function: Callable[..., Planes]) -> None:
         self._eager = function
-        self._call: Callable[..., Tensor] | None = None
+        self._call: Callable[..., Planes] | None = None
 
-    def __call__(self, *args: Tensor) -> Tensor:
+    def __call__(self, *args: Tensor) -> Planes:
         """Call the function."""
         try:
             self._call = self._call or torch.compile(self._eager, dynamic=True)

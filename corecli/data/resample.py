@@ -1,8 +1,8 @@
 """Crops and blurs with parameters of their own for every image of a batch.
 
-Both are separable linear maps, one matrix for the rows and one for the columns of an image. Small images, and any
-image on a GPU, go through these matrices in two batched products; on a CPU a larger image is cheaper through torch's
-own kernels, which give the same values (the measured crossing is near 64 px).
+Both are separable: every row of the result is a weighted sum of a few rows, its taps, and so is every column. On a CPU
+these sums are taken as they are, by the kernel that averages embeddings. On a GPU, and for images so small that a
+matrix is mostly taps, they are two batched products with matrices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor
 
 Edge = Literal["reflect", "replicate"]
 
-_LARGEST_DENSE_PX = 64
+_LARGEST_DENSE_PX = 80  # where both cost the same
+_REACH_SIGMAS = 5.5  # beyond it a Gaussian holds 4e-8, less than float32 resolves
 
 
 def resized_crop(images: Tensor, boxes: np.ndarray, flip: np.ndarray, size: tuple[int, int]) -> Tensor:
@@ -27,13 +28,20 @@ def resized_crop(images: Tensor, boxes: np.ndarray, flip: np.ndarray, size: tupl
     images: uint8 [B, C, H, W]; boxes: int64 [B, 4] of top, left, height, width; flip: bool [B].
     Returns float32 [B, C, *size] in [0, 1].
     """
-    if not _dense(images, size):
-        return _crop_one_by_one(images, boxes, flip, size)
     num_rows, num_columns = images.shape[-2:]
-    box, mirrored = _move(boxes.T, images), _move(flip, images)
-    rows = _resize_matrices(box[0], box[2], None, size[0], num_rows)
-    columns = _resize_matrices(box[1], box[3], mirrored, size[1], num_columns)
-    return _separable(images.float(), rows.div_(255), columns).clamp_(0, 1)
+    (top, left, height, width), mirrored = _move(boxes.T, images), _move(flip, images)
+    rows, row_weights = _resize_taps(height, None, size[0], num_rows)
+    columns, column_weights = _resize_taps(width, mirrored, size[1], num_columns)
+    row_weights /= 255
+    if _dense(images, size):
+        down = _matrices(rows + top[:, None, None], row_weights, num_rows)
+        across = _matrices(columns + left[:, None, None], column_weights, num_columns)
+        return _product(images.float(), down, across).clamp_(0, 1)
+    out = torch.empty(*images.shape[:2], *size)
+    for i, (y, x, h, w) in enumerate(boxes.tolist()):
+        turned = _sum_taps(images[i, :, y : y + h, x : x + w].float().mT, columns[i], column_weights[i])
+        torch.clamp(_sum_taps(turned.mT, rows[i], row_weights[i]), 0, 1, out=out[i])
+    return out
 
 
 def gaussian_blur(images: Tensor, sigma: np.ndarray, *, radius: int, edge: Edge = "reflect") -> Tensor:
@@ -44,10 +52,12 @@ def gaussian_blur(images: Tensor, sigma: np.ndarray, *, radius: int, edge: Edge 
     """
     offset = torch.arange(-radius, radius + 1, device=images.device)
     kernels = torch.softmax(-(offset**2) / (2 * _move(sigma, images).float()[:, None] ** 2), dim=1)
+    if not _dense(images, images.shape[-2:]):
+        return _blur_one_by_one(images, kernels, np.ceil(_REACH_SIGMAS * sigma).clip(max=radius), edge)
     if kernels.shape[1] * 4 <= min(images.shape[-2:]):
         return _blur_by_convolution(images, kernels, edge)
     rows, columns = (_blur_matrices(kernels, size, edge) for size in images.shape[-2:])
-    return _separable(images, rows, columns)
+    return _product(images, rows, columns)
 
 
 def _dense(images: Tensor, size: tuple[int, ...]) -> bool:
@@ -58,20 +68,13 @@ def _move(array: np.ndarray, like: Tensor) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(like.device, non_blocking=True)
 
 
-def _separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """rows [B, h, H] @ images [B, C, H, W] @ columns [B, w, W] transposed -> [B, C, h, w]."""
-    batch, channels, num_rows, num_columns = images.shape
-    wide = torch.bmm(images.reshape(batch, channels * num_rows, num_columns), columns.transpose(1, 2))
-    return rows[:, None] @ wide.view(batch, channels, num_rows, -1)
-
-
-def _resize_matrices(start: Tensor, length: Tensor, flip: Tensor | None, out: int, size: int) -> Tensor:
-    """The maps of `size` pixels to `out` that resize the range of `length` from `start`: float32 [B, out, size].
+def _resize_taps(length: Tensor, flip: Tensor | None, out: int, size: int) -> tuple[Tensor, Tensor]:
+    """The pixels from which `out` pixels are made that resize ranges of `length` <= size: int64 and float [B, out, K].
 
     The kernel widens with the range when it shrinks (antialiasing), is cut at the range's ends and renormalised.
     An output's centre is kept as whole pixels and a rest, so that float32 is exact enough for any size of image.
     """
-    position = torch.arange(1, 2 * out, 2, device=start.device).expand(len(start), out)
+    position = torch.arange(1, 2 * out, 2, device=length.device).expand(len(length), out)
     if flip is not None:
         position = torch.where(flip[:, None], position.flip(1), position)
     pixel = (position * length[:, None]).div_(2 * out, rounding_mode="floor")
@@ -79,15 +82,14 @@ def _resize_matrices(start: Tensor, length: Tensor, flip: Tensor | None, out: in
     stretch = (length / out).clamp_(min=1)[:, None]
     first = torch.floor(rest - 2 * stretch + 0.5)
     num_taps = 2 * math.ceil(2 * max(1.0, size / out)) + 1  # enough for any range, so that no sum depends on the others
-    taps = first + torch.arange(num_taps, device=start.device)[:, None, None]  # [taps, B, out]: long inner loops
+    taps = first + torch.arange(num_taps, device=length.device)[:, None, None]  # [K, B, out]: long inner loops
     weights = _cubic((taps + (0.5 - rest)).div_(stretch).abs_())
     taps += pixel
     last = (length - 1).float()[:, None]
     weights.mul_(taps >= 0).mul_(taps <= last)
     weights /= weights.sum(0)
-    index = torch.minimum(taps.clamp_(min=0), last).add_(start[:, None]).long()
-    dense = torch.zeros(len(start), out, size, device=start.device)
-    return dense.scatter_add_(2, index.permute(1, 2, 0), weights.permute(1, 2, 0))
+    index = torch.minimum(taps.clamp_(min=0), last).long()
+    return index.permute(1, 2, 0), weights.permute(1, 2, 0)
 
 
 def _cubic(distance: Tensor) -> Tensor:
@@ -97,25 +99,54 @@ def _cubic(distance: Tensor) -> Tensor:
     return inner.addcmul_((1 - far).square_(), far, value=-0.5)
 
 
-def _crop_one_by_one(images: Tensor, boxes: np.ndarray, flip: np.ndarray, size: tuple[int, int]) -> Tensor:
-    out = torch.empty(*images.shape[:2], *size)
-    for i, (top, left, height, width) in enumerate(boxes.tolist()):
-        box = images[i : i + 1, :, top : top + height, left : left + width].float()
-        view = F.interpolate(box, size, mode="bicubic", antialias=True)
-        out[i] = view[0].flip(-1) if flip[i] else view[0]
-    return out.mul_(1 / 255).clamp_(0, 1)
+def _blur_one_by_one(images: Tensor, kernels: Tensor, radii: np.ndarray, edge: Edge) -> Tensor:
+    rows, columns = (_blur_sources(size, kernels.shape[1], edge, images.device) for size in images.shape[-2:])
+    out, centre = torch.empty_like(images), kernels.shape[1] // 2
+    for i, radius in enumerate(radii.astype(int).tolist()):
+        taps = slice(centre - radius, centre + radius + 1)
+        kernel = kernels[i, taps]
+        turned = _sum_taps(images[i].mT, columns[:, taps], kernel)
+        out[i] = _sum_taps(turned.mT, rows[:, taps], kernel)
+    return out
 
 
 def _blur_matrices(kernels: Tensor, size: int, edge: Edge) -> Tensor:
     """[B, K] kernels as maps of `size` pixels to themselves: [B, size, size]."""
-    num_taps = kernels.shape[1]
-    pixel = torch.arange(size, device=kernels.device)
-    source = pixel + (torch.arange(num_taps, device=kernels.device) - num_taps // 2)[:, None]
+    sources = _blur_sources(size, kernels.shape[1], edge, kernels.device)
+    shifts = sources.T[:, :, None] == torch.arange(size, device=kernels.device)  # [K, size, size]: one for every tap
+    return (kernels @ shifts.flatten(1).float()).view(-1, size, size)
+
+
+def _blur_sources(size: int, num_taps: int, edge: Edge, device: torch.device) -> Tensor:
+    """The pixels around each of `size` pixels: int64 [size, K]."""
+    around = torch.arange(num_taps, device=device) - num_taps // 2
+    source = torch.arange(size, device=device)[:, None] + around
     if edge == "reflect":
         source = source.remainder(max(1, 2 * size - 2))
         source = torch.minimum(source, 2 * size - 2 - source)
-    shifts = source.clamp_(0, size - 1)[:, :, None] == pixel  # [K, size, size]: one shift for every tap
-    return (kernels @ shifts.flatten(1).float()).view(-1, size, size)
+    return source.clamp_(0, size - 1)
+
+
+def _sum_taps(planes: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of K rows of each plane [C, H, W] -> [C, h, W]; taps: int64 [h, K], weights: [h, K] or [K]."""
+    num, height, width = planes.shape
+    bags = taps + torch.arange(0, num * height, height)[:, None, None]  # [C, h, K]: rows of all planes on end
+    weights = weights.expand_as(bags).flatten(0, 1)
+    sums = F.embedding_bag(bags.flatten(0, 1), planes.reshape(-1, width), per_sample_weights=weights, mode="sum")
+    return sums.view(num, -1, width)
+
+
+def _matrices(taps: Tensor, weights: Tensor, size: int) -> Tensor:
+    """Taps and weights [B, out, K] as maps of `size` pixels: [B, out, size]."""
+    dense = torch.zeros(*taps.shape[:2], size, device=taps.device)
+    return dense.scatter_add_(2, taps, weights)
+
+
+def _product(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """rows [B, h, H] @ images [B, C, H, W] @ columns [B, w, W] transposed -> [B, C, h, w]."""
+    batch, channels, num_rows, num_columns = images.shape
+    wide = torch.bmm(images.reshape(batch, channels * num_rows, num_columns), columns.transpose(1, 2))
+    return rows[:, None] @ wide.view(batch, channels, num_rows, -1)
 
 
 def _blur_by_convolution(images: Tensor, kernels: Tensor, edge: Edge) -> Tensor:
