@@ -64,8 +64,8 @@ class Draws:
     """The random part of a training step for B images; `draws[a:b]` is the part of some of them.
 
     t: [B], what the objective's `draw` gave; noise: [B, C, H, W]; flip: [B] bool; drop: [B] uniform in [0, 1), to
-    compare with a probability; condition_noise: [B, D], or [B, 0] where not wanted; seed: for what the network draws
-    itself, its dropout, which is the one thing that differs with the number of ranks.
+    compare with a probability; condition_noise: [B, D] and posterior_noise: [B, C, H, W], each [B, 0] where not
+    wanted; seed: for what the network draws itself, its dropout, the one thing that differs with the number of ranks.
     """
 
     t: torch.Tensor
@@ -73,6 +73,7 @@ class Draws:
     flip: torch.Tensor
     drop: torch.Tensor
     condition_noise: torch.Tensor
+    posterior_noise: torch.Tensor
     seed: int
 
     def __getitem__(self, rows: slice) -> Draws:
@@ -89,9 +90,19 @@ class Draws:
 
 
 def draw(
-    objective: Objective, seed: int, step: int, *, batch: int, shape: tuple[int, int, int], condition_dim: int = 0
+    objective: Objective,
+    seed: int,
+    step: int,
+    *,
+    batch: int,
+    shape: tuple[int, int, int],
+    condition_dim: int = 0,
+    draws_posterior: bool = False,
 ) -> Draws:
-    """The draws of a global batch, on the CPU, as a function of (seed, step) alone; slice them by rank."""
+    """The draws of a global batch, on the CPU, as a function of (seed, step) alone; slice them by rank.
+
+    draws_posterior: the data are distributions, as a first stage gives them, of which each step takes a sample.
+    """
     generator = torch_generator(seed, "diffusion", step)
     return Draws(
         t=objective.draw(batch, generator),
@@ -99,6 +110,7 @@ def draw(
         flip=torch.rand(batch, generator=generator) < 0.5,
         drop=torch.rand(batch, generator=generator),
         condition_noise=torch.randn(batch, condition_dim, generator=generator),
+        posterior_noise=torch.randn(batch, *(shape if draws_posterior else (0,)), generator=generator),
         seed=derive(seed, "network", step),
     )
 

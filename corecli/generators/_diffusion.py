@@ -11,6 +11,7 @@ from torch import nn
 
 from corecli.base import registry
 from corecli.base.errors import DataError, UsageError, unknown_name
+from corecli.base.pixels import to_pixels, to_unit_range
 from corecli.diffusion.edm import Edm
 from corecli.diffusion.flow import Flow
 from corecli.diffusion.guidance import Guidance, Output, denoiser, guided
@@ -26,12 +27,24 @@ OBJECTIVES = (*PREDICTIONS, "edm", "flow")
 
 
 class FirstStage(Protocol):
-    """A frozen module between images and the latents [B, C, h, w] in which a diffusion model works."""
+    """A frozen module between images and the latents [B, C, h, w] in which a diffusion model works.
+
+    data_shape, moments_shape: of the latents of an image, and of what is kept to sample them from; is_random: whether
+    they are sampled, with noise, from a distribution.
+    """
 
     data_shape: tuple[int, int, int]
+    is_random: bool
+
+    @property
+    def moments_shape(self) -> tuple[int, int, int]: ...
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Uint8 images [B, 3, S, S] as float32 latents [B, *data_shape] of about unit scale."""
+        """Uint8 images [B, 3, S, S] as float32 moments [B, *moments_shape]."""
+        ...
+
+    def latents(self, moments: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """The float32 latents [B, *data_shape] of moments, of about unit scale."""
         ...
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -125,12 +138,13 @@ class Diffusion(nn.Module):
             batch=batch,
             shape=self.data_shape,
             condition_dim=config.condition_dim if config.feature_noise > 0 else 0,
+            draws_posterior=self.first_stage is not None and self.first_stage.is_random,
         )
 
     def loss(self, x: torch.Tensor, condition: torch.Tensor | None, draws: Draws) -> torch.Tensor:
         """The objective's loss; see `Generator.loss`.
 
-        x: uint8 images, or float latents of the first stage. Seeds torch's global generator from the draws, so that
+        x: uint8 images, or what `moments` gave for them. Seeds torch's global generator from the draws, so that
         dropout too is a function of (seed, step).
         """
         draws = draws.to(x.device)
@@ -189,14 +203,38 @@ class Diffusion(nn.Module):
         chosen = spacing or self.objective.spacing or sampler.SPACING
         return self.objective.levels(chosen, min(sampler.DEFAULT_STEPS, most) if steps is None else steps)
 
+    def moments(self, images: torch.Tensor) -> torch.Tensor:
+        """What a first stage has to know of uint8 images, to be kept: float16 [B, V, *moments_shape].
+
+        V is 2, of the images and of their mirror images, where training mirrors them, else 1.
+        """
+        assert self.first_stage is not None, "pixels need no first stage"
+        views = (images, images.flip(-1)) if self.config.flip else (images,)
+        return torch.stack([self.first_stage.encode(view) for view in views], dim=1).half()
+
     def _clean(self, x: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """x0, [B, *data_shape] float32; images are mirrored as the draws say, latents come as they are."""
-        if tuple(x.shape[1:]) != self.data_shape or x.is_floating_point() != (self.first_stage is not None):
-            kind = "pixels" if self.first_stage is None else "latents"
-            raise DataError(f"{x.dtype} data of {tuple(x.shape[1:])}, the generator takes {kind} of {self.data_shape}")
-        if self.first_stage is not None:
-            return self.objective.latent_scale * x.float()
-        return to_unit_range(torch.where(_column(draws.flip), x.flip(-1), x) if self.config.flip else x)
+        """x0, [B, *data_shape] float32, mirrored as the draws say; latents are sampled with their noise."""
+        if self.first_stage is None:
+            return to_unit_range(self._pixels(x, draws))
+        noise = draws.posterior_noise if self.first_stage.is_random else None
+        return self.objective.latent_scale * self.first_stage.latents(self._kept(x, draws), noise)
+
+    def _pixels(self, x: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Uint8 images, mirrored as the draws say. Errors: DataError for another size."""
+        expected = (CHANNELS, self.config.image_size, self.config.image_size)
+        if tuple(x.shape[1:]) != expected or x.dtype != torch.uint8:
+            raise DataError(f"{x.dtype} data of {tuple(x.shape[1:])}, the generator takes pixels of {expected}")
+        return torch.where(_column(draws.flip), x.flip(-1), x) if self.config.flip else x
+
+    def _kept(self, x: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Moments [B, *moments_shape] of images or of what `moments` gave. Errors: DataError for another shape."""
+        assert self.first_stage is not None
+        if x.dtype == torch.uint8:
+            return self.first_stage.encode(self._pixels(x, draws)).half()
+        expected = (1 + self.config.flip, *self.first_stage.moments_shape)
+        if tuple(x.shape[1:]) != expected:
+            raise DataError(f"latents of {tuple(x.shape[1:])}, the generator takes {expected}")
+        return x[torch.arange(len(x), device=x.device), draws.flip.long() * self.config.flip]
 
     def _training_vector(self, condition: torch.Tensor | None, draws: Draws) -> torch.Tensor | None:
         assert (condition is None) == (self.conditioning is None), "condition and generator do not fit"
@@ -218,19 +256,6 @@ class Diffusion(nn.Module):
         return guided(self.network, vector, null, guidance, channels=self.data_shape[0])
 
 
-def to_unit_range(images: torch.Tensor) -> torch.Tensor:
-    """Uint8 pixels as float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
-
-
-def to_pixels(x: torch.Tensor) -> torch.Tensor:
-    """[-1, 1] as uint8, rounded to the nearest, halves up: floor(127.5 x + 128) clipped to 0..255 (EDM).
-
-    The inverse of `to_unit_range`. ADM truncates 127.5 (x + 1) instead, half a level darker; it moves an FID.
-    """
-    return (x.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
-
-
 def _column(values: torch.Tensor) -> torch.Tensor:
     """[B] as [B, 1, 1, 1]."""
     return values[:, None, None, None]
@@ -249,6 +274,8 @@ def _objective(config: DiffusionConfig) -> Objective:
         return VariancePreserving(
             name=name, schedule=config.schedule, num_timesteps=config.diffusion_steps, min_snr=config.min_snr
         )
+    if (config.schedule, config.diffusion_steps) != (type(config).schedule, type(config).diffusion_steps):
+        raise UsageError(f"the {name} objective has no schedule of timesteps", hint="leave schedule and steps alone")
     if config.min_snr:
         raise UsageError(f"the {name} objective has no min-SNR weighting", hint=f"use {' or '.join(PREDICTIONS)}")
     return Edm() if name == "edm" else Flow(times=config.flow_times)
