@@ -99,8 +99,8 @@ def check(config: Config) -> dict[str, Any]:
         raise UsageError("the generator is conditioned on features", where=config.ckpt, hint="give --features")
     if config.features is None and (config.rows is not None or config.order != "table"):
         raise UsageError("--rows and --order need --features")
-    _check_guidance(config, header)
     _check_sampling(config, header)
+    _check_guidance(config, header)
     return {"conditioned_on": kind, "writes": [str(one.out) for one in _sweep(config)]}
 
 
@@ -286,7 +286,7 @@ def _check_sampling(config: Config, generator: dict[str, Any]) -> None:
     if not registry.constants("generators", generator["arch"]).get("ONE_PASS"):
         return
     options = cfg.described(Config)
-    for name in ("sampler", "steps", "eta", "spacing"):
+    for name in ("sampler", "steps", "eta", "spacing", "guidance", "guidance_interval"):
         if getattr(config, name) != options[name][0].default:
             reason = f"{cfg.flag(name)} does not apply to {generator['arch']}, which makes an image in one pass"
             raise UsageError(reason, where=config.ckpt)

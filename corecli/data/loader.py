@@ -20,7 +20,6 @@ from torch import Tensor
 
 from corecli.base.errors import UsageError
 from corecli.data.imageset import ImageSet
-from corecli.data.members import Members
 from corecli.data.order import Order, sequential_batches
 from corecli.data.workers import AVAILABLE, read_by_workers
 
@@ -44,12 +43,23 @@ class Rank(Protocol):
     def device(self) -> torch.device: ...
 
 
+class Chooser(Protocol):
+    """Says whose images stand for the rows of a batch: `members.Members`, `neighbours.Neighbours`."""
+
+    @property
+    def num_entries(self) -> int: ...
+
+    def of(self, images: np.ndarray, epoch: tuple[int, int]) -> np.ndarray:
+        """int64 [E, B]: the rows that E entries show for the rows `images` [B] in an epoch, (stage, epoch of it)."""
+        ...
+
+
 class Loader:
     """A rank's part of the global batches of an order: iterates (step, images, rows) from `first_step` to its end.
 
     images: uint8 [b, 3, H, W] on the rank's device; rows: int64 [b], the rank's contiguous slice of the global batch,
-    b = batch_size / world.size. With `members` the images are [E, b, 3, H, W], of the member of each row's group that
-    each of E entries shows. workers: processes that decode, 0 for none; their number never changes the result.
+    b = batch_size / world.size. With `members` the images are [E, b, 3, H, W], of the rows that it chooses for each
+    row: one for each of E entries. workers: processes that decode, 0 for none; their number never changes the result.
 
     Errors: UsageError when the ranks do not divide the batch; while iterating, DataError naming a bad file.
     """
@@ -60,7 +70,7 @@ class Loader:
         order: Order,
         *,
         world: Rank,
-        members: Members | None = None,
+        members: Chooser | None = None,
         workers: Workers = "auto",
         first_step: int = 0,
     ) -> None:
@@ -145,8 +155,10 @@ def _num_workers() -> int:
 
 
 def _num_bytes(image_set: ImageSet, num_images: int) -> int:
+    """Of images, or of what a mapped set, which costs nothing to ask, has in their place."""
     height, width = image_set.image_size
-    return 3 * height * width * num_images
+    each = 3 * height * width if image_set.decodes else image_set.read(np.zeros(1, dtype=np.int64)).nbytes
+    return each * num_images
 
 
 def _worth_holding(image_set: ImageSet, num_images: int, device: torch.device) -> bool:
@@ -163,8 +175,10 @@ def _read_held(
     image_set: ImageSet, batches: Iterable[np.ndarray], *, device: torch.device, workers: Workers
 ) -> Iterator[tuple[Tensor, np.ndarray]]:
     num_rows = len(image_set.rows)
-    held = torch.empty(num_rows, 3, *image_set.image_size, dtype=torch.uint8, device=device)
+    held = torch.empty(0)
     for images, rows in read_batches(image_set, sequential_batches(num_rows, 256), device=device, workers=workers):
+        if not len(held):
+            held = torch.empty(num_rows, *images.shape[1:], dtype=images.dtype, device=device)
         held[rows[0] : rows[-1] + 1] = images
     for rows in batches:
         yield held.index_select(0, torch.from_numpy(rows).to(device, non_blocking=True)), rows

@@ -1,0 +1,62 @@
+"""Differentiable augmentation of what a discriminator sees, real and generated alike (DiffAugment, Zhao et al. 2020).
+
+It keeps the discriminator from learning a small set by heart, and since gradients pass through it, the generator does
+not learn to make augmented images.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+KINDS = ("color", "translation", "cutout")
+NUM_DRAWS = 7
+_MOST_SHIFT, _CUT = 1 / 8, 1 / 2  # of the image's size
+
+
+def diff_augment(x: Tensor, draws: Tensor, kinds: tuple[str, ...]) -> Tensor:
+    """Images [B, 3, S, S] in [-1, 1] augmented by the kinds given, in the order of `KINDS`; outside them is 0, grey.
+
+    draws: [B, NUM_DRAWS] uniform in [0, 1).
+    """
+    if "color" in kinds:
+        x = _recoloured(x, draws[:, 0:3])
+    if "translation" in kinds:
+        x = _moved(x, draws[:, 3:5])
+    if "cutout" in kinds:
+        x = _cut(x, draws[:, 5:7])
+    return x
+
+
+def _recoloured(x: Tensor, draws: Tensor) -> Tensor:
+    """Brightness moved by up to 0.5 either way, saturation times up to 2, contrast times 0.5 to 1.5."""
+    brightness, saturation, contrast = draws[:, :, None, None, None].unbind(1)
+    x = x + (brightness - 0.5)
+    grey = x.mean(dim=1, keepdim=True)
+    x = (x - grey) * (2 * saturation) + grey
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    return (x - mean) * (contrast + 0.5) + mean
+
+
+def _moved(x: Tensor, draws: Tensor) -> Tensor:
+    """Whole pixels down or up and right or left, by an eighth of the size at most: products with shifted identities.
+
+    They are exact, and so is their gradient, which on CUDA that of an index is not.
+    """
+    most = int(x.shape[-1] * _MOST_SHIFT + 0.5)
+    offsets = (draws * (2 * most + 1)).floor() - most  # [B, 2]
+    places = torch.arange(x.shape[-1], device=x.device)
+    from_ = places[:, None] + offsets[:, :, None, None]  # [B, 2, S, 1]
+    rows, columns = (from_ == places).to(x.dtype)[:, :, None].unbind(1)  # [B, 1, S, S]
+    with torch.autocast(x.device.type, enabled=False):
+        return rows @ x @ columns.mT
+
+
+def _cut(x: Tensor, draws: Tensor) -> Tensor:
+    """A grey square of half the size around any pixel, part of which may be outside."""
+    size = x.shape[-1]
+    cut = int(size * _CUT + 0.5)
+    first = (draws * (size + 1 - cut % 2)).floor() - cut // 2  # [B, 2]
+    offsets = torch.arange(size, device=x.device) - first[:, :, None]  # [B, 2, S]
+    rows, columns = ((offsets >= 0) & (offsets < cut)).unbind(1)
+    return x.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)

@@ -1,0 +1,120 @@
+"""IC-GAN: a BigGAN conditioned on an image's features, shown that image's neighbours as real (Casanova et al. 2021)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from corecli.base.errors import UsageError, unknown_name
+from corecli.engine.dist import World
+from corecli.generators._adversarial import AdversarialConfig, AdversarialGenerator
+from corecli.generators._adversarial_learner import AdversarialLearner
+from corecli.generators._diff_augment import KINDS
+from corecli.generators._learning import Recipe
+from corecli.nets.biggan import BigGanDiscriminator, BigGanGenerator, default_mult
+
+CONDITIONS = ("features", "labels")
+ONE_PASS = True  # no sampler, steps or guidance to choose
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(AdversarialConfig):
+    """The defaults are those of IC-GAN at 64 px, with DiffAugment and without a late start of the average.
+
+    channel_mult: the generator's widths at 4, 8, .. px in units of `channels`; discriminator_mult: those of the
+    discriminator's blocks; None for the published ones of the image size. attention_px: sizes below the image's at
+    which both attend. z_dim: of the noise, rounded down to equal chunks; condition_width: of the embedded condition.
+
+    neighbours: how many nearest images, by the cosine of features, stand for an image as real ones; 0 for itself
+    alone, as always with labels. augment: of what the discriminator sees, some of color, translation and cutout, or
+    none. discriminator_steps: its updates for one of the generator, each on a part of the batch; discriminator_lr:
+    None for the generator's rate. ema_start: the step from which weights are averaged (IC-GAN: 20,000).
+    """
+
+    channels: int = 64
+    channel_mult: tuple[int, ...] | None = None
+    discriminator_mult: tuple[int, ...] | None = None
+    attention_px: tuple[int, ...] = (32,)
+    z_dim: int = 120
+    condition_width: int = 512
+    neighbours: int = 50
+    augment: tuple[str, ...] = ("color", "translation", "cutout")
+    discriminator_steps: int = 1
+    discriminator_lr: float | None = None
+    ema_start: int = 0
+
+
+def build(config: Config) -> AdversarialGenerator:
+    """A generator with new weights, drawn from torch's global generator.
+
+    Errors: UsageError when image size, widths, augmentation or the choice of condition do not fit together.
+    """
+    config = _resolved(config)
+    assert config.channel_mult is not None
+    network = BigGanGenerator(
+        image_size=config.image_size,
+        channels=config.channels,
+        mult=config.channel_mult,
+        attention_px=config.attention_px,
+        z_dim=config.z_dim,
+        condition_dim=config.condition_dim,
+        num_classes=config.num_classes,
+        condition_width=config.condition_width,
+    )
+    return AdversarialGenerator(config, network)
+
+
+def learner(generator: AdversarialGenerator, recipe: Recipe, world: World) -> AdversarialLearner:
+    """What trains it, with a new discriminator, its weights drawn from torch's global generator."""
+    config = generator.config
+    assert isinstance(config, Config)
+    assert config.discriminator_mult is not None
+    discriminator = BigGanDiscriminator(
+        image_size=config.image_size,
+        channels=config.channels,
+        mult=config.discriminator_mult,
+        attention_px=config.attention_px,
+        condition_dim=config.condition_dim,
+        num_classes=config.num_classes,
+    )
+    return AdversarialLearner(
+        generator,
+        discriminator,
+        recipe,
+        world,
+        discriminator_lr=recipe.lr if config.discriminator_lr is None else config.discriminator_lr,
+        discriminator_steps=config.discriminator_steps,
+        augment=config.augment,
+        ema_start=config.ema_start,
+    )
+
+
+def _resolved(config: Config) -> Config:
+    """The config with every choice made. Errors: UsageError."""
+    _check_condition(config)
+    augment = () if tuple(config.augment) == ("none",) else tuple(config.augment)
+    for kind in augment:
+        if kind not in KINDS:
+            raise unknown_name("augmentation", kind, (*KINDS, "none"))
+    if config.discriminator_steps < 1:
+        raise UsageError("the discriminator needs 1 step or more for one of the generator")
+    if None in (config.channel_mult, config.discriminator_mult):
+        published = default_mult(config.image_size)
+    else:
+        published = ((), ())
+    return dataclasses.replace(
+        config,
+        channel_mult=tuple(config.channel_mult or published[0]),
+        discriminator_mult=tuple(config.discriminator_mult or published[1]),
+        attention_px=tuple(config.attention_px),
+        augment=augment,
+    )
+
+
+def _check_condition(config: Config) -> None:
+    if config.condition not in CONDITIONS:
+        raise UsageError(f"icgan is trained on {' or '.join(CONDITIONS)}, not on {config.condition}")
+    if config.condition == "features" and config.condition_dim < 2:
+        raise UsageError("a feature-conditioned generator needs features of 2 or more dimensions")
+    if config.condition == "labels" and config.num_classes < 1:
+        raise UsageError("a label-conditioned generator needs the number of classes")

@@ -1,0 +1,67 @@
+"""Layers whose weights are divided by their largest singular value (spectral normalisation, Miyato et al. 2018)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_EPS = 1e-6  # IC-GAN's
+
+
+class SpectralConv2d(nn.Conv2d):
+    """A convolution that keeps the size of its input, orthogonal at first."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, *, bias: bool = True) -> None:
+        super().__init__(channels_in, channels_out, kernel, padding=kernel // 2, bias=bias)
+        _begin(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, normalised(self), self.bias)
+
+
+class SpectralLinear(nn.Linear):
+    """A linear map, orthogonal at first."""
+
+    def __init__(self, features_in: int, features_out: int, *, bias: bool = True) -> None:
+        super().__init__(features_in, features_out, bias=bias)
+        _begin(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, normalised(self), self.bias)
+
+
+class SpectralEmbedding(nn.Embedding):
+    """A table of vectors, orthogonal at first."""
+
+    def __init__(self, num: int, width: int) -> None:
+        super().__init__(num, width)
+        _begin(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.embedding(input, normalised(self))
+
+
+def normalised(layer: nn.Module) -> Tensor:
+    """The layer's weight over its largest singular value, estimated by one power iteration from the vector `u`.
+
+    In training the iterate is kept in `u`, so the estimate follows the weight; evaluation leaves `u` as it is. In
+    float32 whatever autocast says. The gradient takes the singular vectors as constants (Eq. 11).
+    """
+    weight, u = layer.weight, layer.u
+    assert isinstance(weight, Tensor)
+    assert isinstance(u, Tensor)
+    with torch.autocast(weight.device.type, enabled=False):
+        matrix = weight.flatten(1)
+        with torch.no_grad():
+            v = F.normalize(u @ matrix, dim=0, eps=_EPS)
+            new = F.normalize(matrix @ v, dim=0, eps=_EPS)
+            if layer.training:
+                u.copy_(new)
+        return weight / (new @ (matrix @ v))
+
+
+def _begin(layer: nn.Conv2d | nn.Linear | nn.Embedding) -> None:
+    """An orthogonal weight, whose singular values are all 1, and a random first vector for the power iteration."""
+    nn.init.orthogonal_(layer.weight)
+    layer.register_buffer("u", F.normalize(torch.randn(layer.weight.shape[0]), dim=0))
