@@ -1,8 +1,9 @@
-"""Exponential moving average of a module's weights."""
+"""Moving averages of a module's weights."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -10,36 +11,43 @@ from torch import nn
 from corecli.base.errors import DataError
 
 Tensors = dict[str, torch.Tensor]
+Decay = Callable[[int], float]
 _STATISTICS = ("running_mean", "running_var")
 
 
 class EMA:
     """An averaged copy of a module, in evaluation mode, to update after every optimizer step.
 
-    average <- average + (1 - d) (weight - average), with d = min(decay, (1 + n) / (10 + n)) after n updates: the
-    warm-up lets the average forget the initial weights soon. Running statistics of BatchNorm are averaged alike: a
-    generator's last ones fit its last weights, not the average of them. Other buffers are copied.
+    average <- average + (1 - d) (weight - average); d is `decay(n)` after n updates, and a number stands for
+    `warmed_up(number)`. Running statistics of BatchNorm are averaged alike: a generator's last ones fit its last
+    weights, not the average of them. Other buffers are copied, and parameters that are frozen when the copy is made
+    stay as they are.
     """
 
-    def __init__(self, module: nn.Module, *, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, module: nn.Module, *, decay: float | Decay) -> None:
+        self._decay = decay if callable(decay) else warmed_up(decay)
         self.num_updates = 0
         self.module = copy.deepcopy(module).requires_grad_(False).eval()
+        self._learned = {name for name, p in module.named_parameters() if p.requires_grad}
 
     def next_decay(self) -> float:
         """The d of the next update."""
-        return min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        return self._decay(self.num_updates)
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Move the average towards `module`, which must have the tensors of the copied one (an assertion)."""
-        ours, theirs = _paired(_averaged(self.module), _averaged(module))
+        ours, theirs = _paired(self.averaged(), self._averaged(module))
         if ours:
             torch._foreach_lerp_(ours, theirs, 1 - self.next_decay())  # pyright: ignore[reportPrivateImportUsage]
         ours, theirs = _paired(_copied(self.module), _copied(module))
         if ours:
             torch._foreach_copy_(ours, theirs)  # pyright: ignore[reportPrivateImportUsage]
         self.num_updates += 1
+
+    def averaged(self) -> Tensors:
+        """The tensors that are averages, by their names in the module."""
+        return self._averaged(self.module)
 
     def state(self) -> Tensors:
         """The tensors to save in a checkpoint."""
@@ -54,10 +62,14 @@ class EMA:
             raise DataError(f"averaged weights do not fit the module: {error}") from error
         self.num_updates = int(tensors["num_updates"])
 
+    def _averaged(self, module: nn.Module) -> Tensors:
+        learned = {name: p for name, p in module.named_parameters() if name in self._learned}
+        return {**learned, **{name: b for name, b in module.named_buffers() if name.endswith(_STATISTICS)}}
 
-def _averaged(module: nn.Module) -> Tensors:
-    statistics = {name: b for name, b in module.named_buffers() if name.endswith(_STATISTICS)}
-    return {**dict(module.named_parameters()), **statistics}
+
+def warmed_up(decay: float) -> Decay:
+    """min(decay, (1 + n) / (10 + n)) after n updates, so that the average forgets the initial weights soon."""
+    return lambda n: min(decay, (1 + n) / (10 + n))
 
 
 def _copied(module: nn.Module) -> Tensors:

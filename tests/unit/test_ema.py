@@ -39,6 +39,20 @@ def test_other_buffers_are_copied_and_the_source_is_left_alone() -> None:
     assert not ema.module.training and not any(p.requires_grad for p in ema.module.parameters())
 
 
+def test_frozen_weights_stay_as_they_are() -> None:
+    source = model()
+    source[1].requires_grad_(False)  # type: ignore[index]
+    ema = EMA(source, decay=0.5)
+    before = {name: p.clone() for name, p in ema.module.named_parameters()}
+    for p in source.parameters():
+        p.data.add_(1)
+    ema.update(source)
+    moved = {name for name, p in ema.module.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {"0.weight", "0.bias"}
+    assert moved <= ema.averaged().keys()
+    assert "1.weight" not in ema.averaged()
+
+
 def test_state_resumes_bit_for_bit() -> None:
     torch.manual_seed(0)
     source = model()
