@@ -145,7 +145,8 @@ def _keep(path: Path, tensors: Tensors, **facts: str) -> tuple[str, ...]:
         os.replace(mine, path)
     except (CorecliError, OSError) as error:
         mine.unlink(missing_ok=True)
-        return (f"features are not kept: {error}",)
+        reason = error.reason if isinstance(error, CorecliError) else error.strerror
+        return (f"{path.parent}: features are not kept: {reason}",)
     return ()
 
 

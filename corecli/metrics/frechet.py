@@ -10,6 +10,7 @@ covariance known only as a matrix gives its eigenvectors. Covariances divide by 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -59,6 +60,7 @@ class Gaussian:
         assert self.factor is not None
         return self.factor @ self.factor.T
 
+    @cached_property
     def root(self) -> Tensor:
         """A factor F [D, r] with F F^T the covariance; r < D when it is singular."""
         if self.factor is not None:
@@ -69,7 +71,7 @@ class Gaussian:
 
     def trace(self) -> float:
         """The trace of the covariance."""
-        return float(self.covariance.trace() if self.covariance is not None else self.root().square().sum())
+        return float(self.covariance.trace() if self.covariance is not None else self.root.square().sum())
 
 
 def gaussian_of(features: Tensor) -> Gaussian:
@@ -93,7 +95,7 @@ def distance(a: Gaussian, b: Gaussian) -> float:
 
 def _trace_of_root(a: Gaussian, b: Gaussian) -> float:
     """Tr (S_a S_b)^(1/2)."""
-    root_a, root_b = a.root(), b.root()
+    root_a, root_b = a.root, b.root
     if root_a.shape[1] == root_b.shape[1] == a.dim:  # three times faster than the singular values below
         return float(torch.linalg.eigvalsh(root_a.T @ b.matrix() @ root_a).clamp(min=0).sqrt().sum())
     return float(torch.linalg.svdvals(root_a.T @ root_b).sum())

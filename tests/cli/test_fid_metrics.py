@@ -1,4 +1,4 @@
-"""`corecli fid --metrics`: two feature spaces on one image set, and the diversity of a class."""
+"""`corecli fid --metrics`: two feature spaces on one image set, and two sets in one feature space."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ran import Run
 
 from corecli.data.features import FeatureTable, load_features, save_features
 from corecli.metrics.diversity import diversity
+from corecli.metrics.frechet import distance, gaussian_of
 from corecli.metrics.similarity import similarity
 
 
@@ -122,3 +123,167 @@ def test_a_copy_check_only_where_asked(run: Run, tiny: Path) -> None:
     line = ("fid", "--reference", z, "--samples", z, "--json", "-q")
     assert "copy_ratio" in json.loads(run(*line).out)
     assert "copy_ratio" not in json.loads(run(*line, "--metrics", "fd").out)
+
+
+# Two sets
+
+
+TABLE_METRICS = ("kid", "kid-subsets", "precision-recall", "density-coverage", "fd-infinity", "copies", "vendi")
+
+
+def told(out: str) -> dict[str, list[str]]:
+    return {line.split("\t")[0]: line.split("\t")[1:] for line in out.splitlines()}
+
+
+def test_all_tells_every_score_with_intervals_numbers_and_space(run: Run, tiny: Path) -> None:
+    line = ("fid", "--reference", tiny / "other_rows.safetensors", "--samples", tiny / "z.safetensors")
+    ran = run(*line, "--metrics", "all")
+    scores = told(ran.out)
+    name = next(iter(scores))
+    assert list(scores) == [
+        *(name, f"{name}_corrected", "kid", "kid_subsets", "kid_subsets_std", "precision", "recall"),
+        *("density", "coverage", "fd_infinity", "nearest_real", "real_nearest_real", "copy_ratio", "copy_fraction"),
+        *("memorised", "authenticity", "vendi", "vendi_centred", "reference_vendi", "reference_vendi_centred"),
+        *("diversity", "reference_diversity", "fd_per_class", "num_samples", "num_reference", "space"),
+    ]
+    for interval in (f"{name}_corrected", "kid"):
+        value, low, high = map(float, scores[interval])
+        assert low < value < high
+    assert [scores[n] for n in ("num_samples", "num_reference", "space")] == [
+        ["355"],
+        ["1442"],
+        ["resnet10-tiny/projector"],
+    ]
+    assert ran.err.splitlines() == [
+        f"corecli fid: left out: {metric}" for metric in (
+            f"sfid needs FID Inception weights and images of {tiny}/z.safetensors",
+            f"is needs images of {tiny}/z.safetensors and FID Inception weights",
+        )
+    ]  # fmt: skip
+    record = json.loads(run(*line, "--metrics", "all", "--json", "-q").out)
+    assert record["kid_interval"] == pytest.approx([float(number) for number in scores["kid"][1:]], rel=1e-5)
+    assert record["value"] == pytest.approx(float(scores[name][0]), rel=1e-5)
+    assert len(record["per_class"]) == 10
+    assert sum(record["per_class"].values()) / 10 == pytest.approx(record["fd_per_class"])
+
+
+def test_a_metric_alone_is_that_of_all(run: Run, tiny: Path) -> None:
+    line = ("fid", "--reference", tiny / "other_rows.safetensors", "--samples", tiny / "z.safetensors", "--json", "-q")
+    every = json.loads(run(*line, "--metrics", "all").out)
+    for metric in (*TABLE_METRICS, "per-class", "diversity"):
+        alone = json.loads(run(*line, "--metrics", metric).out)
+        assert len(alone) > len(FACTS)
+        assert alone == {name: every[name] for name in alone}
+
+
+def test_statistics_serve_the_distances_and_nothing_that_needs_images(run: Run, tiny: Path) -> None:
+    real, judge = tiny / "real.safetensors", ("--extractor", tiny / "f.safetensors")
+    assert run("fid", "--reference", real, *judge, "--save-stats", "s.npz", "-q").code == 0
+    line = ("fid", "--reference", "s.npz", "--samples", real, *judge)
+    for metric in ("kid", "precision-recall", "density-coverage", "copies", "per-class"):
+        ran = run(*line, "--metrics", metric)
+        message = f"corecli fid: error: {metric} needs features, and s.npz holds statistics alone"
+        assert (ran.code, ran.out) == (2, "")
+        assert ran.err == f"{message} (name its images or a feature table)\n"
+    record = json.loads(run(*line, "--metrics", "fd,fd-infinity,vendi,diversity", "--json", "-q").out)
+    assert record["value"] == pytest.approx(0, abs=1e-5)
+    assert {"fd_infinity", "vendi", "diversity"} < record.keys()
+    assert not {"reference_vendi", "reference_diversity"} & record.keys()
+    ran = run(*line, "--metrics", "all")
+    assert ran.code == 0
+    assert ran.err.count("left out: ") == 8
+    assert "left out: kid-subsets needs features, and s.npz holds statistics alone" in ran.err
+
+
+def test_classes_are_matched_by_name(run: Run, features: torch.Tensor) -> None:
+    """The samples' cat and dog are numbered the other way round, and the bird has no counterpart."""
+    labels = {"a": np.arange(120) % 2, "b": np.array([2, 1, 0, 1, 0, 0] * 20)}
+    names = {"a": ["cat", "dog"], "b": ["dog", "cat", "bird"]}
+    keys = [f"{row}" for row in range(120)]
+    for name in "ab":
+        save_features(
+            Path(f"{name}.safetensors"),
+            FeatureTable(
+                features=features, keys=keys, groups=keys, labels=labels[name], header={"class_names": names[name]}
+            ),
+        )
+    line = ("fid", "--reference", "a.safetensors", "--samples", "b.safetensors", "--metrics", "per-class", "--json")
+    found = json.loads(run(*line).out)["per_class"]
+    own = features.double()
+    assert found == {
+        "cat": pytest.approx(distance(gaussian_of(own[labels["b"] == 1]), gaussian_of(own[labels["a"] == 0]))),
+        "dog": pytest.approx(distance(gaussian_of(own[labels["b"] == 0]), gaussian_of(own[labels["a"] == 1]))),
+    }
+
+
+def test_few_images_have_what_can_be_told_of_them(run: Run, features: torch.Tensor) -> None:
+    table(Path("a.safetensors"), features)
+    table(Path("b.safetensors"), features[:4] + 1)
+    line = ("fid", "--reference", "a.safetensors", "--samples", "b.safetensors")
+    ran = run(*line, "--metrics", "all")
+    assert ran.code == 0
+    assert {"copy_ratio", "vendi"} < told(ran.out).keys()
+    for metric in ("kid", "precision-recall", "density-coverage"):
+        assert f"left out: {metric}: 4 samples and 120 reference images: at least 6 of each are needed" in ran.err
+    assert "left out: fd-infinity: 4 samples are too few" in ran.err
+    alone = run(*line, "--metrics", "kid")
+    assert (alone.code, alone.out, alone.err.count("\n")) == (65, "", 1)
+
+
+def test_several_sample_sets_are_told_apart(run: Run, tiny: Path) -> None:
+    z = str(tiny / "z.safetensors")
+    lines = run("fid", "--reference", z, "--samples", z, "--samples", z, "--metrics", "kid", "-q").out.splitlines()
+    assert [line.split("\t")[:2] for line in lines] == 2 * [
+        [z, n] for n in ("kid", "num_samples", "num_reference", "space")
+    ]
+
+
+# The FID Inception network
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of Inception under which activations keep their size."""
+    from corecli.nets.inception import FidInception
+
+    torch.manual_seed(0)
+    weights = FidInception().state_dict()
+    weights = {name: torch.nn.init.kaiming_normal_(t) if t.ndim == 4 else t for name, t in weights.items()}
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save(weights, path)
+    return path
+
+
+def test_inception_scores_and_an_adm_batch(run: Run, tiny: Path, inception: Path) -> None:
+    """A reference batch as ADM has it: statistics of more images than those in it, which serve the other metrics."""
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 8, 8, 3), dtype=np.uint8)
+    np.savez("images.npz", arr_0=pixels)
+    np.savez("samples.npz", arr_0=pixels[::2] // 2)
+    judge = ("--extractor", inception, "--cache", "cache", "--json")
+    line = ("--samples", "samples.npz", *judge, "--splits", "5", "--metrics", "all")
+    plain = json.loads(
+        run("fid", "--reference", "images.npz", "--save-stats", "s.npz", *line, "-q").out.splitlines()[-1]
+    )
+    assert plain["metric"] == "fid"
+    assert plain.keys() > {"sfid", "sfid_corrected_interval", "is", "is_std", "kid"}
+    with np.load("s.npz") as statistics:
+        moments = {name: statistics[name] for name in ("mu", "sigma", "mu_s", "sigma_s")}
+        np.savez("adm.npz", arr_0=pixels[4:], **moments)
+    batch = json.loads(run("fid", "--reference", "adm.npz", *line, "-q").out)
+    for name in ("value", "sfid", "is"):
+        assert batch[name] == pytest.approx(plain[name], rel=1e-6)
+    for name in ("kid", "copy_ratio", "reference_vendi"):
+        assert batch[name] != plain[name]
+    others = json.loads(run("fid", "--reference", "images.npz", "--samples", "samples.npz", *judge, "-q").out)
+    assert others["is"] != plain["is"]  # in ten parts
+    assert others["value"] == plain["value"]
+    assert "sfid" not in others
+
+
+@pytest.mark.parametrize("metric", ["fid", "sfid", "is"])
+def test_what_only_inception_gives(run: Run, tiny: Path, metric: str) -> None:
+    line = ("fid", "--reference", tiny / "syn", "--samples", tiny / "syn", "--extractor", tiny / "f.safetensors")
+    ran = run(*line, "--metrics", metric, "-q")
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert f"error: {metric} " in ran.err
+    assert "Inception weights" in ran.err
