@@ -1,7 +1,5 @@
 """What every file in diffusion/samplers promises."""
 
-import math
-
 import pytest
 import torch
 
@@ -120,10 +118,9 @@ def test_unknown_sampler_suggests_the_nearest() -> None:
         registry.load("diffusion/samplers", "dpmp")
 
 
-@pytest.mark.parametrize("process", PROCESSES)
-def test_a_thousand_steps_are_no_trouble(process: str) -> None:
-    """Every timestep of a model, and as many levels of a process without timesteps."""
+@pytest.mark.parametrize("process", ["edm", "flow"])
+def test_processes_without_timesteps_take_any_number_of_steps(process: str) -> None:
     for name in NAMES:
-        if (name, process) in SERVED:
-            x0 = run(name, mixture, [0, 1], steps=1000, objective=PROCESSES[process])
-            assert x0.isfinite().all() and x0.abs().max() <= 1 + 1e-3 and math.isfinite(x0.std().item())
+        for steps in (1, 2, 3, 1000) if (name, process) in SERVED else ():
+            x0 = run(name, mixture, [0, 1], steps=steps, objective=PROCESSES[process])
+            assert x0.abs().max() <= 1 + 1e-3, (name, steps)
