@@ -84,6 +84,20 @@ def test_the_exact_denoiser_gives_the_data_distribution(name: str, process: str)
     assert x0[x0 > -0.1].std().item() == pytest.approx(0.1, rel=0.25)  # ddpm's small variance gives 0.08
 
 
+@pytest.mark.parametrize("process", PROCESSES)
+def test_ddim_at_eta_1_is_ancestral_sampling(process: str) -> None:
+    objective, draw_noise = PROCESSES[process], image_noise([1, 2], SHAPE)
+    noise = [draw_noise() for _ in range(61)]
+    made = []
+    for name, eta in (("ddim", 1.0), ("ddpm", 0.0)):
+        left = iter(noise)
+        levels = objective.levels(objective.spacing or "even", 60)
+        x = objective.start(next(left), levels[0])
+        module = registry.load("diffusion/samplers", name)
+        made.append(module.sample(mixture, x, levels=levels, eta=eta, draw_noise=lambda left=left: next(left)))
+    torch.testing.assert_close(made[0], made[1], atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["dpmpp", "heun", "unipc"])
 @pytest.mark.parametrize("process", ["linear", "cosine", "edm"])
 def test_second_order_solvers_are_nearer_to_the_ode_than_ddim(name: str, process: str) -> None:

@@ -57,7 +57,7 @@ def test_heun_is_edms_algorithm_1(steps: int) -> None:
             x = x + (following - sigma) * (d + d_next) / 2
         else:
             x = euler_step
-    assert (run(heun, Edm(), steps) - x).abs().max() < 1e-5  # the network is told t in float32
+    assert (run(heun, Edm(), steps) - x).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("steps", [2, 10, 40])
@@ -72,9 +72,9 @@ def test_flow_is_walked_as_x_plus_velocity(steps: int) -> None:
             after = network(second + gap * slope, torch.full((2,), 1000 * (i - 1) / steps))
             slope = (slope + after) / 2
         second = second + gap * slope
-    assert (run(euler, Flow(), steps) - plain).abs().max() < 1e-4
-    assert (run(ddim, Flow(), steps) - plain).abs().max() < 1e-4
-    assert (run(heun, Flow(), steps) - second).abs().max() < 1e-4
+    assert (run(euler, Flow(), steps) - plain).abs().max() < 1e-9
+    assert (run(ddim, Flow(), steps) - plain).abs().max() < 1e-9
+    assert (run(heun, Flow(), steps) - second).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("steps", [2, 18])

@@ -29,8 +29,8 @@ def sample(
     for a, b in pairs(levels):
         x0 = predict(x, a).x0
         eps = (x - a.alpha * x0) / a.sigma
-        std = eta * math.sqrt(posterior(a, b).variance)
-        x = b.alpha * x0 + math.sqrt(b.sigma**2 - std**2) * eps
-        if std > 0:
-            x = x + std * draw_noise()
+        variance = eta**2 * posterior(a, b).variance
+        x = b.alpha * x0 + math.sqrt(max(b.sigma**2 - variance, 0)) * eps  # rounding can leave it below 0
+        if variance > 0:
+            x = x + math.sqrt(variance) * draw_noise()
     return x
