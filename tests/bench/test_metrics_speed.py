@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from corecli.metrics.frechet import distance, frechet_distance, gaussian_of
+from corecli.metrics._survey import survey
+from corecli.metrics.density_coverage import density_coverage
+from corecli.metrics.frechet import Moments, compare, distance, frechet_distance, gaussian_of
+from corecli.metrics.inception_score import inception_score
+from corecli.metrics.kid import kid
+from corecli.metrics.precision_recall import precision_recall
 from corecli.nets.inception import FidInception
 
 pytestmark = pytest.mark.bench
@@ -68,6 +73,67 @@ def test_distance_of_few_rows_against_pytorch_fid():
     print(f"\nFrechet distance, 500 rows of D=2048: {ours:.3f} s, pytorch-fid {peer:.2f} s, ratio {peer / ours:.0f}x")
     assert distance(gaussian_of(x), gaussian_of(y)) == pytest.approx(expected, rel=1e-3)
     assert peer > 20 * ours
+
+
+@pytest.mark.parametrize(("num", "repeats"), [(500, 5), (3000, 1)])
+def test_all_metrics_of_features_against_torch_fidelity_and_pytorch_fid(num: int, repeats: int):
+    """From features: FID, Inception score, KID, precision and recall; ours with density and coverage, and intervals."""
+    fidelity = {name: pytest.importorskip(f"torch_fidelity.metric_{name}") for name in ("fid", "isc", "kid", "prc")}
+    fid_score = pytest.importorskip("pytorch_fid.fid_score")
+    x, y = (features(num, 2048, seed) for seed in (0, 1))
+    logits = torch.randn(num, 1008, generator=torch.Generator().manual_seed(2))
+    options = {"verbose": False, "kid_subset_size": min(num, 1000), "save_cpu_ram": False}
+
+    def ours() -> dict[str, float]:
+        found = survey(x, y, ("balls", "kernel"))
+        moments = [Moments(2048) for _ in range(2)]
+        for mine, z in zip(moments, (x, y), strict=True):
+            mine.update(z)
+        assert found.balls is not None
+        assert found.kernel is not None
+        told = {"fid": compare(*moments, error_bar=num <= 2048).value, "is": inception_score(logits).mean}
+        told |= {"kid": kid(found.kernel).value, **vars(density_coverage(found.balls))}
+        return told | vars(precision_recall(found.balls))
+
+    def theirs() -> dict[str, float]:
+        statistics = [fidelity["fid"].fid_features_to_statistics(z) for z in (x, y)]
+        told = fidelity["fid"].fid_statistics_to_metric(*statistics, False)
+        told |= fidelity["isc"].isc_features_to_metric(logits)
+        told |= fidelity["kid"].kid_features_to_metric(x, y, **options)
+        return told | fidelity["prc"].prc_features_to_metric(x, y, **options)
+
+    def fid_alone() -> float:
+        sets = [(np.mean(z, axis=0), np.cov(z, rowvar=False)) for z in (x.double().numpy(), y.double().numpy())]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return fid_score.calculate_frechet_distance(*sets[0], *sets[1])
+
+    start = time.perf_counter()
+    fid_alone()  # once: ten seconds and more
+    slow = time.perf_counter() - start
+    mine, other = alternate(ours, theirs, repeats=repeats)
+    print(f"\nmetrics of {num} + {num} features: {mine:.2f} s; torch-fidelity, four of them: {other:.2f} s, ratio "
+          f"{other / mine:.1f}x; pytorch-fid, one: {slow:.2f} s, ratio {slow / mine:.1f}x")  # fmt: skip
+    found, expected = ours(), theirs()
+    assert found["precision"] == pytest.approx(expected["precision"], abs=2 / num)
+    assert found["fid"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-3)
+    assert other > 2 * mine
+    assert slow > 2 * mine
+
+
+def test_pairs_against_torch_fidelity():
+    """All neighbours, balls and kernel sums of 4000 + 4000 rows beside its precision and recall alone."""
+    metric_prc = pytest.importorskip("torch_fidelity.metric_prc")
+    x, y = (features(4000, 2048, seed) for seed in (0, 1))
+    mine, balls, other = alternate(
+        lambda: survey(x, y, ("balls", "kernel")),
+        lambda: survey(x, y, ("balls",)),
+        lambda: metric_prc.prc_features_to_metric(x, y, verbose=False, save_cpu_ram=False),
+        repeats=3,
+    )
+    print(f"\npairs of 4000 + 4000 rows: {mine:.2f} s, without the kernel {balls:.2f} s; torch-fidelity's precision, "
+          f"recall: {other:.2f} s, ratio {other / mine:.2f}x, {other / balls:.2f}x")  # fmt: skip
+    assert other > balls
 
 
 def test_inception_forward_against_pytorch_fid(monkeypatch):
