@@ -12,12 +12,13 @@ import torch
 
 from corecli.base import checkpoint, registry
 from corecli.base.config import named_values, parse_fields
-from corecli.base.errors import CorecliError, DataError, about
+from corecli.base.errors import CorecliError, DataError, UsageError, about
 from corecli.base.rng import derive
 from corecli.commands._families import chosen_fields
 from corecli.data.neighbours import Neighbours
 from corecli.data.sheet import write_sheet
 from corecli.engine.dist import World, mean_over_ranks
+from corecli.engine.power_ema import PowerEMA
 from corecli.engine.precision import autocast, place
 from corecli.engine.run import Tensors
 from corecli.generators._learning import Learner, OneLossLearner, Recipe
@@ -51,9 +52,12 @@ class GenTrainer:
             lr=config.lr,
             weight_decay=config.weight_decay,
             clip=config.clip,
+            ema=config.ema,
             ema_decay=config.ema_decay,
             precision=config.precision,
         )
+        if config.ema == "power" and hasattr(family, "learner"):
+            raise UsageError(f"{config.arch} keeps no power averages", hint="drop --ema")
         make_learner: Callable[..., Learner] = getattr(family, "learner", OneLossLearner)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(config.seed, "init", "learner"))
@@ -92,6 +96,12 @@ class GenTrainer:
     def restore(self, tensors: Tensors, step: int) -> None:
         """Take back what `state` gave."""
         self.learner.restore(tensors)
+
+    def keep_averages(self, step: int, folder: Path) -> None:
+        """Keep a snapshot of power averages when another is due."""
+        ema, num, total = getattr(self.learner, "ema", None), self.config.ema_snapshots, self.config.steps
+        if isinstance(ema, PowerEMA) and self.world.is_main and (step + 1) * num // total > step * num // total:
+            ema.snapshot(folder / "averages")
 
     def preview(self, path: Path) -> None:
         """A grid of samples of the average, from fixed seeds; below real images where it is conditioned."""

@@ -84,6 +84,9 @@ class Config(Common):
     guidance_interval: tuple[float, ...] | None = option(
         None, help="guide at noise levels sigma / alpha above LOW and up to HIGH alone", metavar="LOW,HIGH"
     )
+    ema_length: float | None = option(
+        None, help="length of the average of the weights, of a run with --ema power, from its snapshots", minimum=0
+    )
     batch_size: int = option(64, help="images at once", role="runtime", minimum=1)
 
 
@@ -138,7 +141,7 @@ def _make_set(config: Config, world: World) -> Outcome:
     if is_finished(config.out, identity, force=config.force):
         clear_work(config.out)
         return produced(config.out, notes=("already there, left alone",), num=len(plan.rows))
-    generator = place(_build(header, tensors), world.device)
+    generator = place(_build(header, tensors | _averages(config)), world.device)
     guidance = config.guidance[0]
     generator.check_condition(plan.condition, guidance=guidance)
     interval = _interval(config)
@@ -290,6 +293,16 @@ def _check_sampling(config: Config, generator: dict[str, Any]) -> None:
         if getattr(config, name) != options[name][0].default:
             reason = f"{cfg.flag(name)} does not apply to {generator['arch']}, which makes an image in one pass"
             raise UsageError(reason, where=config.ckpt)
+
+
+def _averages(config: Config) -> dict[str, torch.Tensor]:
+    """The weights whose average is of the length asked for, by name; none for the published average."""
+    if config.ema_length is None:
+        return {}
+    from corecli.engine.power_ema import reconstruct
+    from corecli.engine.run import folder_of
+
+    return reconstruct(folder_of(config.ckpt) / "averages", config.ema_length).tensors
 
 
 def _build(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:

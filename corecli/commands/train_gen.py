@@ -92,7 +92,11 @@ class Config(_inputs.ReadsImages):
     lr: float = option(1e-4, help="learning rate of AdamW, constant", minimum=0)
     weight_decay: float = option(0.0, help="weight decay of AdamW", minimum=0)
     clip: float = option(1.0, help="largest gradient norm, 0 for any", minimum=0)
-    ema_decay: float = option(0.9999, help="decay of the moving average of the weights", minimum=0, maximum=1)
+    ema: Literal["exponential", "power"] = option(
+        "exponential", help="moving average of the weights; of power ones, sample --ema-length chooses afterwards"
+    )
+    ema_decay: float = option(0.9999, help="decay of the exponential average", minimum=0, maximum=1)
+    ema_snapshots: int = option(32, help="snapshots of power averages kept over the run", role="runtime", minimum=1)
     set: tuple[str, ...] = option(
         (), help="an option of the family, repeatable, such as channels=64", metavar="NAME=VALUE", joined=True
     )
@@ -221,6 +225,7 @@ def run(config: Config, world: World) -> Outcome:
             steps.presented(config.batch_size)
             if steps.is_log_step(step):
                 steps.log(step, trainer.figures(learned))
+            trainer.keep_averages(step, folder)
             if config.preview_every and (step + 1) % config.preview_every == 0 and world.is_main:
                 trainer.preview(folder / "previews" / f"step-{step + 1:07d}.png")
         if world.is_main:

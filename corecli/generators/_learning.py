@@ -15,17 +15,22 @@ from torch import Tensor, nn
 from corecli.engine import optim
 from corecli.engine.dist import World, average_gradients
 from corecli.engine.ema import EMA
+from corecli.engine.power_ema import PowerEMA
 from corecli.engine.precision import autocast
 from corecli.engine.run import Tensors, merge, split
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How to train: AdamW at a constant rate; clip: largest gradient norm, 0 for any; precision: of `autocast`."""
+    """How to train: AdamW at a constant rate; clip: largest gradient norm, 0 for any; precision: of `autocast`.
+
+    ema: the average that is published, "exponential" with `ema_decay`, or "power", from which other lengths can be had.
+    """
 
     lr: float = 1e-4
     weight_decay: float = 0.0
     clip: float = 1.0
+    ema: str = "exponential"
     ema_decay: float = 0.9999
     precision: str = "auto"
 
@@ -59,7 +64,8 @@ class OneLossLearner:
         self.optimizer = optim.build_optimizer(
             "adamw", generator.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
         )
-        self.ema = EMA(generator, decay=recipe.ema_decay)
+        power = recipe.ema == "power"
+        self.ema: EMA | PowerEMA = PowerEMA(generator) if power else EMA(generator, decay=recipe.ema_decay)
 
     @property
     def average(self) -> nn.Module:

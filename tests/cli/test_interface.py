@@ -500,7 +500,7 @@ EFFECTS: dict[str, list[str]] = {
         "--weight-decay 0.5", "--clip 0.001", "--ema-decay 0.1", "--set channels=48", "--set dropout=0.5",
         "--learn-sigma", "--schedule cosine",
         "--diffusion-steps 50", "--no-flip", "--condition-dropout 0.9", "--feature-normalization l2",
-        "--feature-noise 1", "--objective v", "--objective edm", "--min-snr 5",
+        "--feature-noise 1", "--ema power", "--objective v", "--objective edm", "--min-snr 5",
     ],
     f"{GEN} --objective flow": ["--flow-times logit-normal"],
     GEN: ["--data digits:8:train", "--condition labels", "--image-size 16"],
@@ -567,7 +567,8 @@ ELSEWHERE = {
     "cache",  # test_fid_cache.py
     "resize",  # of Inception: test_options_with_nothing_to_act_on_are_refused and tests/golden
     "splits",  # of Inception scores: test_fid_metrics.py
-    "arch",  # has one value
+    "arch",  # test_generator_families.py
+    "ema_length", "ema_snapshots",  # test_an_average_of_any_length_is_sampled_after_training
     "compile",  # the same numbers, faster: tests/bench
     "export",  # test_interchange.py
     "shell",
@@ -674,6 +675,21 @@ def test_runtime_options(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) 
     probe = f"probe --train {tiny}/z.safetensors --test {tiny}/z.safetensors --epochs 1 --seeds 1".split()
     assert run(*probe, "--per-class").out.count("class ") == 10
     assert "class " not in run(*probe).out
+
+
+def test_an_average_of_any_length_is_sampled_after_training(run: Run, tiny: Path) -> None:
+    line = words_of(f"{GEN} --steps 6 --lr 0.02 --ema power --ema-snapshots 3", tiny=tiny, out="g")
+    assert run(*line).code == 0
+    assert len(list(Path("g.safetensors.d/averages").iterdir())) == 3
+    sampled = ("sample", "--ckpt", "g.safetensors", "--num", "3", "--steps", "2", "-q")
+    for length in ("0.05", "0.2"):
+        assert run(*sampled, "--ema-length", length, "--out", f"s{length}.npz").code == 0
+    assert payload(Path("s0.05.npz")) != payload(Path("s0.2.npz"))
+    ran = run(
+        "sample", "--ckpt", tiny / "g.pt", "--features", tiny / "z.safetensors", "--ema-length", "0.1", "--out", "o"
+    )
+    assert ran.code == 65
+    assert "has no snapshots of averages" in ran.err
 
 
 def test_several_guidances_write_one_set_each(run: Run, tiny: Path) -> None:

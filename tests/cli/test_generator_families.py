@@ -1,0 +1,52 @@
+"""Every family through the command line: trained, sampled, refused what it has no use for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ran import Run
+
+from corecli.base import registry
+from corecli.data.imageset import open_set
+
+# The smallest of each, on digits of 8 px with features of 16 dimensions.
+SMALL = {
+    "adm": "--set channels=16 --set channel_mult=1,2 --set head_channels=16 --set num_res_blocks=1 --set dropout=0",
+    "dit": "--set size=tiny --set patch=2",
+    "icgan": "--set channels=8 --set neighbours=4 --set z_dim=8 --set condition_width=16 --set attention_px=4",
+}
+SAMPLED = [name for name in registry.choices("generators") if name in SMALL]
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_family_trains_and_samples_from_features(run: Run, tiny: Path, name: str) -> None:
+    train = f"train-gen --arch {name} {SMALL[name]} --data digits:8:test --batch-size 16 --steps 2 -q --out g.pt"
+    features = ("--features", tiny / "z.safetensors")
+    ran = run(*train.split(), *features)
+    assert ran.code == 0, ran.err
+    steps = () if name == "icgan" else ("--steps", "2")
+    ran = run("sample", "--ckpt", "g.pt", *features, "--rows", "0,7", "--per-row", "2", *steps, "--out", "s.npz", "-q")
+    assert ran.code == 0, ran.err
+    images = open_set("s.npz")
+    assert (len(images.rows), images.image_size) == (4, (8, 8))
+    again = run("sample", "--ckpt", "g.pt", *features, "--rows", "7", *steps, "--out", "one.npz", "-q")
+    assert again.code == 0
+    assert (open_set("one.npz").read([0]) == images.read([1])).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--arch icgan", "icgan is trained on features or labels, not on none"),
+        ("--arch icgan --condition labels --ema power", "icgan keeps no power averages"),
+        ("--arch adm --set patch=2", "unknown option of adm 'patch'"),
+        ("--arch dit --set sise=b", "did you mean 'size'"),
+        ("--arch dat", "did you mean 'dit'"),
+    ],
+)
+def test_what_a_family_has_no_use_for_is_refused(run: Run, words: str, message: str) -> None:
+    ran = run(*f"train-gen {words} --data digits:8:test --batch-size 16 --steps 2 -q --out g.pt".split())
+    assert ran.code == 2
+    assert message in ran.err
+    assert not list(Path().iterdir())
