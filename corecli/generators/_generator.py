@@ -43,6 +43,8 @@ class Generator(Protocol):
         steps: int | None = None,
         eta: float = 0.0,
         guidance: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        spacing: str | None = None,
     ) -> torch.Tensor:
         """Uint8 images [B, 3, S, S] on the generator's device; image i is a function of seeds[i] and its condition."""
         ...
