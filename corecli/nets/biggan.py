@@ -77,7 +77,7 @@ class BigGanGenerator(nn.Module):
         h = self.first(start).unflatten(1, (-1, FIRST_PX, FIRST_PX))
         for block, attention, chunk in zip(self.blocks, self.attention, chunks, strict=True):
             h = attention(block(h, torch.cat([embedded, chunk.to(embedded.dtype)], dim=1)))
-        return torch.tanh(self.last(F.relu(self.last_norm(h))).float())
+        return torch.tanh(self.last(F.relu(self.last_norm(h))).to(z.dtype))
 
 
 class BigGanDiscriminator(nn.Module):
