@@ -11,7 +11,7 @@ from corecli.base.errors import DataError, UsageError
 from corecli.base.pixels import to_unit_range
 from corecli.engine import optim
 from corecli.engine.dist import World, average_gradients
-from corecli.engine.ema import EMA
+from corecli.engine.ema import EMA, Decay, warmed_up
 from corecli.engine.precision import autocast, place
 from corecli.engine.run import Tensors, merge, split
 from corecli.generators._adversarial import AdversarialDraws, AdversarialGenerator
@@ -53,9 +53,8 @@ class AdversarialLearner:
             "generator": _optimizer(generator, recipe.lr, recipe.weight_decay),
             "discriminator": _optimizer(discriminator, discriminator_lr, recipe.weight_decay),
         }
-        self.ema = EMA(generator, decay=recipe.ema_decay)
-        self._parts, self._augment, self._ema_start = discriminator_steps, augment, ema_start
-        self._num_steps = 0
+        self.ema = EMA(generator, decay=_from_step(ema_start, warmed_up(recipe.ema_decay)))
+        self._parts, self._augment = discriminator_steps, augment
 
     @property
     def average(self) -> nn.Module:
@@ -70,7 +69,7 @@ class AdversarialLearner:
             learned |= self._discriminate(real[every], condition[every], draws[every])
         every = slice(0, None, self._parts)
         learned |= self._deceive(condition[every], draws[every])
-        self._follow()
+        self.ema.update(self.generator)
         return learned
 
     def _prepared(
@@ -121,20 +120,12 @@ class AdversarialLearner:
             torch.nn.utils.clip_grad_norm_(network.parameters(), self.recipe.clip, foreach=True)
         self.optimizers[name].step()
 
-    def _follow(self) -> None:
-        self._num_steps += 1
-        if self._num_steps <= self._ema_start:
-            self.ema.module.load_state_dict(self.generator.state_dict())
-        else:
-            self.ema.update(self.generator)
-
     def state(self) -> Tensors:
         return merge(
             generator=self.generator.state_dict(),
             discriminator=self.discriminator.state_dict(),
             **{f"{name}_optimizer": optim.optimizer_tensors(o) for name, o in self.optimizers.items()},
             ema=self.ema.state(),
-            progress={"num_steps": torch.tensor(self._num_steps)},
         )
 
     def restore(self, tensors: Tensors) -> None:
@@ -144,7 +135,6 @@ class AdversarialLearner:
         for name, optimizer in self.optimizers.items():
             optim.restore_optimizer(optimizer, parts[f"{name}_optimizer"])
         self.ema.restore(parts["ema"])
-        self._num_steps = int(parts["progress"]["num_steps"])
 
 
 def discriminator_loss(of_real: Tensor, of_fake: Tensor) -> Tensor:
@@ -155,6 +145,11 @@ def discriminator_loss(of_real: Tensor, of_fake: Tensor) -> Tensor:
 def generator_loss(of_fake: Tensor) -> Tensor:
     """Minus the mean score of generated images."""
     return -of_fake.mean()
+
+
+def _from_step(start: int, decay: Decay) -> Decay:
+    """No average until a step, only the weights themselves."""
+    return lambda n: decay(n - start) if n >= start else 0.0
 
 
 def _optimizer(network: nn.Module, lr: float, weight_decay: float) -> Optimizer:
