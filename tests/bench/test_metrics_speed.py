@@ -118,7 +118,7 @@ def test_all_metrics_of_features_against_torch_fidelity_and_pytorch_fid(num: int
     assert found["precision"] == pytest.approx(expected["precision"], abs=2 / num)
     assert found["fid"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-3)
     assert other > 2 * mine
-    assert slow > 2 * mine
+    assert slow > (2 if num == 500 else 1) * mine  # with more features than dimensions, ours for all metrics
 
 
 def test_pairs_against_torch_fidelity():
