@@ -1,0 +1,86 @@
+"""Every family of generators, stopped and run again, ends byte for byte where it would have: all networks, optimizers
+and averages of it.
+
+The default tests stop a run in this process; the slow ones kill runs at random moments.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from killing import Start, Work, left_alone, survives
+from lines import contents
+
+from corecli.cli import run_line
+from corecli.commands._gen_trainer import GenTrainer
+
+STEPS, STOP = 10, 5
+# Small, and such that what a family keeps matters: the average of the GAN begins after the stop, with the second epoch.
+SETTINGS = {
+    "dit": ["--arch", "dit", "--set", "size=tiny", "--set", "patch=2"],
+    "icgan": [
+        *("--arch", "icgan", "--set", "channels=8", "--set", "channel_mult=2,2", "--set", "discriminator_mult=2,2"),
+        *("--set", "z_dim=8", "--set", "condition_width=16", "--set", "attention_px=4", "--set", "neighbours=5"),
+        *("--set", "discriminator_steps=2", "--set", "ema_start=6"),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features of the digits, of a random encoder."""
+    folder = tmp_path_factory.mktemp("inputs")
+    encoder, table = folder / "f.safetensors", folder / "z.safetensors"
+    digits = ("--data", "digits:8:test", "--device", "cpu", "-q")
+    net = ("--backbone", "resnet10-tiny", "--projector-hidden", 32, "--projector-dim", 16, "--batch-size", 16)
+    make("train-ssl", *digits, *net, "--steps", 1, "--out", encoder)
+    make("extract", *digits, "--encoder", encoder, "--layer", "projector", "--out", table)
+    return table
+
+
+def make(*argv: object) -> int:
+    return run_line([*map(str, argv)])
+
+
+def work_of(name: str, table: Path, *, save_sec: int) -> Work:
+    """355 images in batches of 64: the sixth step begins the second epoch."""
+    argv = ["train-gen", "--data", "digits:8:test", "--features", table, *SETTINGS[name], "--batch-size", 64]
+    argv += ["--steps", STEPS, "--log-every", 5, "--save-sec", save_sec, "--preview-every", 0, "--device", "cpu"]
+    return Work(argv)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_stopped_family_ends_as_if_left_alone(
+    name: str, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+    for folder in (alone, stopped):
+        folder.mkdir()
+    lines = {folder: work_of(name, table, save_sec=3600).line(folder) for folder in (alone, stopped)}
+    assert make(*lines[alone]) == 0
+    learn = GenTrainer.learn
+
+    def signalled(self: GenTrainer, step: int, images: torch.Tensor, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        if step + 1 == STOP:
+            signal.raise_signal(signal.SIGTERM)
+        return learn(self, step, images, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GenTrainer, "learn", signalled)
+        assert make(*lines[stopped]) == 75
+    assert (stopped / "out.safetensors.d" / f"state-{STOP:09d}.safetensors").exists()
+    assert make(*lines[stopped]) == 0
+    assert contents(stopped) == contents(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_family_killed_three_times_ends_as_if_left_alone(
+    name: str, table: Path, start: Start, tmp_path: Path
+) -> None:
+    work = work_of(name, table, save_sec=0)
+    survives(name, work, start, left_alone(work, start, tmp_path / "alone"), tmp_path, kills=3, seed=5)
