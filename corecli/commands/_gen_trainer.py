@@ -51,7 +51,7 @@ class GenTrainer:
         recipe = Recipe(
             lr=config.lr,
             weight_decay=config.weight_decay,
-            clip=config.clip,
+            clip=getattr(family, "CLIP", 1.0) if config.clip is None else config.clip,
             ema=config.ema,
             ema_decay=config.ema_decay,
             precision=config.precision,

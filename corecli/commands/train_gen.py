@@ -55,6 +55,16 @@ PRESETS: dict[str, Preset] = {
         "batch_size": 128,
         "steps": 500_000,
     },
+    # IC-GAN's icgan_res64.json; it stops when nothing has improved for 50 tests, so the number of steps is ours.
+    "icgan-64": {
+        "arch": "icgan",
+        "image_size": 64,
+        "set": ("neighbours=50", "augment=none", "ema_start=20000"),
+        "ema_decay": 0.9999,
+        "lr": 1e-4,
+        "batch_size": 256,
+        "steps": 500_000,
+    },
     # The smallest net that shows R2G on 8-pixel digits: 1,000 steps take two minutes of one CPU core.
     "tiny": {
         "arch": "adm",
@@ -91,7 +101,7 @@ class Config(_inputs.ReadsImages):
     batch_size: int = option(128, help="images a step, over all processes", minimum=1)
     lr: float = option(1e-4, help="learning rate of AdamW, constant", minimum=0)
     weight_decay: float = option(0.0, help="weight decay of AdamW", minimum=0)
-    clip: float = option(1.0, help="largest gradient norm, 0 for any", minimum=0)
+    clip: float | None = option(None, help="largest gradient norm, 0 for any; default 1, for icgan 0", minimum=0)
     ema: Literal["exponential", "power"] = option(
         "exponential", help="moving average of the weights; of power ones, sample --ema-length chooses afterwards"
     )
@@ -115,7 +125,7 @@ class Config(_inputs.ReadsImages):
         None, help="share of images trained without their condition, for guidance", minimum=0, maximum=1
     )
     feature_normalization: Literal["none", "per-sample", "l2"] | None = option(
-        None, help="normalisation of a feature row; default per-sample"
+        None, help="normalisation of a feature row; default per-sample, for icgan l2"
     )
     feature_noise: float | None = option(
         None, help="noise added to normalised features in training, against near copies", minimum=0

@@ -23,7 +23,7 @@ class Neighbours:
 
     def __init__(self, features: torch.Tensor, num: int, *, seed: int) -> None:
         if not 1 <= num < len(features):
-            hint = f"ask for {len(features) - 1} or fewer" if len(features) > 1 else None
+            hint = f"set neighbours={len(features) - 1} or fewer" if len(features) > 1 else None
             raise DataError(f"an image of {len(features)} has no {num} neighbours", hint=hint)
         self._nearest, self._seed = nearest(features, num), seed
         self._drawn: tuple[tuple[int, int], np.ndarray] | None = None

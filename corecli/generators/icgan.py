@@ -15,6 +15,7 @@ from corecli.nets.biggan import BigGanDiscriminator, BigGanGenerator, default_mu
 
 CONDITIONS = ("features", "labels")
 ONE_PASS = True  # no sampler, steps or guidance to choose
+CLIP = 0.0  # gradients are of any size, early ones of norms in the hundreds
 
 
 @dataclass(frozen=True, kw_only=True)
