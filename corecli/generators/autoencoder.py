@@ -1,0 +1,187 @@
+"""A first stage: an autoencoder whose latents ldm and dit learn (Rombach et al. 2022, section 3.1)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from corecli.base.errors import DataError, UsageError, unknown_name
+from corecli.base.pixels import to_unit_range
+from corecli.base.rng import torch_generator
+from corecli.nets.autoencoder import KL, VQ, FirstStage, Spec, encoded
+from corecli.nets.encoder import load_encoder
+from corecli.nets.perceptual import PerceptualDistance
+from corecli.nets.unet import norm_groups_for
+
+KINDS = {"kl": KL, "vq": VQ}
+ERRORS = {"l1": F.l1_loss, "l2": F.mse_loss}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedConfig:
+    """What every family has. condition: "none", since an autoencoder is told nothing.
+
+    first_stage: what `nets.autoencoder` builds the network from; the built generator's config says it.
+    """
+
+    image_size: int = 32
+    flip: bool = True
+    condition: str = "none"
+    first_stage: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(SharedConfig):
+    """The defaults are a small KL autoencoder that halves images twice.
+
+    kind: "kl", regularised by a slight KL penalty towards a standard normal, or "vq", by a codebook.
+    channels, channel_mult: widths of the levels; every level but the last halves the image.
+    attention: whether the innermost blocks attend. codes: entries of the codebook.
+    error: of a reconstruction, "l1" or "l2".
+    kl_weight: of the KL, summed over latents, against the error, summed over pixels (LDM, Appendix G).
+    commitment: how strongly encodings are drawn to their code (VQ-VAE, Eq. 3).
+    perceptual: an encoder's file or timm:NAME, in whose features reconstructions are compared as well.
+    """
+
+    kind: str = "kl"
+    channels: int = 64
+    channel_mult: tuple[int, ...] = (1, 2, 4)
+    num_res_blocks: int = 1
+    latent_channels: int = 4
+    attention: bool = True
+    codes: int = 1024
+    error: str = "l1"
+    kl_weight: float = 1e-6
+    commitment: float = 0.25
+    perceptual: str = ""
+    perceptual_weight: float = 1.0
+
+
+def build(config: Config) -> Autoencoder:
+    """An autoencoder with new weights, drawn from torch's global generator. Errors: UsageError."""
+    if config.kind not in KINDS:
+        raise unknown_name("kind of autoencoder", config.kind, KINDS)
+    if config.error not in ERRORS:
+        raise unknown_name("error", config.error, ERRORS)
+    if config.condition != "none":
+        raise UsageError(f"an autoencoder is not conditioned on {config.condition}", hint="use --condition none")
+    return Autoencoder(dataclasses.replace(config, channel_mult=tuple(config.channel_mult)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """The random part of a training step for B images: noise [B, C, h, w] of latents, flip [B] bool."""
+
+    noise: Tensor
+    flip: Tensor
+
+    def __getitem__(self, rows: slice) -> Draws:
+        return Draws(noise=self.noise[rows], flip=self.flip[rows])
+
+    def to(self, device: torch.device) -> Draws:
+        """The same draws on a device."""
+        return Draws(noise=self.noise.to(device), flip=self.flip.to(device))
+
+
+class Autoencoder(nn.Module):
+    """A Generator (see `_generator.py`) as far as training goes; it makes images of images alone, by `reconstruct`."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        spec = _spec(config)
+        self.config = dataclasses.replace(config, first_stage=dict(spec))
+        self.data_shape = (3, config.image_size, config.image_size)
+        self.first_stage = FirstStage(spec, image_size=config.image_size)
+        self.first_stage.autoencoder.requires_grad_(True)
+        self._distance: PerceptualDistance | None = None
+
+    def check_condition(self, condition: Tensor | None, *, guidance: float = 1.0) -> None:
+        """See `Generator.check_condition`: there is nothing to tell it."""
+        if condition is not None or guidance != 1:
+            raise UsageError("an autoencoder takes no features, labels or guidance")
+
+    def draw(self, seed: int, step: int, *, batch: int) -> Draws:
+        """See `Generator.draw`."""
+        generator = torch_generator(seed, "autoencoder", step)
+        noise = torch.randn(batch, *self.first_stage.data_shape, generator=generator)
+        return Draws(noise=noise, flip=torch.rand(batch, generator=generator) < 0.5)
+
+    def loss(self, images: Tensor, condition: Tensor | None, draws: Draws) -> Tensor:
+        """Error of the reconstruction, its perceptual distance, and the KL or the codebook's terms; float32 scalar."""
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.data_shape:
+            raise DataError(f"images of {tuple(images.shape[1:])}, the autoencoder takes {self.data_shape}")
+        draws = draws.to(images.device)
+        if self.config.flip:
+            images = torch.where(draws.flip[:, None, None, None], images.flip(-1), images)
+        x = to_unit_range(images)
+        latents, penalty = self._latents(x, draws.noise)
+        rebuilt = self._decoded(latents).float()
+        loss = ERRORS[self.config.error](rebuilt, x) + penalty
+        if self.config.perceptual:
+            loss = loss + self.config.perceptual_weight * self._perceptual()(rebuilt, x)
+        return loss
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Uint8 images [B, 3, S, S] encoded and decoded again, without noise."""
+        stage = self.first_stage
+        return stage.decode(stage.latents(stage.encode(images.to(stage.scale.device))))
+
+    def generate(self, seeds: list[int], condition: Tensor | None = None, **choices: Any) -> Tensor:
+        """Errors: UsageError: its latents follow no known law, so it has none to decode."""
+        hint = "train ldm or dit on its latents: --first-stage FILE"
+        raise UsageError("an autoencoder makes no images of its own", hint=hint)
+
+    def _latents(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """(latents to decode, penalty on them): a sample of a normal and its KL, or codes and what ties them."""
+        autoencoder: Any = self.first_stage.autoencoder
+        moments = encoded(autoencoder, x).float()
+        if self.config.kind == "kl":
+            mean, std = moments.chunk(2, dim=1)
+            kl = 0.5 * (mean.square() + std.square() - 1) - std.log()
+            return mean + std * noise, self.config.kl_weight * kl.sum() / x.numel()
+        codes = nearest(moments, autoencoder.quantize.embedding.weight)
+        pulled = F.mse_loss(codes, moments.detach()) + self.config.commitment * F.mse_loss(moments, codes.detach())
+        return moments + (codes - moments).detach(), pulled
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        autoencoder: Any = self.first_stage.autoencoder
+        told = {"force_not_quantize": True} if self.config.kind == "vq" else {}  # they are codes already
+        return autoencoder.decode(latents, return_dict=False, **told)[0]
+
+    def _perceptual(self) -> PerceptualDistance:
+        if self._distance is None:
+            self._distance = PerceptualDistance(load_encoder(self.config.perceptual))
+        return self._distance
+
+
+def nearest(z: Tensor, codebook: Tensor) -> Tensor:
+    """The code nearest to z [B, C, h, w] at every place, with a gradient to the codebook [K, C]."""
+    flat = z.detach().permute(0, 2, 3, 1).flatten(0, 2)
+    found = torch.cdist(flat, codebook.detach().float()).argmin(dim=1)
+    return codebook[found].unflatten(0, (len(z), *z.shape[2:])).permute(0, 3, 1, 2)
+
+
+def _spec(config: Config) -> Spec:
+    """What diffusers builds it from."""
+    levels = len(config.channel_mult)
+    arguments: dict[str, Any] = {
+        "in_channels": 3,
+        "out_channels": 3,
+        "block_out_channels": [config.channels * m for m in config.channel_mult],
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "layers_per_block": config.num_res_blocks,
+        "latent_channels": config.latent_channels,
+        "norm_num_groups": norm_groups_for(config.channels, config.channel_mult),
+        "sample_size": config.image_size,
+        "mid_block_add_attention": config.attention,
+        "scaling_factor": 1.0,
+    }
+    if config.kind == "vq":
+        arguments["num_vq_embeddings"] = config.codes
+    return {"kind": KINDS[config.kind], "config": arguments, "measured": True}

@@ -1,0 +1,171 @@
+"""First stages: autoencoders of diffusers' kinds, between images and the latents in which a diffusion model works.
+
+images uint8 [B, 3, S, S] --encode--> moments float32 [B, K, h, w]     what is cached: means (and stds) of latents
+moments, noise --latents--> z float32 [B, C, h, w]                      a sample, of about unit scale
+z --decode--> images uint8 [B, 3, S, S]
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NotRequired, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from corecli.base.errors import DataError, UsageError
+from corecli.base.pixels import to_pixels, to_unit_range
+
+KL, VQ, TINY = "AutoencoderKL", "VQModel", "AutoencoderTiny"
+KINDS = (KL, VQ, TINY)
+_SCALE_OF_STABLE_DIFFUSION = 0.18215  # which diffusers writes into the config of every VQModel, where it is wrong
+
+
+class Spec(TypedDict):
+    """All that is needed to build a first stage again; JSON.
+
+    kind: diffusers' class, config: its arguments. measured: latents have no published scale; it is to be measured.
+    """
+
+    kind: str
+    config: dict[str, Any]
+    measured: NotRequired[bool]
+
+
+class FirstStage(nn.Module):
+    """A frozen autoencoder with the scale of its latents, for images of one size; float32 throughout.
+
+    z = (latent - shift) * scale, by channel. Where a scale is published it is the config's `scaling_factor` of an
+    AutoencoderKL (0.18215 for Stable Diffusion) or AutoencoderTiny (1), and 1 for a VQModel (LDM).
+    Errors: DataError for a config that is none; UsageError for a size that does not divide.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, spec: Spec, *, image_size: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.autoencoder = build_autoencoder(spec).requires_grad_(False)
+        factor = downsampling(spec)
+        if image_size % factor or image_size < factor:
+            hint = f"use a multiple of {factor} px"
+            raise UsageError(f"images of {image_size} px do not shrink {factor} times in the first stage", hint=hint)
+        channels = latent_channels(spec)
+        self.data_shape = (channels, image_size // factor, image_size // factor)
+        self.is_random = spec["kind"] == KL
+        shift, scale = published_scale(spec)
+        self.register_buffer("shift", torch.tensor(shift).expand(channels).reshape(-1, 1, 1).clone())
+        self.register_buffer("scale", torch.tensor(scale).expand(channels).reshape(-1, 1, 1).clone())
+        self.eval()
+
+    @property
+    def moments_shape(self) -> tuple[int, int, int]:
+        """Of what `encode` gives for an image: its latents, or of a KL autoencoder their means, then their stds."""
+        channels, height, width = self.data_shape
+        return (2 * channels if self.is_random else channels), height, width
+
+    def train(self, mode: bool = True) -> FirstStage:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Uint8 images [B, 3, S, S] as moments, float32 [B, *moments_shape], before shift and scale."""
+        with torch.autocast(images.device.type, enabled=False):
+            return encoded(self.autoencoder, to_unit_range(images))
+
+    def latents(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The latents of moments, float32 [B, *data_shape]: the means, and with `noise` a sample around them."""
+        mean, std = _split(moments.float(), self.data_shape[0])
+        latents = mean if noise is None or std is None else mean + std * noise
+        return (latents - self.shift) * self.scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """The uint8 images [B, 3, S, S] of latents [B, *data_shape]; those of a VQModel are quantised first."""
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = latents.float() / self.scale + self.shift
+            return to_pixels(self.autoencoder.decode(latents, return_dict=False)[0])  # pyright: ignore
+
+    def measure(self, moments: Tensor) -> None:
+        """Set shift and scale so that the latents of these moments [N, *moments_shape] have, by channel, mean 0, std 1.
+
+        Errors: DataError where they are all equal or not finite.
+        """
+        mean, std = _split(moments.double(), self.data_shape[0])
+        shift = mean.mean(dim=(0, 2, 3), keepdim=True)
+        variance = (mean - shift).square().mean(dim=(0, 2, 3))
+        if std is not None:
+            variance = variance + std.square().mean(dim=(0, 2, 3))
+        if not bool((variance > 0).all()) or not bool(variance.isfinite().all()):
+            raise DataError("latents of the first stage are constant or not finite", hint="train it longer, or anew")
+        self.shift.copy_(shift[0])
+        self.scale.copy_(variance.rsqrt()[:, None, None])
+
+
+def build_autoencoder(spec: Spec) -> nn.Module:
+    """The module of diffusers that a spec names, with random weights. Errors: DataError."""
+    if spec["kind"] not in KINDS:
+        raise DataError(f"{spec['kind']!r} is no first stage", hint=f"known are {', '.join(KINDS)}")
+    try:
+        return classes()[spec["kind"]](**spec["config"])
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise DataError(f"not the config of an {spec['kind']}: {error}") from error
+
+
+def classes() -> dict[str, Any]:
+    """The classes of diffusers by name."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+    from diffusers.models.autoencoders.vq_model import VQModel
+
+    return {KL: AutoencoderKL, VQ: VQModel, TINY: AutoencoderTiny}
+
+
+def spec_of(autoencoder: Any) -> Spec:
+    """The spec of a module of diffusers."""
+    known = inspect.signature(type(autoencoder).__init__).parameters
+    config = {name: value for name, value in dict(autoencoder.config).items() if name in known}
+    return {"kind": type(autoencoder).__name__, "config": config}
+
+
+def encoded(autoencoder: Any, x: Tensor) -> Tensor:
+    """Images in [-1, 1] as latents, or for an AutoencoderKL as their means and stds, [B, K, h, w]."""
+    if type(autoencoder).__name__ != KL:
+        return autoencoder.encode(x, return_dict=False)[0]
+    posterior = autoencoder.encode(x, return_dict=False)[0]
+    return torch.cat((posterior.mean, posterior.std), dim=1)
+
+
+def downsampling(spec: Spec) -> int:
+    """How many pixels of a side one latent covers."""
+    name = "encoder_block_out_channels" if spec["kind"] == TINY else "block_out_channels"
+    default = (64, 64, 64, 64) if spec["kind"] == TINY else (64,)
+    return 2 ** (len(spec["config"].get(name, default)) - 1)
+
+
+def latent_channels(spec: Spec) -> int:
+    """Channels of the latents."""
+    config, default = spec["config"], 3 if spec["kind"] == VQ else 4
+    channels = config.get("latent_channels", default)
+    return (config.get("vq_embed_dim") or channels) if spec["kind"] == VQ else channels
+
+
+def published_scale(spec: Spec) -> tuple[list[float], list[float]]:
+    """(shift, scale) of the config, each of 1 or C numbers; 0 and 1 where the scale is to be measured."""
+    config = spec["config"]
+    if spec.get("measured"):
+        return [0.0], [1.0]
+    if config.get("latents_mean") and config.get("latents_std"):
+        factor = config.get("scaling_factor", _SCALE_OF_STABLE_DIFFUSION)
+        return list(config["latents_mean"]), [factor / std for std in config["latents_std"]]
+    scale = config.get("scaling_factor", 1.0 if spec["kind"] == TINY else _SCALE_OF_STABLE_DIFFUSION)
+    if spec["kind"] == VQ and scale == _SCALE_OF_STABLE_DIFFUSION:
+        scale = 1.0
+    return [config.get("shift_factor") or 0.0], [scale]
+
+
+def _split(moments: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+    """(means, stds or None) of moments [B, K, h, w]."""
+    return moments[:, :channels], moments[:, channels:] if moments.shape[1] > channels else None

@@ -1,0 +1,72 @@
+"""First stages from files: folders of diffusers, ids of a hub, and what `train-gen` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from corecli.base import checkpoint
+from corecli.base.errors import DataError, about
+from corecli.base.files import read_json
+from corecli.nets.autoencoder import KINDS, FirstStage, Spec, classes, spec_of
+from corecli.nets.hub import find_folder, quiet_diffusers
+
+CONFIG = "config.json"
+_PARTS = ("vae", "vqvae", "vqmodel", "movq")  # where pipelines of diffusers keep theirs
+_PATTERNS = [f"{folder}{file}" for folder in ("", "vae/", "vqvae/") for file in (CONFIG, "*.safetensors", "*.bin")]
+_PREFIX = "first_stage."
+
+
+def load_first_stage(place: str | Path, *, image_size: int) -> FirstStage:
+    """A first stage for images of a size: a folder that diffusers wrote (or a pipeline with one in it), the id of such
+    a repository, or a file of `train-gen`: an autoencoder, or a generator that holds its own.
+
+    Errors: MissingInputError, DataError for a file or folder of another kind or with weights that do not fit,
+    UnavailableError for a repository that cannot be had, UsageError for a size that does not divide.
+    """
+    if Path(place).is_file():
+        return _from_file(Path(place), image_size)
+    folder = find_folder(place, patterns=_PATTERNS)
+    autoencoder = read_folder(folder)
+    stage = FirstStage(spec_of(autoencoder), image_size=image_size)
+    stage.autoencoder.load_state_dict(autoencoder.state_dict())
+    return stage
+
+
+def read_folder(folder: Path) -> Any:
+    """The autoencoder of a folder of diffusers, or of a pipeline's. Errors: DataError."""
+    places = [folder, *(folder / part for part in _PARTS)]
+    found = next((p for p in places if _class_of(p) in KINDS), None)
+    if found is None:
+        hint = f"a first stage is a folder with the {CONFIG} of an {', '.join(KINDS)}"
+        raise DataError(f"holds no first stage but {_class_of(folder) or 'other things'}", where=folder, hint=hint)
+    try:
+        with quiet_diffusers():
+            autoencoder, loaded = classes()[_class_of(found)].from_pretrained(
+                found, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+            )
+    except Exception as error:  # of many kinds: safetensors', torch's, the system's
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise DataError(f"not a readable first stage: {reason}", where=found) from error
+    if loaded["missing_keys"]:
+        raise DataError(f"weights are missing, such as {sorted(loaded['missing_keys'])[0]!r}", where=found)
+    return autoencoder
+
+
+def _class_of(folder: Path) -> str:
+    path = folder / CONFIG
+    return str(read_json(path).get("_class_name", "")) if path.is_file() else ""
+
+
+def _from_file(path: Path, image_size: int) -> FirstStage:
+    tensors, header = checkpoint.load(path, kind="generator")
+    spec: Spec | None = header["generator"].get("first_stage")
+    if spec is None:
+        raise DataError(f"a generator of {header['arch']} without a first stage", where=path)
+    if not any(name.startswith(_PREFIX) for name in tensors):
+        raise DataError("holds no weights of a first stage", where=path)
+    with about(path):
+        stage = FirstStage(spec, image_size=image_size)
+    own = {n.removeprefix(_PREFIX): t for n, t in tensors.items() if n.startswith(_PREFIX)}
+    stage.load_state_dict(own)
+    return stage

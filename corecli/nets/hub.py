@@ -1,0 +1,58 @@
+"""Folders of weights in the layout of diffusers: named by path, or by the id of a repository on a hub."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from corecli.base.errors import UnavailableError
+from corecli.base.files import missing
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_TRUE = ("1", "on", "true", "yes")
+
+
+def find_folder(place: str | Path, *, patterns: list[str]) -> Path:
+    """The folder of that path; or a repository by its id `OWNER/NAME`, from the hub's cache on this machine, and only
+    where it is not there and HF_HUB_OFFLINE is not set from the hub, of its files those that match `patterns`.
+
+    Errors: MissingInputError for a path; UnavailableError for a repository that cannot be had.
+    """
+    if Path(place).is_dir():
+        return Path(place)
+    if not _REPOSITORY.fullmatch(str(place)) or Path(place).parent.is_dir():
+        raise missing(place, "folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(place), allow_patterns=patterns, local_files_only=True))
+    except OSError:
+        if os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
+            raise _unavailable(place, "not in the cache of this machine, and HF_HUB_OFFLINE is set") from None
+    try:
+        return Path(snapshot_download(str(place), allow_patterns=patterns))
+    except Exception as error:  # of many kinds: requests', the hub's, the system's
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise _unavailable(place, f"neither in the cache of this machine nor to be fetched: {reason}") from error
+
+
+@contextmanager
+def quiet_diffusers() -> Iterator[None]:
+    """Without diffusers' own warnings, where what they say is checked and said in one line."""
+    from diffusers.utils.logging import get_verbosity, set_verbosity
+
+    level = get_verbosity()
+    set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        set_verbosity(level)
+
+
+def _unavailable(place: str | Path, reason: str) -> UnavailableError:
+    hint = f"fetch it where there is a network with `hf download {place}`, and name the folder"
+    return UnavailableError(reason, where=place, hint=hint)

@@ -1,0 +1,167 @@
+"""Latents encoded once: what is kept is what is learned, and nothing else is taken for it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from first_stages import HALVING, set_by_hand
+
+from corecli.base import checkpoint
+from corecli.base.errors import DataError, UsageError
+from corecli.data import loader
+from corecli.data.formats import packed
+from corecli.data.imageset import ImageSet, open_set
+from corecli.data.latents import LatentSet, open_latents, write_latents
+from corecli.data.loader import Loader, read_batches
+from corecli.data.order import Order
+from corecli.data.rows import make_rows
+from corecli.engine.dist import World
+from corecli.generators import _latent, dit, ldm
+
+NUM = 20
+KL: dict[str, Any] = {
+    "kind": "AutoencoderKL",
+    "config": {
+        "block_out_channels": [4, 4],
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "norm_num_groups": 2,
+        "latent_channels": 3,
+    },
+}
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageSet:
+    pixels = torch.randint(0, 256, (NUM, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    rows = make_rows([f"dog/{i:03d}" for i in range(NUM)])
+    packed.write(tmp_path / "set.safetensors", rows, [pixels], class_names=("dog",), header={})
+    return open_set(tmp_path / "set.safetensors")
+
+
+def generator_on(first_stage: dict[str, Any] | None, **changes: Any):
+    torch.manual_seed(0)
+    return dit.build(dit.Config(image_size=8, first_stage=first_stage, size="tiny", patch=2, **changes))
+
+
+def prepared(generator: Any, images: ImageSet, folder: Path) -> ImageSet:
+    return _latent.prepare(generator, images, folder, world=World(), batch_size=6, workers=0, quiet=True)
+
+
+@pytest.mark.parametrize("spec", [HALVING, KL])
+@pytest.mark.parametrize("flip", [False, True])
+def test_kept_latents_give_the_loss_of_the_images(spec: dict, flip: bool, images: ImageSet, tmp_path: Path) -> None:
+    generator = generator_on(spec, flip=flip)
+    for p in generator.network.parameters():
+        p.data.add_(0.05 * torch.randn_like(p))
+    latents = prepared(generator, images, tmp_path)
+    assert isinstance(latents, LatentSet) and latents.rows.keys == images.rows.keys
+    rows = np.array([3, 11, 0, 19, 7, 7, 8, 2])
+    kept = latents.read(rows)
+    assert kept.shape == (8, 1 + flip, *generator.first_stage.moments_shape) and kept.dtype == torch.float16
+    draws = generator.draw(0, 5, batch=8)
+    from_images = generator.loss(images.read(rows), None, draws)
+    torch.testing.assert_close(generator.loss(kept, None, draws), from_images, atol=1e-4, rtol=1e-4)
+    assert not torch.equal(from_images, generator.loss(kept.roll(1, dims=0), None, draws))
+    assert [path.suffix for path in tmp_path.glob("latents-*")] == [".safetensors"]
+
+
+def test_a_posterior_is_sampled_anew_every_step(images: ImageSet, tmp_path: Path) -> None:
+    generator = generator_on(KL)
+    kept = prepared(generator, images, tmp_path).read(np.arange(8))
+    draws = [generator.draw(0, step, batch=8) for step in (0, 0, 1)]
+    assert draws[0].posterior_noise.shape == (8, *generator.data_shape)
+    first, again, other = (generator._clean(kept, d) for d in draws)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert generator_on(HALVING).draw(0, 0, batch=8).posterior_noise.shape == (8, 0)
+    half = generator._clean(kept[4:], draws[0][4:])
+    assert torch.equal(half, first[4:])
+
+
+def test_they_are_encoded_once(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = generator_on(HALVING)
+    first = prepared(generator, images, tmp_path).read(np.arange(NUM))
+    again = generator_on(HALVING)
+    again.first_stage.load_state_dict(generator.first_stage.state_dict())
+    with monkeypatch.context() as patched:
+        patched.setattr(type(again), "moments", None)
+        second = prepared(again, images, tmp_path).read(np.arange(NUM))
+    assert torch.equal(first, second)
+    assert torch.equal(generator.first_stage.scale, again.first_stage.scale)
+    again.first_stage.autoencoder.encoder.layers[0].weight.data.add_(1)
+    assert prepared(again, images, tmp_path).read(np.arange(NUM)).ne(first).any()
+    assert len(list(tmp_path.glob("latents-*"))) == 2
+
+
+def test_scales_are_measured_where_none_are_published(images: ImageSet, tmp_path: Path) -> None:
+    measured = generator_on(HALVING, flip=False)
+    set_by_hand(measured.first_stage)
+    kept = prepared(measured, images, tmp_path).read(np.arange(NUM)).double()[:, 0]
+    torch.testing.assert_close(
+        measured.first_stage.shift.flatten().double(), kept.mean((0, 2, 3)), atol=1e-6, rtol=1e-5
+    )
+    expected = 1 / kept.std((0, 2, 3), correction=0)
+    torch.testing.assert_close(measured.first_stage.scale.flatten().double(), expected, atol=1e-4, rtol=1e-4)
+    published = generator_on(KL, flip=False)
+    prepared(published, images, tmp_path)
+    assert published.first_stage.scale.unique().tolist() == pytest.approx([0.18215])
+    whitened = generator_on(KL, flip=False, latent_scale="measured")
+    prepared(whitened, images, tmp_path)
+    assert len(whitened.first_stage.scale.unique()) == 3
+    with pytest.raises(UsageError, match="no published scale"):
+        generator_on(HALVING, latent_scale="published")
+    with pytest.raises(UsageError, match="unknown scale of latents"):
+        generator_on(HALVING, latent_scale="unit")
+
+
+def test_pixels_need_none(images: ImageSet, tmp_path: Path) -> None:
+    assert prepared(generator_on(None), images, tmp_path) is images
+    assert not list(tmp_path.glob("latents*"))
+    with pytest.raises(UsageError, match=r"needs a first stage.*--arch autoencoder"):
+        ldm.build(ldm.Config(image_size=8))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_the_loader_reads_them_like_images(
+    held: bool, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "_worth_holding", lambda *_: held)  # as on a GPU, where there is room
+    latents = prepared(generator_on(HALVING), images, tmp_path)
+    order = Order(latents.slots, stages=latents.stages, batch_size=6, seed=0, total_steps=4)
+    for _, moments, rows in Loader(latents, order, world=World()):
+        assert torch.equal(moments, latents.read(rows))
+    whole = torch.cat(
+        [x for x, _ in read_batches(latents, [np.arange(7), np.arange(7, 9)], device=torch.device("cpu"))]
+    )
+    assert torch.equal(whole, latents.read(np.arange(9)))
+
+
+def test_the_file_is_verified_and_of_these_images_alone(images: ImageSet, tmp_path: Path) -> None:
+    path = tmp_path / "latents.safetensors"
+    moments = torch.randn(NUM, 1, 2, 2, 2).half()
+    told: dict[str, Any] = {"first_stage": "a" * 64, "mirrored": False}
+    write_latents(path, images, moments.split(7), **told)
+    tensors, header = checkpoint.load(path, kind="latents")  # verifies the hash
+    assert torch.equal(tensors["moments"], moments) and header["images"] == images.fingerprint
+    assert torch.equal(open_latents(path, images, **told).read(np.array([4, 2])), moments[[4, 2]])
+    for name, value in (("first_stage", "b" * 64), ("mirrored", True)):
+        with pytest.raises(DataError, match=f"latents of another {name.replace('_', ' ')}"):
+            open_latents(path, images, **{**told, name: value})
+    with pytest.raises(DataError, match="latents of another images"):
+        open_latents(path, open_set("digits:8:test"), **told)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(DataError, match="truncated"):
+        open_latents(path, images, **told)
+    with pytest.raises(DataError, match="not finite"):
+        write_latents(path, images, [moments / 0], **told)
+
+
+def test_images_of_another_size_are_refused(images: ImageSet, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    other = dit.build(dit.Config(image_size=16, first_stage=HALVING, size="tiny", patch=2))
+    with pytest.raises(DataError, match="the first stage takes 16 px"):
+        prepared(other, images, tmp_path)
+    with pytest.raises(DataError, match="the generator takes"):
+        other.loss(torch.zeros(2, 1, 4, 8, 8).half(), None, other.draw(0, 0, batch=2))
