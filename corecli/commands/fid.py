@@ -47,7 +47,7 @@ each other than fresh ones, so that an interval may lie below its value.
 
 Beside other tools, on the same weights: torch-fidelity resizes and normalises as --resize tf1, pytorch-fid as --resize
 torch, clean-fid as --resize clean; the same images differ by per cents between these. With no more images than features
-their matrix root of a singular covariance is off by up to 1e-4 of the distance, which is exact here; with more images
+their matrix root of a singular covariance is off by about 1e-4 of the distance, which is exact here; with more images
 all agree to 1e-6. torch-fidelity sums its kernel in float32: kid differs by up to 1e-7 absolutely, all of a distance
 near 0. Its precision and recall are of VGG16 unless it is told otherwise. ADM's evaluator measures neighbours in
 float16, which moves precision and recall by thousandths.

@@ -18,6 +18,7 @@ from corecli.metrics._folds import NUM_FOLDS, jackknife
 from corecli.metrics._survey import KernelSums, kernel_values, survey
 
 DIRECTION = {"kid": "lower"}
+_WHOLE_ROWS = 4096  # up to here the kernel of all rows is cheaper than those of 100 subsets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +57,32 @@ def kid_of_subsets(
     size = min(subset_size, len(samples), len(reference))
     if size < 2:
         raise DataError(f"{size} image(s) have no kernel distance", hint="at least 2 a set are needed")
-    drawn = np.random.RandomState(seed)
-    values = []
-    for _ in range(num_subsets):
-        x, y = (
-            z[torch.from_numpy(drawn.choice(len(z), size, replace=False)).to(z.device)] for z in (samples, reference)
-        )
-        xx, yy, xy = kernel_values(x, x), kernel_values(y, y), kernel_values(x, y)
-        own = sum(float(k.sum() - k.diagonal().sum()) for k in (xx, yy)) / (size * (size - 1))
-        values.append(own - 2 * float(xy.mean()))
-    return float(np.mean(values)), float(np.std(values))
+    draws, device = np.random.RandomState(seed), samples.device
+    rows = [
+        torch.from_numpy(draws.choice(len(z), size, replace=False))
+        for _ in range(num_subsets)
+        for z in (samples, reference)
+    ]
+    mine, theirs = torch.stack(rows[::2]).to(device), torch.stack(rows[1::2]).to(device)
+    if max(len(samples), len(reference)) <= _WHOLE_ROWS:
+        values = _of_subsets(samples, reference, mine, theirs)
+    else:
+        every = torch.arange(size, device=device)[None]
+        pairs = zip(mine, theirs, strict=True)
+        values = torch.cat([_of_subsets(samples[x], reference[y], every, every) for x, y in pairs])
+    return float(values.mean()), float(values.std(correction=0))
+
+
+def _of_subsets(samples: Tensor, reference: Tensor, mine: Tensor, theirs: Tensor) -> Tensor:
+    """The distances [S] of subsets, rows int64 [S, size] of each set, from the kernels of all rows."""
+    size = mine.shape[1]
+    w, v = (
+        torch.zeros(len(rows), len(z), dtype=torch.float64, device=z.device).scatter_(1, rows, 1.0)
+        for rows, z in ((mine, samples), (theirs, reference))
+    )
+    own, other = (((u @ kernel_values(z, z).fill_diagonal_(0)) * u).sum(1) for u, z in ((w, samples), (v, reference)))
+    between = ((w @ kernel_values(samples, reference)) * v).sum(1)
+    return (own + other) / (size * (size - 1)) - 2 * between / size**2
 
 
 def _mmd2(sums: KernelSums, left_out: int | None) -> float:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from corecli.base.errors import DataError
+from corecli.metrics import kid as module
 from corecli.metrics._folds import folds_of
 from corecli.metrics._survey import survey
 from corecli.metrics.kid import Kid, compute, kid, kid_of_subsets
@@ -70,7 +71,9 @@ def test_few_images_have_a_value_without_interval():
         measured(rows(1, 4, 0), rows(9, 4, 1))
 
 
-def test_subsets_are_torch_fidelitys():
+@pytest.mark.parametrize("whole", [4096, 50], ids=["from-all-rows", "one-by-one"])
+def test_subsets_are_torch_fidelitys(whole, monkeypatch):
+    monkeypatch.setattr(module, "_WHOLE_ROWS", whole)
     peer = pytest.importorskip("torch_fidelity.metric_kid")
     x, y = rows(90, 40, 0), rows(80, 40, 1, shift=0.1)
     options = {"kid_subsets": 7, "kid_subset_size": 30, "rng_seed": 2020, "verbose": False}
