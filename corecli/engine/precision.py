@@ -12,10 +12,16 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """The context of a forward pass: bfloat16 where asked for, or for `auto` on CUDA, else float32 as it is."""
-    if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
+    """The context of a forward pass in the arithmetic of `dtype_of`; nothing at all for float32."""
+    dtype = dtype_of(precision, device)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+def dtype_of(precision: str, device: torch.device) -> torch.dtype:
+    """The numbers a network computes in: what was asked for, and for `auto` bfloat16 on CUDA, else float32."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
 def place(module: M, device: torch.device) -> M:

@@ -511,7 +511,7 @@ EFFECTS: dict[str, list[str]] = {
     "sample --rows 0,5,9,2 --steps 2 --quiet --out $out.npz --features $tiny/z.safetensors --ckpt $tiny/g.pt": [
         "--ckpt $tiny/undropped.pt", "--features $tiny/other_rows.safetensors", "--per-row 2", "--num 3",
         "--order shuffle", "--order class-balanced", "--rows 1", "--sampler ddpm", "--steps 3", "--eta 1",
-        "--guidance 50", "--seed 1", "--precision bf16", "--format tar", "--spacing karras",
+        "--guidance 50", "--seed 1", "--precision bf16", "--format tar", "--spacing karras", "--image-size 4",
     ],
     "sample --rows 0,5 --steps 4 --guidance 50 -q --out $out.npz --features $tiny/z.safetensors --ckpt $tiny/g.pt": [
         "--guidance-interval 0,1",
@@ -568,6 +568,7 @@ ELSEWHERE = {
     "resize",  # of Inception: test_options_with_nothing_to_act_on_are_refused and tests/golden
     "splits",  # of Inception scores: test_fid_metrics.py
     "arch",  # test_generator_families.py
+    "captions", "images", "negative_prompt",  # test_pipelines.py
     "ema_length", "ema_snapshots",  # test_an_average_of_any_length_is_sampled_after_training
     "compile",  # the same numbers, faster: tests/bench
     "export",  # test_interchange.py
@@ -634,6 +635,8 @@ IDLE_LINES = [
     ("sample --ckpt $tiny/unconditional.pt --order shuffle --out o", "--rows and --order need --features"),
     (f"{LINES['sample']} --num 3 --per-row 2", "--num and --per-row are two ways to say how many (give one)"),
     (f"{LINES['sample']} --sampler ddpm --eta 0.5 -q", "the ddpm sampler takes no eta"),
+    (f"{LINES['sample']} --set noise_level=1", "--set is for pipelines of diffusers"),
+    (f"{LINES['sample']} --captions x", "--captions is for pipelines of diffusers"),
     (f"{LINES['inflate']} --format npz", "--format needs --materialize"),
     (f"{LINES['inflate']} --beta 0.5 --repeat 2", "--beta and --repeat are two ways to say how often (give one)"),
     ("inflate --real $tiny/syn --materialize o --guard", "options of a mixture need --out FILE.json"),
