@@ -1,7 +1,8 @@
 """The weights of guided-diffusion's U-Net under the names of ours (Dhariwal and Nichol 2021).
 
 Widths, levels, blocks, attention and classes are told by names and shapes. Three things show nowhere: the size of the
-images, the width of a head, and the order of queries, keys and values.
+images, the width of a head, and the order of queries, keys and values. Unless told they are taken from the published
+checkpoint with these levels.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from corecli.base.errors import DataError, UsageError
 Tensors = dict[str, torch.Tensor]
 
 _PUBLISHED_PX = {(1, 2, 2, 2): 32, (1, 2, 3, 4): 64, (1, 1, 2, 3, 4): 128, (1, 1, 2, 2, 4, 4): 256}
+_HEAD_CHANNELS = 64  # but at 128 px, where every level has 4 heads
+_NEW_ORDER_PX = 64
 _RESNET = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -53,12 +56,16 @@ def is_adm(tensors: Tensors) -> bool:
 
 
 def convert(
-    tensors: Tensors, *, image_size: int | None = None, head_channels: int = 64, new_order: bool = False, where: object
+    tensors: Tensors,
+    *,
+    image_size: int | None = None,
+    head_channels: int | None = None,
+    new_order: bool | None = None,
+    where: object,
 ) -> AdmWeights:
     """The network of a checkpoint. new_order: it was trained with `use_new_attention_order`.
 
-    image_size None is that of the published checkpoint with these levels.
-    Errors: UsageError where the size of its images must be told; DataError for a network that ours cannot be.
+    Errors: UsageError where something must be told; DataError for a network that ours cannot be.
     """
     _refuse_relatives(tensors, where)
     num_levels, num_res_blocks = _levels(tensors, where)
@@ -70,6 +77,13 @@ def convert(
     size = image_size or _PUBLISHED_PX.get(tuple(int(m) for m in mult))
     if size is None:
         raise UsageError("the size of its images does not show in its weights", where=where, hint="say the image size")
+    if size == 128 and head_channels is None:
+        hint = "if its heads are of one width, say which"
+        raise UsageError(
+            "published at 128 px with 4 heads at every level, which is not made here", where=where, hint=hint
+        )
+    head_channels = head_channels or _HEAD_CHANNELS
+    new_order = size == _NEW_ORDER_PX if new_order is None else new_order
     attends = [f"input_blocks.{i}.1.qkv.weight" in tensors for i in firsts]
     names = _names(num_levels, num_res_blocks)
     left_over = sorted(n for n in tensors if n.rpartition(".")[0] not in {*names, "label_emb"})

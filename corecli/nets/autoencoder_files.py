@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from corecli.base import checkpoint
+from corecli.base.checkpoint import Tensors
 from corecli.base.errors import DataError, about
 from corecli.base.files import read_json
 from corecli.nets.autoencoder import KINDS, FirstStage, Spec, classes, spec_of
@@ -24,13 +25,22 @@ def load_first_stage(place: str | Path, *, image_size: int) -> FirstStage:
     Errors: MissingInputError, DataError for a file or folder of another kind or with weights that do not fit,
     UnavailableError for a repository that cannot be had, UsageError for a size that does not divide.
     """
-    if Path(place).is_file():
-        return _from_file(Path(place), image_size)
-    folder = find_folder(place, patterns=_PATTERNS)
-    autoencoder = read_folder(folder)
-    stage = FirstStage(spec_of(autoencoder), image_size=image_size)
-    stage.autoencoder.load_state_dict(autoencoder.state_dict())
+    spec, tensors = read_first_stage(place)
+    with about(place):
+        stage = FirstStage(spec, image_size=image_size)
+    stage.load_state_dict({**stage.state_dict(), **tensors})
     return stage
+
+
+def read_first_stage(place: str | Path) -> tuple[Spec, Tensors]:
+    """(spec, weights of a `FirstStage` of any size, less its scale where that is the published one).
+
+    Errors: as `load_first_stage`.
+    """
+    if Path(place).is_file():
+        return _from_file(Path(place))
+    autoencoder = read_folder(find_folder(place, patterns=_PATTERNS))
+    return spec_of(autoencoder), {f"autoencoder.{name}": t for name, t in autoencoder.state_dict().items()}
 
 
 def read_folder(folder: Path) -> Any:
@@ -58,15 +68,10 @@ def _class_of(folder: Path) -> str:
     return str(read_json(path).get("_class_name", "")) if path.is_file() else ""
 
 
-def _from_file(path: Path, image_size: int) -> FirstStage:
+def _from_file(path: Path) -> tuple[Spec, Tensors]:
     tensors, header = checkpoint.load(path, kind="generator")
     spec: Spec | None = header["generator"].get("first_stage")
-    if spec is None:
-        raise DataError(f"a generator of {header['arch']} without a first stage", where=path)
-    if not any(name.startswith(_PREFIX) for name in tensors):
-        raise DataError("holds no weights of a first stage", where=path)
-    with about(path):
-        stage = FirstStage(spec, image_size=image_size)
     own = {n.removeprefix(_PREFIX): t for n, t in tensors.items() if n.startswith(_PREFIX)}
-    stage.load_state_dict(own)
-    return stage
+    if spec is None or not own:
+        raise DataError(f"a generator of {header['arch']} without a first stage", where=path)
+    return spec, own
