@@ -168,7 +168,7 @@ def _to_uint8(made: Any, folder: Path) -> Tensor:
     """What a pipeline made, floats in 0..1, rounded as diffusers rounds."""
     x = torch.from_numpy(made).permute(0, 3, 1, 2) if isinstance(made, np.ndarray) else made
     if not x.isfinite().all():
-        hint = "some networks need --precision bf16 or fp32"
+        hint = "another --precision, or a scheduler that fits what its network predicts"
         raise DataError("the pipeline made images that are not finite", where=folder, hint=hint)
     return (x.float() * 255).round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
 

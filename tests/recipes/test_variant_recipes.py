@@ -1,0 +1,60 @@
+"""recipes/mixdiff.sh and recipes/genssl.sh: with a generator of their own, and with a pipeline of diffusers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = {
+    "DATA": "digits:8:test",
+    "TEST": "digits:8:test",
+    "FIRST": "--preset tiny",
+    "PRESET": "tiny",
+    "SSL_FLAGS": "--steps 2 --batch-size 64",
+    "GEN_PRESET": "tiny",
+    "GEN_FLAGS": "--steps 2",
+    "SAMPLE_FLAGS": "--steps 1",
+    "PROBE_FLAGS": "--epochs 1 --seeds 1",
+}
+
+
+def run(recipe: str, **variables: str) -> list[str]:
+    """The lines of its table."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ("bash", f"recipes/{recipe}.sh")
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PATH": path, **TINY, **variables}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_mixdiff_with_its_own_generator(tmp_path: Path) -> None:
+    first = run("mixdiff", METHODS="simclr", OUT=str(tmp_path))
+    assert [line.split()[:2] for line in first] == [["probe", "top1"], ["simclr", "1"]]
+    assert run("mixdiff", METHODS="simclr", OUT=str(tmp_path)) == first
+
+
+@pytest.mark.slow
+def test_genssl_with_a_pipeline(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from pipelines import save_unclip_images
+
+    save_unclip_images(tmp_path / "unclip")
+    table = run(
+        "genssl",
+        GENERATOR=f"diffusers:{tmp_path / 'unclip'}",
+        METHODS="simclr",
+        PROBABILITIES="0 1",
+        VARIANTS="1",
+        SIZE="8",
+        OUT=str(tmp_path / "out"),
+    )
+    assert table[0].split() == ["probe", "top1", "p", "=", "0", "p", "=", "1"]
+    assert len(table[1].split()) == 3
