@@ -38,6 +38,8 @@ complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l data -r -F -d 
 complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l features -r -F -d 'feature table to condition on'
 complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l out -r -F -d 'generator to write, .safetensors or .pt'
 complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l arch -x -a 'adm autoencoder dit icgan ldm' -d 'generator family'
+complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l first-stage -r -F -d 'autoencoder in whose latents ldm and dit work: a file of --arch autoencoder, or of diffusers'
+complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l latent-scale -x -a 'auto published measured' -d 'what brings latents to unit scale; default the first stage\'s published numbers, or measured ones'
 complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l condition -x -a 'auto none features labels' -d 'what the generator is told; auto is features with --features, else none'
 complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l steps -x -d 'optimizer steps'
 complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l batch-size -x -d 'images a step, over all processes'

@@ -15,22 +15,25 @@ from corecli.base.config import named_values, parse_fields
 from corecli.base.errors import CorecliError, DataError, UsageError, about
 from corecli.base.rng import derive
 from corecli.commands._families import chosen_fields
+from corecli.commands._inputs import num_workers
 from corecli.data.neighbours import Neighbours
 from corecli.data.sheet import write_sheet
 from corecli.engine.dist import World, mean_over_ranks
 from corecli.engine.power_ema import PowerEMA
 from corecli.engine.precision import autocast, place
 from corecli.engine.run import Tensors
+from corecli.generators._latent import LatentConfig, prepare
 from corecli.generators._learning import Learner, OneLossLearner, Recipe
 
 if TYPE_CHECKING:
     from corecli.commands.train_gen import Config
     from corecli.data.features import FeatureTable
     from corecli.data.imageset import ImageSet
+    from corecli.nets.autoencoder import FirstStage
 
 _SHARED_FIELDS = (
     "objective", "learn_sigma", "min_snr", "flow_times", "schedule", "diffusion_steps", "flip",
-    "condition_dropout", "feature_normalization", "feature_noise",
+    "condition_dropout", "feature_normalization", "feature_noise", "latent_scale",
 )  # fmt: skip
 _PREVIEW_COLUMNS, _PREVIEW_ROWS, _PREVIEW_STEPS = 10, 4, 25
 
@@ -39,13 +42,20 @@ class GenTrainer:
     """A generator of the chosen family, learning; `learn` takes one step."""
 
     def __init__(
-        self, config: Config, data: ImageSet, table: FeatureTable | None, *, condition: str, world: World
+        self,
+        config: Config,
+        data: ImageSet,
+        table: FeatureTable | None,
+        stage: FirstStage | None,
+        *,
+        condition: str,
+        world: World,
     ) -> None:
         self.config, self.data, self.world = config, data, world
         self._table = table
         with about(config.features or config.data):
             self._conditions = _conditions(data, table, condition)
-        self.generator = place(_build(config, data, self._conditions, condition), world.device)
+        self.generator = place(_build(config, data, self._conditions, stage, condition), world.device)
         self.generator.check_condition(self._conditions)
         family = registry.load("generators", config.arch)
         recipe = Recipe(
@@ -66,8 +76,20 @@ class GenTrainer:
         self._preview_steps = None if getattr(family, "ONE_PASS", False) else _PREVIEW_STEPS
         self.state, self.average = self.learner.state, self.learner.average
 
+    def prepare(self, folder: Path) -> ImageSet:
+        """What to learn from: the images, or the latents of a first stage, encoded once into the run folder."""
+        workers = num_workers(self.config.workers)
+        size, quiet = self.config.batch_size, self.config.quiet
+        world, generator = self.world, self.generator
+        return prepare(generator, self.data, folder, world=world, batch_size=size, workers=workers, quiet=quiet)
+
+    def tidy(self, folder: Path) -> None:
+        """Remove the latents, which a finished run needs no more."""
+        for path in folder.glob("latents-*.safetensors"):
+            path.unlink()
+
     def learn(self, step: int, images: torch.Tensor, rows: np.ndarray) -> Tensors:
-        """One step on uint8 images [b, 3, H, W] of the given rows, or [1, b, 3, H, W] of their neighbours.
+        """One step on what `prepare` gave of the given rows, [b, ...], or [1, b, ...] of their neighbours.
 
         Returns this rank's losses.
         """
@@ -111,10 +133,13 @@ class GenTrainer:
         condition = None if self._conditions is None else self._conditions[rows]
         with autocast(self.config.precision, self.world.device):
             average: Any = self.average
-            images = average.generate(seeds, condition, steps=self._preview_steps).cpu()
-        if condition is not None:
+            if hasattr(average, "reconstruct"):
+                images = average.reconstruct(self.data.read(rows[:columns])).cpu()
+            else:
+                images = average.generate(seeds, condition, steps=self._preview_steps).cpu()
+        if condition is not None or hasattr(average, "reconstruct"):
             images = torch.cat([self.data.read(rows[:columns]), images])
-        write_sheet(path, images, columns=columns, head_rows=int(condition is not None))
+        write_sheet(path, images, columns=columns, head_rows=int(len(images) > len(rows)))
 
     def save(self, path: Path, **header: Any) -> None:
         """Write the average as a generator file, with what it was conditioned on."""
@@ -131,7 +156,9 @@ class GenTrainer:
         )
 
 
-def _build(config: Config, data: ImageSet, conditions: torch.Tensor | None, condition: str) -> Any:
+def _build(
+    config: Config, data: ImageSet, conditions: torch.Tensor | None, stage: FirstStage | None, condition: str
+) -> Any:
     """A generator of --arch for these images and conditions, its initial weights drawn from the seed."""
     family = registry.load("generators", config.arch)
     height, width = data.image_size
@@ -143,9 +170,16 @@ def _build(config: Config, data: ImageSet, conditions: torch.Tensor | None, cond
         chosen["condition_dim"] = conditions.shape[1]
     if condition == "labels":
         chosen["num_classes"] = len(data.class_names)
+    if stage is not None:
+        if not issubclass(family.Config, LatentConfig):
+            raise UsageError(f"{config.arch} does not work in latents", hint="drop --first-stage; ldm and dit do")
+        chosen["first_stage"] = dict(stage.spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "init", "generator"))
-        return family.build(family.Config(image_size=height, condition=condition, **chosen))
+        generator = family.build(family.Config(image_size=height, condition=condition, **chosen))
+    if stage is not None:
+        generator.first_stage.load_state_dict(stage.state_dict())
+    return generator
 
 
 def _conditions(data: ImageSet, table: FeatureTable | None, condition: str) -> torch.Tensor | None:

@@ -23,7 +23,9 @@ from corecli.base.target import is_finished
 from corecli.commands import _inputs
 
 if TYPE_CHECKING:
+    from corecli.data.imageset import ImageSet
     from corecli.engine.dist import World
+    from corecli.nets.autoencoder import FirstStage
 
 EXAMPLES = (
     ("R2G: a generator conditioned on features", "--data DIR --features z.safetensors --steps 1000 --out g.pt"),
@@ -93,6 +95,15 @@ class Config(_inputs.ReadsImages):
     features: Path | None = option(None, help="feature table to condition on", role="input", metavar="FILE")
     out: Path = option(help="generator to write, .safetensors or .pt", role="output", metavar="FILE")
     arch: str = option("adm", help="generator family", choices=lambda: registry.choices("generators"))
+    first_stage: str | None = option(
+        None,
+        help="autoencoder in whose latents ldm and dit work: a file of --arch autoencoder, or of diffusers",
+        role="input",
+        metavar="FILE|DIR|ID",
+    )
+    latent_scale: Literal["auto", "published", "measured"] | None = option(
+        None, help="what brings latents to unit scale; default the first stage's published numbers, or measured ones"
+    )
     condition: Literal["auto", "none", "features", "labels"] = option(
         "auto",
         help="what the generator is told; auto is features with --features, else none",
@@ -166,6 +177,8 @@ def check(config: Config) -> dict[str, Any]:
     for name in cfg.named_values(config.set):
         if name not in family["Options"]:
             raise unknown_name(f"option of {config.arch}", name, family["Options"])
+    if config.latent_scale is not None and config.first_stage is None:
+        raise UsageError("--latent-scale needs --first-stage")
     if condition not in family.get("CONDITIONS", (condition,)):
         raise UsageError(f"{config.arch} is trained on {' or '.join(family['CONDITIONS'])}, not on {condition}")
     return {"num": len(data.rows), "slots": len(data.slots), "conditioned_on": condition, "out": str(config.out)}
@@ -182,6 +195,15 @@ def condition_of(config: Config) -> str:
     return config.condition
 
 
+def _first_stage(config: Config, data: ImageSet) -> FirstStage | None:
+    """The autoencoder of --first-stage. Errors: as `nets.autoencoder_files.load_first_stage`."""
+    if config.first_stage is None:
+        return None
+    from corecli.nets.autoencoder_files import load_first_stage
+
+    return load_first_stage(config.first_stage, image_size=data.image_size[0])
+
+
 def _refuse_idle(config: Config, condition: str) -> None:
     """UsageError for options of a condition that is not there."""
     of_features = ("feature_normalization", "feature_noise") if condition != "features" else ()
@@ -194,19 +216,21 @@ def _refuse_idle(config: Config, condition: str) -> None:
 
 def run(config: Config, world: World) -> Outcome:
     """Train and publish the average. Errors: DataError, UsageError, CannotCreateError, InterruptedAfterSaving."""
+    from corecli.base import checkpoint
     from corecli.commands._gen_trainer import GenTrainer
     from corecli.data.loader import Loader
     from corecli.data.order import Order
     from corecli.engine.run import Run, clear_work, open_folder
 
     data = _inputs.open_images(config.data, config)
-    table = _inputs.load_table(config.features)
+    table, stage = _inputs.load_table(config.features), _first_stage(config, data)
     inputs = {"data": data.fingerprint, "features": table.header["fingerprint"] if table else None}
+    inputs["first_stage"] = checkpoint.fingerprint(stage.autoencoder.state_dict()) if stage else None
     identity = cfg.identity(config, inputs)
     if is_finished(config.out, identity, force=config.force):
         clear_work(config.out)
         return produced(config.out, notes=("already there, left alone",))
-    trainer = GenTrainer(config, data, table, condition=condition_of(config), world=world)
+    trainer = GenTrainer(config, data, table, stage, condition=condition_of(config), world=world)
     order = Order(
         data.slots,
         stages=data.stages,
@@ -215,6 +239,7 @@ def run(config: Config, world: World) -> Outcome:
         total_steps=config.steps,
     )
     folder = open_folder(config.out, identity, world, force=config.force)
+    shown = trainer.prepare(folder)
     with Run(
         folder,
         label="train-gen",
@@ -228,7 +253,7 @@ def run(config: Config, world: World) -> Outcome:
     ) as steps:
         workers = _inputs.num_workers(config.workers)
         loader = Loader(
-            data, order, world=world, members=trainer.neighbours, workers=workers, first_step=steps.first_step
+            shown, order, world=world, members=trainer.neighbours, workers=workers, first_step=steps.first_step
         )
         for step, (_, images, rows) in zip(steps.steps(), loader, strict=False):
             learned = trainer.learn(step, images, rows)
@@ -241,4 +266,5 @@ def run(config: Config, world: World) -> Outcome:
         if world.is_main:
             trainer.save(config.out, config=cfg.settings(config), parents=inputs, identity=identity)
             steps.finish()
+            trainer.tidy(folder)
     return produced(config.out, notes=_inputs.bad_files(data), steps=config.steps, folder=str(folder))

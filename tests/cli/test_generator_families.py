@@ -14,12 +14,13 @@ from corecli.data.imageset import open_set
 SMALL = {
     "adm": "--set channels=16 --set channel_mult=1,2 --set head_channels=16 --set num_res_blocks=1 --set dropout=0",
     "dit": "--set size=tiny --set patch=2",
+    "ldm": "--set channels=32 --set channel_mult=1,2 --set head_channels=16 --set attention_resolutions=4",
     "icgan": "--set channels=8 --set neighbours=4 --set z_dim=8 --set condition_width=16 --set attention_px=4",
 }
-SAMPLED = [name for name in registry.choices("generators") if name in SMALL]
+PIXELS = [name for name in registry.choices("generators") if name in SMALL and name != "ldm"]  # which needs latents
 
 
-@pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.parametrize("name", PIXELS)
 def test_a_family_trains_and_samples_from_features(run: Run, tiny: Path, name: str) -> None:
     train = f"train-gen --arch {name} {SMALL[name]} --data digits:8:test --batch-size 16 --steps 2 -q --out g.pt"
     features = ("--features", tiny / "z.safetensors")
@@ -35,13 +36,34 @@ def test_a_family_trains_and_samples_from_features(run: Run, tiny: Path, name: s
     assert (open_set("one.npz").read([0]) == images.read([1])).all()
 
 
+@pytest.mark.parametrize("name", ["dit", "ldm"])
+def test_latents_of_an_autoencoder_trained_here(run: Run, name: str) -> None:
+    of_digits = "--data digits:16:test --batch-size 16 --steps 2 -q"
+    first_stage = "--arch autoencoder --set channels=16 --set channel_mult=1,2 --preview-every 2"
+    assert run(*f"train-gen {first_stage} {of_digits} --out ae.pt".split()).code == 0
+    assert Path("ae.pt.d/previews/step-0000002.png").exists()
+    line = f"train-gen --arch {name} {SMALL[name]} --first-stage ae.pt {of_digits}"
+    ran = run(*line.split(), "--out", "g.pt")
+    assert ran.code == 0, ran.err
+    assert not list(Path("g.pt.d").glob("latents*"))
+    ran = run(*["sample", "--ckpt", "g.pt", "--num", "3", "--steps", "2", "--out", "s.npz", "-q"])
+    assert ran.code == 0, ran.err
+    assert open_set("s.npz").image_size == (16, 16)
+    assert run(*line.split(), "--latent-scale", "published", "--out", "p.pt").code == 2
+    refused = run(*["sample", "--ckpt", "ae.pt", "--num", "3", "--out", "o", "-q"])
+    assert refused.code == 2
+    assert "an autoencoder makes no images of its own" in refused.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("--arch ldm", "latent diffusion needs a first stage"),
         ("--arch icgan", "icgan is trained on features or labels, not on none"),
         ("--arch icgan --condition labels --ema power", "icgan keeps no power averages"),
         ("--arch adm --set patch=2", "unknown option of adm 'patch'"),
         ("--arch dit --set sise=b", "did you mean 'size'"),
+        ("--latent-scale measured", "--latent-scale needs --first-stage"),
         ("--arch dat", "did you mean 'dit'"),
     ],
 )

@@ -567,7 +567,7 @@ ELSEWHERE = {
     "cache",  # test_fid_cache.py
     "resize",  # of Inception: test_options_with_nothing_to_act_on_are_refused and tests/golden
     "splits",  # of Inception scores: test_fid_metrics.py
-    "arch",  # test_generator_families.py
+    "arch", "first_stage", "latent_scale",  # test_generator_families.py
     "captions", "images", "negative_prompt",  # test_pipelines.py
     "ema_length", "ema_snapshots",  # test_an_average_of_any_length_is_sampled_after_training
     "compile",  # the same numbers, faster: tests/bench
