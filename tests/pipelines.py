@@ -138,9 +138,8 @@ def _vae() -> Any:
 def _scheduler() -> Any:
     from diffusers import DDIMScheduler
 
-    return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
-    )
+    betas: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    return DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 
 
 def _image_encoder() -> Any:

@@ -36,9 +36,8 @@ def run(recipe: str, **variables: str) -> list[str]:
 
 @pytest.mark.slow
 def test_mixdiff_with_its_own_generator(tmp_path: Path) -> None:
-    first = run("mixdiff", METHODS="simclr", OUT=str(tmp_path))
-    assert [line.split()[:2] for line in first] == [["probe", "top1"], ["simclr", "1"]]
-    assert run("mixdiff", METHODS="simclr", OUT=str(tmp_path)) == first
+    table = run("mixdiff", METHODS="simclr", OUT=str(tmp_path))
+    assert [line.split()[:2] for line in table] == [["probe", "top1"], ["simclr", "1"]]
 
 
 @pytest.mark.slow
