@@ -27,19 +27,30 @@ SETTINGS = {
         *("--set", "z_dim=8", "--set", "condition_width=16", "--set", "attention_px=4", "--set", "neighbours=5"),
         *("--set", "discriminator_steps=2", "--set", "ema_start=6"),
     ],
+    "autoencoder": ["--arch", "autoencoder", "--set", "channels=8", "--set", "channel_mult=1,2"],
+    "ldm": [
+        *("--arch", "ldm", "--set", "channels=8", "--set", "channel_mult=1,2", "--set", "head_channels=8"),
+        *("--set", "num_res_blocks=1", "--set", "attention_resolutions=2", "--set", "context_dim=8"),
+    ],
 }
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Features of the digits, of a random encoder."""
+    """Features of the digits, of a random encoder; beside them is an autoencoder that is hardly trained."""
     folder = tmp_path_factory.mktemp("inputs")
     encoder, table = folder / "f.safetensors", folder / "z.safetensors"
     digits = ("--data", "digits:8:test", "--device", "cpu", "-q")
     net = ("--backbone", "resnet10-tiny", "--projector-hidden", 32, "--projector-dim", 16, "--batch-size", 16)
     make("train-ssl", *digits, *net, "--steps", 1, "--out", encoder)
     make("extract", *digits, "--encoder", encoder, "--layer", "projector", "--out", table)
+    short = ("--steps", 2, "--batch-size", 16, "--preview-every", 0)
+    make("train-gen", *digits, *SETTINGS["autoencoder"], *short, "--out", first_stage_beside(table))
     return table
+
+
+def first_stage_beside(table: Path) -> Path:
+    return table.with_name("ae.safetensors")
 
 
 def make(*argv: object) -> int:
@@ -48,7 +59,9 @@ def make(*argv: object) -> int:
 
 def work_of(name: str, table: Path, *, save_sec: int) -> Work:
     """355 images in batches of 64: the sixth step begins the second epoch."""
-    argv = ["train-gen", "--data", "digits:8:test", "--features", table, *SETTINGS[name], "--batch-size", 64]
+    argv = ["train-gen", "--data", "digits:8:test", *SETTINGS[name], "--batch-size", 64]
+    argv += [] if name == "autoencoder" else ["--features", table]
+    argv += ["--first-stage", first_stage_beside(table)] if name == "ldm" else []
     argv += ["--steps", STEPS, "--log-every", 5, "--save-sec", save_sec, "--preview-every", 0, "--device", "cpu"]
     return Work(argv)
 
