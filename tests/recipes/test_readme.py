@@ -14,7 +14,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-QUICKSTART, ROUND, MORE, TESTS = (text for _, text in BLOCKS)
+QUICKSTART, ROUND, MORE, METHODS, TESTS = (text for _, text in BLOCKS)
 
 
 def is_set_up() -> bool:
@@ -36,7 +36,7 @@ def run(block: str, tmp_path: Path, **environment: str) -> str:
 
 
 def test_every_block_is_known() -> None:
-    assert [language for language, _ in BLOCKS] == ["bash"] * 4
+    assert [language for language, _ in BLOCKS] == ["bash"] * 5
     assert "quickstart.sh" in QUICKSTART
     assert "tests/run.sh" in TESTS
     first = (ROOT / "README.md").read_text().splitlines()[:10]
@@ -58,12 +58,13 @@ def test_quickstart_ends_with_its_results(tmp_path: Path) -> None:
 
 
 def test_a_round_by_hand_and_what_follows(tmp_path: Path) -> None:
-    printed = run(ROUND + MORE, tmp_path)
+    printed = run(ROUND + MORE + METHODS, tmp_path)
     assert re.search(r"^top1\t[\d.]+$", printed, re.MULTILINE)
     record = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
     assert record["metric"] == "fd[f]"
     assert (tmp_path / "demo" / "sheet.png").exists()
     assert not (tmp_path / "demo" / "big.pt").exists()
+    assert (tmp_path / "demo" / "backbone.pt").exists()
 
 
 @needs_setup
