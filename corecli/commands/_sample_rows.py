@@ -76,7 +76,8 @@ def _ordered(config: Config, rows: Rows, chosen: np.ndarray) -> np.ndarray:
         return shuffled
     labels = rows.labels[shuffled]
     if (labels < 0).any():
-        raise DataError("rows without labels", hint="class-balanced order needs them")
+        where = config.features or config.images or config.captions
+        raise DataError("rows without labels", where=where, hint="class-balanced order needs them")
     turn = np.zeros(len(shuffled), dtype=np.int64)  # the how-many-eth of its class each row is
     for label in np.unique(labels):
         turn[labels == label] = np.arange((labels == label).sum())

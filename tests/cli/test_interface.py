@@ -569,6 +569,7 @@ ELSEWHERE = {
     "splits",  # of Inception scores: test_fid_metrics.py
     "arch", "first_stage", "latent_scale",  # test_generator_families.py
     "captions", "images", "negative_prompt",  # test_pipelines.py
+    "set",  # of train-ssl and train-gen above; of pipelines in test_pipelines.py
     "ema_length", "ema_snapshots",  # test_an_average_of_any_length_is_sampled_after_training
     "compile",  # the same numbers, faster: tests/bench
     "export",  # test_interchange.py
