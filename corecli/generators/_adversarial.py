@@ -20,7 +20,8 @@ from corecli.nets.biggan import BigGanGenerator
 class AdversarialConfig:
     """The choices of an adversarial generator apart from its networks.
 
-    condition: "features" of `condition_dim` dimensions, or "labels" of `num_classes` classes.
+    condition: "features" of `condition_dim` dimensions, "labels" of `num_classes` classes, or "none": every image is
+    of one and the same class.
     feature_normalization: "l2" (IC-GAN), "per-sample" or "none", applied in training and sampling alike.
     """
 
@@ -70,10 +71,14 @@ class AdversarialGenerator(nn.Module):
         """See `Generator.check_condition`."""
         if guidance != 1:
             raise UsageError("nothing guides a GAN", hint="guidance steers diffusion; leave it at 1")
-        if condition is None:
-            kind = self.config.condition
+        kind = self.config.condition
+        if (condition is None) != (kind == "none"):
+            if condition is not None:
+                raise UsageError("the generator is unconditional", hint="it takes no features or labels")
             raise UsageError(f"the generator is conditioned on {kind}, and none are given", hint=f"give it {kind}")
-        if self.config.condition == "features":
+        if condition is None:
+            return
+        if kind == "features":
             check_features(condition, self.config.condition_dim)
         else:
             check_labels(condition, self.config.num_classes)
@@ -87,8 +92,10 @@ class AdversarialGenerator(nn.Module):
             augment=torch.rand(batch, 3, NUM_DRAWS, generator=generator),
         )
 
-    def normalised(self, condition: Tensor) -> Tensor:
-        """The condition as both networks take it: features normalised, labels as they are."""
+    def normalised(self, condition: Tensor | None, *, batch: int) -> Tensor:
+        """The condition of B images as both networks take it: features normalised, labels as they are, 0 for none."""
+        if condition is None:
+            return torch.zeros(batch, dtype=torch.int64, device=next(self.parameters()).device)
         if self.config.condition == "labels":
             return condition
         return NORMALIZATIONS[self.config.feature_normalization](condition.float())
@@ -99,7 +106,7 @@ class AdversarialGenerator(nn.Module):
         seeds: list[int],
         condition: Tensor | None = None,
         *,
-        sampler: str = "ddim",
+        sampler: str | None = None,
         steps: int | None = None,
         eta: float = 0.0,
         guidance: float = 1.0,
@@ -111,8 +118,7 @@ class AdversarialGenerator(nn.Module):
         Errors: as `check_condition`, and UsageError for choices of sampling by diffusion.
         """
         self.check_condition(condition, guidance=guidance)
-        assert condition is not None
-        if (sampler, eta, guidance_interval, spacing) != ("ddim", 0, None, None) or steps not in (None, 1):
+        if (sampler, eta, guidance_interval, spacing) != (None, 0, None, None) or steps not in (None, 1):
             raise UsageError(
                 "a GAN makes an image in one pass", hint="sampler, steps, eta and spacing are for diffusion"
             )
@@ -121,6 +127,7 @@ class AdversarialGenerator(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            return to_pixels(self.network(z, self.normalised(condition.to(device))))
+            told = None if condition is None else condition.to(device)
+            return to_pixels(self.network(z, self.normalised(told, batch=len(seeds))))
         finally:
             self.train(was_training)

@@ -61,19 +61,18 @@ class AdversarialLearner:
         return self.ema.module
 
     def learn(self, x: Tensor, condition: Tensor | None, draws: AdversarialDraws) -> Tensors:
-        assert condition is not None
-        real, condition, draws = self._prepared(x, condition, draws.to(x.device))
+        real, told, draws = self._prepared(x, condition, draws.to(x.device))
         learned: Tensors = {}
         for part in range(self._parts):
             every = slice(part, None, self._parts)  # so that parts hold the same rows however many ranks there are
-            learned |= self._discriminate(real[every], condition[every], draws[every])
+            learned |= self._discriminate(real[every], told[every], draws[every])
         every = slice(0, None, self._parts)
-        learned |= self._deceive(condition[every], draws[every])
+        learned |= self._deceive(told[every], draws[every])
         self.ema.update(self.generator)
         return learned
 
     def _prepared(
-        self, x: Tensor, condition: Tensor, draws: AdversarialDraws
+        self, x: Tensor, condition: Tensor | None, draws: AdversarialDraws
     ) -> tuple[Tensor, Tensor, AdversarialDraws]:
         """Real images in [-1, 1], mirrored as the draws say, and conditions as networks take them."""
         if tuple(x.shape[1:]) != self.generator.data_shape or x.is_floating_point():
@@ -84,7 +83,7 @@ class AdversarialLearner:
             raise UsageError(reason, hint="choose a batch size that discriminator_steps divides")
         if self.generator.config.flip:
             x = torch.where(draws.flip[:, None, None, None], x.flip(-1), x)
-        return to_unit_range(x), self.generator.normalised(condition), draws
+        return to_unit_range(x), self.generator.normalised(condition, batch=len(x)), draws
 
     def _discriminate(self, real: Tensor, condition: Tensor, draws: AdversarialDraws) -> Tensors:
         """One update of the discriminator."""

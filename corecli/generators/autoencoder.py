@@ -18,6 +18,7 @@ from corecli.nets.encoder import load_encoder
 from corecli.nets.perceptual import PerceptualDistance
 from corecli.nets.unet import norm_groups_for
 
+CONDITIONS = ("none",)
 KINDS = {"kl": KL, "vq": VQ}
 ERRORS = {"l1": F.l1_loss, "l2": F.mse_loss}
 

@@ -13,7 +13,7 @@ from corecli.generators._diff_augment import KINDS
 from corecli.generators._learning import Recipe
 from corecli.nets.biggan import BigGanDiscriminator, BigGanGenerator, default_mult
 
-CONDITIONS = ("features", "labels")
+CONDITIONS = ("none", "features", "labels")
 ONE_PASS = True  # no sampler, steps or guidance to choose
 CLIP = 0.0  # gradients are of any size, early ones of norms in the hundreds
 
@@ -27,7 +27,7 @@ class Config(AdversarialConfig):
     which both attend. z_dim: of the noise, rounded down to equal chunks; condition_width: of the embedded condition.
 
     neighbours: how many nearest images, by the cosine of features, stand for an image as real ones; 0 for itself
-    alone, as always with labels. augment: of what the discriminator sees, some of color, translation and cutout, or
+    alone, as always without features. augment: of what the discriminator sees, some of color, translation and cutout, or
     none. discriminator_steps: its updates for one of the generator, each on a part of the batch; discriminator_lr:
     None for the generator's rate. ema_start: the step from which weights are averaged (IC-GAN: 20,000).
     """
@@ -59,7 +59,7 @@ def build(config: Config) -> AdversarialGenerator:
         attention_px=config.attention_px,
         z_dim=config.z_dim,
         condition_dim=config.condition_dim,
-        num_classes=config.num_classes,
+        num_classes=_num_classes(config),
         condition_width=config.condition_width,
     )
     return AdversarialGenerator(config, network)
@@ -76,7 +76,7 @@ def learner(generator: AdversarialGenerator, recipe: Recipe, world: World) -> Ad
         mult=config.discriminator_mult,
         attention_px=config.attention_px,
         condition_dim=config.condition_dim,
-        num_classes=config.num_classes,
+        num_classes=_num_classes(config),
     )
     return AdversarialLearner(
         generator,
@@ -110,6 +110,11 @@ def _resolved(config: Config) -> Config:
         attention_px=tuple(config.attention_px),
         augment=augment,
     )
+
+
+def _num_classes(config: Config) -> int:
+    """Of the networks: without a condition, every image is of one class."""
+    return 1 if config.condition == "none" else config.num_classes
 
 
 def _check_condition(config: Config) -> None:

@@ -59,7 +59,7 @@ def test_latents_of_an_autoencoder_trained_here(run: Run, name: str) -> None:
     ("words", "message"),
     [
         ("--arch ldm", "latent diffusion needs a first stage"),
-        ("--arch icgan", "icgan is trained on features or labels, not on none"),
+        ("--arch autoencoder --condition labels", "autoencoder is trained on none, not on labels"),
         ("--arch icgan --condition labels --ema power", "icgan keeps no power averages"),
         ("--arch adm --set patch=2", "unknown option of adm 'patch'"),
         ("--arch dit --set sise=b", "did you mean 'size'"),

@@ -21,7 +21,7 @@ from corecli.generators._learning import Recipe
 DIM, SIZE = 6, 8
 FEATURES = torch.randn(8, DIM, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(8)
-GIVEN = {"features": FEATURES, "labels": LABELS}
+GIVEN = {"none": None, "features": FEATURES, "labels": LABELS}
 LR, D_LR = 2e-3, 5e-4
 
 
@@ -30,7 +30,7 @@ def build(condition: str = "features", **changes: Any) -> AdversarialGenerator:
     told: dict[str, Any] = {
         "image_size": SIZE,
         "condition": condition,
-        **({"condition_dim": DIM} if condition == "features" else {"num_classes": 8}),
+        **{"features": {"condition_dim": DIM}, "labels": {"num_classes": 8}}.get(condition, {}),
         "channels": 8,
         "channel_mult": (2, 2),
         "discriminator_mult": (2, 2),
@@ -105,7 +105,7 @@ def test_a_step_is_that_of_the_hinge_game_in_float64() -> None:
     weights_agree(ours.generator.network, adam_step(g, gradients, LR), gradients, LR)
 
 
-@pytest.mark.parametrize("condition", ["features", "labels"])
+@pytest.mark.parametrize("condition", GIVEN)
 def test_every_parameter_of_both_networks_learns(condition: str) -> None:
     trained = learner(condition, attention_px=(4,), channels=16)
     for network in (trained.generator, trained.discriminator):
@@ -246,7 +246,7 @@ def test_an_image_depends_on_its_seed_and_condition_alone() -> None:
         assert not torch.equal(other[0], together[0])
 
 
-@pytest.mark.parametrize("condition", ["features", "labels"])
+@pytest.mark.parametrize("condition", GIVEN)
 def test_state_and_config_rebuild_it(condition: str) -> None:
     trained = learner(condition)
     learn(trained, steps=range(2), condition=condition)
@@ -256,7 +256,8 @@ def test_state_and_config_rebuild_it(condition: str) -> None:
     again = icgan.build(icgan.Config(**fields))
     assert again.config == generator.config
     again.load_state_dict(generator.state_dict())
-    given = GIVEN[condition][:2]
+    given = GIVEN[condition]
+    given = None if given is None else given[:2]
     assert again.training
     assert torch.equal(generator.generate([0, 1], given), again.generate([0, 1], given))
     assert again.training
@@ -284,6 +285,7 @@ def test_choices_of_diffusion_are_refused(choice: dict[str, Any], message: str) 
         ("features", None, UsageError, "conditioned on features, and none are given"),
         ("features", FEATURES[:, :4], DataError, "4 dimensions, the generator takes 6"),
         ("features", FEATURES * torch.nan, DataError, "NaN"),
+        ("none", FEATURES, UsageError, "unconditional"),
         ("labels", FEATURES, DataError, "class label"),
         ("labels", LABELS + 1, DataError, "1 to 8.*0 to 7"),
     ],
@@ -299,7 +301,7 @@ def test_wrong_conditions_are_refused(condition: str, given: Any, error: Any, me
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"condition": "none"}, "features or labels, not on none"),
+        ({"condition": "captions"}, "not on captions"),
         ({"condition_dim": 0}, "features of 2 or more"),
         ({"condition": "labels", "num_classes": 0}, "the number of classes"),
         ({"augment": ("colour",)}, "unknown augmentation 'colour'.*did you mean 'color'"),
