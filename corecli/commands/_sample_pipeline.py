@@ -132,6 +132,7 @@ class Pipelines:
 class _Ready:
     def __init__(self, source: Pipelines, pipeline: Pipeline, *, notes: tuple[str, ...]) -> None:
         self._source, self._pipeline, self.notes = source, pipeline, notes
+        self.sampler = pipeline.scheduler
 
     def make(self, batches: Iterator[tuple[int, int]]) -> Iterator[torch.Tensor]:
         """The images of batches of (start, stop) rows of the plan, uint8 [B, 3, S, S]."""

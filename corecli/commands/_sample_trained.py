@@ -88,6 +88,8 @@ class _Ready:
     ) -> None:
         self._config, self._generator, self._plan = config, generator, plan
         self._condition, self._device = condition, device
+        objective = getattr(generator, "objective", None)
+        self.sampler = config.sampler or (objective and objective.sampler)
 
     def make(self, batches: Iterator[tuple[int, int]]) -> Iterator[torch.Tensor]:
         """The images of batches of (start, stop) rows of the plan, uint8 [B, 3, S, S]."""
@@ -100,7 +102,7 @@ class _Ready:
                 yield self._generator.generate(
                     self._plan.seeds(config.seed, start, stop),
                     condition,
-                    sampler=config.sampler or "ddim",
+                    sampler=config.sampler,
                     steps=config.steps,
                     eta=config.eta,
                     guidance=_guidance(config),

@@ -8,6 +8,10 @@ refused (--force accepts it).
 
 --num N makes N images in all, going through the rows in --order as often as it takes.
 
+Unless --sampler names another, a generator of the objectives eps, v and x0 is sampled by ddim, 50 steps (CORE, C.2),
+and one of edm or flow by heun, 18 steps, EDM's at levels even in sigma^(1/7) (EDM, Table 1). The set's header and the
+output of --json say which it was.
+
 `--ckpt diffusers:PLACE` is a pipeline of diffusers: a folder with a model_index.json, or the id of a repository on the
 hub, looked for in the cache of this machine first. Stable Diffusion and other pipelines that take prompts make images
 from --captions, whose ids are keys and groups. Image variations, unCLIP and other pipelines that take images make them
@@ -96,11 +100,11 @@ class Config(Common):
     rows: str | None = option(None, help="rows to use: START:STOP:STEP, or numbers such as 0,5,9", metavar="ROWS")
     sampler: str | None = option(
         None,
-        help="how to sample; default ddim, or the pipeline's own scheduler",
+        help="how to sample; default what fits the generator, or the pipeline's own scheduler",
         choices=lambda: registry.choices("diffusion/samplers"),
     )
     steps: int | None = option(
-        None, help="denoising steps (default: the sampler's, ddim 50; or the pipeline's)", minimum=1
+        None, help="denoising steps (default: the sampler's, ddim 50, heun 18; or the pipeline's)", minimum=1
     )
     eta: float = option(0.0, help="randomness of ddim: 0 none, 1 as ddpm", minimum=0, maximum=1)
     spacing: Literal["even", "inclusive", "log-snr", "karras"] | None = option(
@@ -188,10 +192,11 @@ def _make_set(config: Config, world: World) -> Outcome:
         shards.compute(make, label="sample", batch_size=config.batch_size, quiet=config.quiet)
         if world.is_main:
             header = {"config": cfg.settings(config), "identity": identity, "parents": source.inputs}
+            header["sampler"] = ready.sampler
             chunks = (shard["images"] for shard in shards.read())
             write_set(config.out, rows, chunks, class_names=source.class_names, header=header, format=config.format)
     guidance = config.guidance[0] if config.guidance else None
-    return produced(config.out, notes=ready.notes, num=len(rows), sampler=config.sampler, guidance=guidance)
+    return produced(config.out, notes=ready.notes, num=len(rows), sampler=ready.sampler, guidance=guidance)
 
 
 def _resized(images: torch.Tensor, size_px: int | None) -> torch.Tensor:

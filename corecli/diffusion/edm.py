@@ -26,6 +26,7 @@ class Edm:
 
     name: str = "edm"
 
+    sampler: ClassVar[str] = "heun"  # EDM, Table 1
     spacing: ClassVar[str | None] = "karras"
     clips: ClassVar[bool] = False
     latent_scale: ClassVar[float] = SIGMA_DATA

@@ -24,6 +24,7 @@ class Flow:
     name: str = "flow"
     times: str = "uniform"
 
+    sampler: ClassVar[str] = "heun"
     spacing: ClassVar[str | None] = "even"
     clips: ClassVar[bool] = False
     latent_scale: ClassVar[float] = 1.0

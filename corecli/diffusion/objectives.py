@@ -19,10 +19,12 @@ Told = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # a network that kn
 class Objective(Protocol):
     """A noising process, and what the network's output means on it.
 
-    name: as the user gives it. spacing: how levels are spaced unless told, None where each sampler has its own way.
+    name: as the user gives it. sampler: that samples unless told, in its own number of steps.
+    spacing: how levels are spaced unless told, None where each sampler has its own way.
     clips: whether samplers clip x0 to [-1, 1] on pixels. latent_scale: what latents of unit std are multiplied by.
     """
 
+    sampler: ClassVar[str]
     spacing: ClassVar[str | None]
     clips: ClassVar[bool]
     latent_scale: ClassVar[float]

@@ -31,6 +31,7 @@ class VariancePreserving:
     num_timesteps: int = 1000
     min_snr: float = 0.0
 
+    sampler: ClassVar[str] = "ddim"
     spacing: ClassVar[str | None] = None
     clips: ClassVar[bool] = True
     latent_scale: ClassVar[float] = 1.0

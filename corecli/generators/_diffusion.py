@@ -162,21 +162,21 @@ class Diffusion(nn.Module):
         seeds: list[int],
         condition: torch.Tensor | None = None,
         *,
-        sampler: str = "ddim",
+        sampler: str | None = None,
         steps: int | None = None,
         eta: float = 0.0,
         guidance: float = 1.0,
         guidance_interval: tuple[float, float] | None = None,
         spacing: str | None = None,
     ) -> torch.Tensor:
-        """See `Generator.generate`; None means the sampler's default of steps, and the objective's or its spacing.
+        """See `Generator.generate`; None means the objective's sampler, its number of steps, and its or their spacing.
 
         guidance_interval: the noise levels sigma / alpha, above the first and up to the second, that are guided.
         """
         self.check_condition(condition, guidance=guidance)
         told = Guidance(guidance, guidance_interval)
         told.check()
-        module = registry.load("diffusion/samplers", sampler)
+        module = registry.load("diffusion/samplers", sampler or self.objective.sampler)
         levels = self._levels(module, steps, spacing)
         draw_noise = image_noise(seeds, self.data_shape, next(self.parameters()).device)
         was_training = self.training

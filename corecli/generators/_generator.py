@@ -39,12 +39,15 @@ class Generator(Protocol):
         seeds: list[int],
         condition: torch.Tensor | None = None,
         *,
-        sampler: str = "ddim",
+        sampler: str | None = None,
         steps: int | None = None,
         eta: float = 0.0,
         guidance: float = 1.0,
         guidance_interval: tuple[float, float] | None = None,
         spacing: str | None = None,
     ) -> torch.Tensor:
-        """Uint8 images [B, 3, S, S] on the generator's device; image i is a function of seeds[i] and its condition."""
+        """Uint8 images [B, 3, S, S] on the generator's device; image i is a function of seeds[i] and its condition.
+
+        None for a choice means what the generator is made for.
+        """
         ...

@@ -77,6 +77,11 @@ class Pipeline:
             raise UsageError(f"{type(self._pipeline.scheduler).__name__} takes no eta", where=self._folder)
         self._call = {**of_call, **given}
 
+    @property
+    def scheduler(self) -> str:
+        """The name of its scheduler's class."""
+        return type(self._pipeline.scheduler).__name__
+
     def num_cut(self, prompts: Sequence[str]) -> tuple[int, int]:
         """(How many prompts are longer than every tokenizer of the pipeline takes, the most tokens it takes)."""
         tokenizers = [part for name, part in self._pipeline.components.items() if "tokenizer" in name and part]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,20 @@ def test_a_family_trains_and_samples_from_features(run: Run, tiny: Path, name: s
     again = run("sample", "--ckpt", "g.pt", *features, "--rows", "7", *steps, "--out", "one.npz", "-q")
     assert again.code == 0
     assert (open_set("one.npz").read([0]) == images.read([1])).all()
+
+
+@pytest.mark.parametrize(
+    ("objective", "given", "sampler"),
+    [("v", "", "ddim"), ("edm", "", "heun"), ("flow", "", "heun"), ("flow", "--sampler euler", "euler")],
+)
+def test_the_sampler_fits_the_objective_and_is_told(run: Run, objective: str, given: str, sampler: str) -> None:
+    train = f"train-gen --arch adm {SMALL['adm']} --data digits:8:test --batch-size 16 --steps 1 -q --out g.pt"
+    assert run(*train.split(), "--objective", objective, "--no-learn-sigma").code == 0
+    ran = run("sample", "--ckpt", "g.pt", "--num", "2", *given.split(), "--out", "s", "-q", "--json")
+    assert json.loads(ran.out)["sampler"] == sampler == json.loads(Path("s/manifest.json").read_text())["sampler"]
+    named = run("sample", "--ckpt", "g.pt", "--num", "2", "--sampler", sampler, "--out", "named", "-q")
+    assert named.code == 0
+    assert (open_set("named").read([0, 1]) == open_set("s").read([0, 1])).all()
 
 
 @pytest.mark.parametrize("name", ["dit", "ldm"])

@@ -95,6 +95,18 @@ def test_samples_do_not_depend_on_their_batch(trained: tuple[str, Diffusion], sa
         assert (difference > 0).float().mean() < 0.01, case
 
 
+def test_unless_told_it_is_sampled_as_its_objective_is_made_for(trained: tuple[str, Diffusion]) -> None:
+    """DDIM in 50 steps, or EDM's Heun in 18, at levels even in sigma^(1/7) for EDM itself (EDM, Table 1)."""
+    _, generator = trained
+    objective = generator.config.objective
+    told = {"edm": ("heun", 18, "karras"), "flow": ("heun", 18, "even")}.get(objective, ("ddim", 50, "even"))
+    sampler, steps, spacing = told
+    assert generator.objective.sampler == sampler
+    made = generator.generate([5, 6], LABELS[:2])
+    assert torch.equal(made, generator.generate([5, 6], LABELS[:2], sampler=sampler, steps=steps, spacing=spacing))
+    assert not torch.equal(made, generator.generate([5, 6], LABELS[:2], sampler=sampler, steps=steps + 1))
+
+
 def test_guidance_acts_in_its_interval_alone(trained: tuple[str, Diffusion]) -> None:
     _, generator = trained
 
