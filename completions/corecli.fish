@@ -131,6 +131,7 @@ complete -c corecli -n '__fish_seen_subcommand_from inflate' -l beta -x -d 'shar
 complete -c corecli -n '__fish_seen_subcommand_from inflate' -l fraction -x -d 'take this part of the real images, of each class'
 complete -c corecli -n '__fish_seen_subcommand_from inflate' -l per-class -x -d 'take this many real images of each class'
 complete -c corecli -n '__fish_seen_subcommand_from inflate' -l first -x -d 'take the first real images'
+complete -c corecli -n '__fish_seen_subcommand_from inflate' -l share -x -d 'take the K-th of N disjoint parts of the real images, of each class'
 complete -c corecli -n '__fish_seen_subcommand_from inflate' -l order -x -a 'union sequential' -d 'shuffle all parts together, or show one after another'
 complete -c corecli -n '__fish_seen_subcommand_from inflate' -l guard -d 'at most one member of a group in a batch'
 complete -c corecli -n '__fish_seen_subcommand_from inflate' -l no-guard -d 'at most one member of a group in a batch'

@@ -26,7 +26,7 @@ from corecli.base.target import is_finished
 from corecli.commands import _inputs
 from corecli.data.formats.mixture import open_mixture
 from corecli.data.imageset import open_set, write_set
-from corecli.data.mix import Mixture, Part, choose_rows, repeat_for_beta, save_mixture, summary
+from corecli.data.mix import Mixture, Part, choose_rows, is_share, repeat_for_beta, save_mixture, summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +41,10 @@ EXAMPLES = (
     (
         "A tenth of each class of the real images, three quarters real",
         "--real DIR --fraction 0.1 --synthetic syn --beta 0.75 --out mix.json",
+    ),
+    (
+        "The second of five generations of a loop: real images not seen before, and the samples of the first",
+        "--real DIR --share 2/5 --synthetic syn --out mix.json",
     ),
     ("Pack a directory into one memory-mapped file", "--real DIR --materialize train.safetensors"),
 )
@@ -75,6 +79,9 @@ class Config(Common):
     fraction: float | None = option(None, help="take this part of the real images, of each class", minimum=0, maximum=1)
     per_class: int | None = option(None, help="take this many real images of each class", minimum=1)
     first: int | None = option(None, help="take the first real images", minimum=1)
+    share: str | None = option(
+        None, help="take the K-th of N disjoint parts of the real images, of each class", metavar="K/N"
+    )
     order: Literal["union", "sequential"] = option(
         "union", help="shuffle all parts together, or show one after another"
     )
@@ -106,6 +113,8 @@ def check(config: Config) -> dict[str, Any]:
         raise UsageError("--beta needs --real and --synthetic", hint="or use --repeat")
     if config.beta is not None and config.repeat != 1:
         raise UsageError("--beta and --repeat are two ways to say how often", hint="give one")
+    if config.share is not None and not is_share(config.share):
+        raise UsageError(f"--share {config.share!r} is not K/N", hint="write 2/5, the second of five")
     _inputs.check_file(config.out)
     for spec in (*config.real, *config.synthetic):
         open_set(spec, image_size=config.image_size)
@@ -138,14 +147,14 @@ def _mixed(config: Config, sets: dict[str, ImageSet], identity: dict[str, Any]) 
 
 
 def _is_conversion(config: Config) -> bool:
-    unset = (config.fraction, config.per_class, config.first, config.beta, config.round)
+    unset = (config.fraction, config.per_class, config.first, config.share, config.beta, config.round)
     as_it_is = (config.repeat, config.order, config.guard, config.missing) == (1, "union", False, "self")
     return len(config.real) + len(config.synthetic) == 1 and as_it_is and set(unset) == {None}
 
 
 def _mixture(config: Config, sets: dict[str, ImageSet], identity: dict[str, Any]) -> Mixture:
     """The parts: real sets with their subset and repeat, then synthetic ones; from the second on under a prefix."""
-    subset = {"fraction": config.fraction, "per_class": config.per_class, "first": config.first, "seed": config.seed}
+    subset = {name: getattr(config, name) for name in ("fraction", "per_class", "first", "share", "seed")}
     real = [Part(set=spec, origin="real", **subset) for spec in config.real]
     synthetic = [
         Part(set=spec, origin="synthetic", prefix=f"synthetic{number}" if number else "")

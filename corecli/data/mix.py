@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -30,8 +31,9 @@ class Part:
     """Some rows of one set, each shown `repeat` times an epoch.
 
     set: a path or a named set. repeat: N of CORE; its fraction .x shows a seeded, class-balanced .x of the rows again.
-    At most one of fraction (of each class), per_class (images of each class) and first (rows in order) takes a subset.
-    seed: of the subset and the fractional repeat. origin: "real" or "synthetic" instead of what the rows say.
+    At most one of fraction (of each class), per_class (images of each class), first (rows in order) and share (K/N, the
+    K-th of N disjoint parts that make up the set) takes a subset. seed: of the subset and the fractional repeat.
+    origin: "real" or "synthetic" instead of what the rows say.
     prefix: put before the part's keys, as a folder, when two parts have keys in common; groups stay, so pairs survive.
     """
 
@@ -40,6 +42,7 @@ class Part:
     fraction: float | None = None
     per_class: int | None = None
     first: int | None = None
+    share: str | None = None
     seed: int = 0
     origin: str | None = None
     prefix: str = ""
@@ -99,6 +102,12 @@ def is_mixture(value: Any) -> bool:
     return isinstance(value, dict) and value.get("kind") == KIND
 
 
+def is_share(value: Any) -> bool:
+    """Whether a value is K/N with 1 <= K <= N."""
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value) if isinstance(value, str) else None
+    return found is not None and 1 <= int(found[1]) <= int(found[2])
+
+
 def repeat_for_beta(beta: float, *, num_real: int, num_synthetic: int) -> float:
     """The repeat N of |D| real rows that makes them a share `beta` of the epoch: N = beta |S| / ((1 - beta) |D|).
 
@@ -121,15 +130,18 @@ def choose_rows(rows: Rows, part: Part, where: object) -> np.ndarray:
         if part.first > len(rows):
             raise DataError(f"first {part.first} of {len(rows)} images", where=where)
         return np.arange(part.first, dtype=np.int64)
-    if part.fraction is None and part.per_class is None:
+    if part.fraction is None and part.per_class is None and part.share is None:
         return np.arange(len(rows), dtype=np.int64)
     by_key = np.array(sorted(range(len(rows)), key=rows.keys.__getitem__), dtype=np.int64)
     labels = rows.labels[by_key]
     if part.per_class is not None:
         quotas = _per_class(labels, part.per_class, where)
     else:
-        quotas = _balanced(labels, _rounded(part.fraction or 0, len(rows)))
+        quotas = _balanced(labels, _rounded(1 if part.fraction is None else part.fraction, len(rows)))
     chosen = by_key[_draw(labels, quotas, part.seed, "subset")]
+    if part.share is not None:  # all rows, class by class, are dealt out like cards
+        number, of = map(int, part.share.split("/"))
+        chosen = chosen[number - 1 :: of]
     if not len(chosen):
         raise DataError("a subset without images", where=where)
     return np.sort(chosen)
@@ -253,6 +265,8 @@ def _check_part(part: Part, where: object) -> None:
         is_left_out = value is None and name in _SUBSETS
         if not is_left_out and not (_is_number(value) and holds(value)):
             raise DataError(f"{name} of part {part.set} is {value!r}", where=where, hint=f"expected {wanted}")
+    if part.share is not None and not is_share(part.share):
+        raise DataError(f"share of part {part.set} is {part.share!r}", where=where, hint="K/N with 1 <= K <= N, as 2/5")
     if sum(getattr(part, name) is not None for name in _SUBSETS) > 1:
         raise DataError(f"part {part.set} has several subsets", where=where, hint=f"one of {', '.join(_SUBSETS)}")
     if part.origin not in (None, *ORIGINS):
@@ -261,7 +275,7 @@ def _check_part(part: Part, where: object) -> None:
         raise DataError(f"prefix {part.prefix!r} is not a relative path", where=where, hint='write "round1"')
 
 
-_SUBSETS = ("fraction", "per_class", "first")
+_SUBSETS = ("fraction", "per_class", "first", "share")
 _RANGES = {
     "repeat": (lambda n: 0 < n < 1e9, "a number above 0"),
     "fraction": (lambda n: 0 < n <= 1, "a number in 0..1"),

@@ -518,7 +518,7 @@ EFFECTS: dict[str, list[str]] = {
     ],
     "inflate --json --out $out.json --real $tiny/real.safetensors --synthetic $tiny/syn": [
         "--real digits:8:train", "--synthetic digits:8:train", "--repeat 2", "--beta 0.5", "--fraction 0.5",
-        "--per-class 3", "--first 9", "--order sequential", "--guard", "--missing drop", "--round 3",
+        "--per-class 3", "--first 9", "--share 1/2", "--order sequential", "--guard", "--missing drop", "--round 3",
         "--batch-size 8", "--fraction 0.5 --seed 1",
     ],
     "inflate --json --real $tiny/syn --materialize $out.npz": ["--format packed", "--image-size 4"],
@@ -640,6 +640,7 @@ IDLE_LINES = [
     (f"{LINES['sample']} --captions x", "--captions is for pipelines of diffusers"),
     (f"{LINES['inflate']} --format npz", "--format needs --materialize"),
     (f"{LINES['inflate']} --beta 0.5 --repeat 2", "--beta and --repeat are two ways to say how often (give one)"),
+    (f"{LINES['inflate']} --share 6/5", "--share '6/5' is not K/N (write 2/5, the second of five)"),
     ("inflate --real $tiny/syn --materialize o --guard", "options of a mixture need --out FILE.json"),
     ("probe --train $tiny/z.safetensors --test $tiny/z.safetensors --encoder $tiny/f.safetensors", "drop --encoder"),
     (f"{LINES['probe']} --lr 1", "--lr does not apply to --mode sweep (it is of sgd or finetune)"),

@@ -211,6 +211,24 @@ def test_per_class_and_first() -> None:
         choose_rows(rows, Part(set="x", fraction=0.001), "x")
 
 
+@pytest.mark.parametrize("of", [1, 3, 7, 100])
+def test_shares_are_disjoint_balanced_and_everything(of: int) -> None:
+    rows = _rows({0: 33, 1: 50, 2: 17})
+    shares = [choose_rows(rows, Part(set="x", share=f"{k}/{of}"), "x") for k in range(1, of + 1)]
+    assert sorted(np.concatenate(shares).tolist()) == list(range(100))
+    assert np.ptp([len(share) for share in shares]) <= 1
+    for label in range(3):
+        assert np.ptp([int((rows.labels[share] == label).sum()) for share in shares]) <= 1
+    other = choose_rows(rows, Part(set="x", share=f"1/{of}", seed=1), "x")
+    assert (other.tolist() == shares[0].tolist()) == (of == 1)
+
+
+def test_more_shares_than_images() -> None:
+    assert len(choose_rows(_rows({0: 3}), Part(set="x", share="3/9"), "x")) == 1
+    with pytest.raises(DataError, match="a subset without images"):
+        choose_rows(_rows({0: 3}), Part(set="x", share="4/9"), "x")
+
+
 def test_unlabelled_rows_are_not_a_class_of_their_own() -> None:
     rows = make_rows(["a", "b", "c", "d"], labels=[0, 0, -1, -1])
     assert set(choose_rows(rows, Part(set="x", per_class=2), "x").tolist()) == {0, 1}
@@ -363,6 +381,11 @@ def test_file_says_little_and_says_it_again(tmp_path: Path) -> None:
         ({"parts": [{"set": "x", "first": -1}]}, "first of part x is -1"),
         ({"parts": [{"set": "x", "seed": None}]}, "seed of part x is None"),
         ({"parts": [{"set": "x", "fraction": 0.5, "first": 3}]}, "several subsets"),
+        ({"parts": [{"set": "x", "fraction": 0.5, "share": "1/2"}]}, "several subsets"),
+        *(
+            ({"parts": [{"set": "x", "share": s}]}, f"share of part x is {s!r}")
+            for s in ("0/2", "3/2", "1/0", "half", 0.5)
+        ),
         ({"parts": [{"set": "x", "origin": "fake"}]}, "origin of part x is 'fake'"),
         ({"parts": [{"set": "x", "prefix": "../up"}]}, "prefix '../up' is not a relative path"),
         ({"order": "random"}, "order is 'random'"),
