@@ -69,7 +69,7 @@ complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l image-size -x 
 complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l workers -x -d 'decoding processes'
 complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l on-bad -x -a 'fail skip' -d 'what to do with unreadable images'
 complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l config -r -F -d 'read options from this JSON or TOML file'
-complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l preset -x -a 'adm-cifar icgan-64 tiny' -d 'start from a named set of options'
+complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l preset -x -a 'adm-cifar icgan-64 tiny tiny-dit tiny-autoencoder tiny-ldm tiny-icgan' -d 'start from a named set of options'
 complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l seed -x -d 'every random draw is a function of this'
 complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l device -x -a 'auto cpu cuda' -d 'where to compute'
 complete -c corecli -n '__fish_seen_subcommand_from train-gen' -l precision -x -a 'auto fp32 bf16' -d 'arithmetic of the networks; losses and statistics stay float32; auto is bf16 on CUDA, else fp32'

@@ -35,6 +35,7 @@ EXAMPLES = (
         "--preset adm-cifar --data torchvision:CIFAR10:train --features z.safetensors --out g.pt",
     ),
 )
+_TINY: Preset = {"ema_decay": 0.998, "lr": 1e-3, "batch_size": 64, "steps": 1000}
 PRESETS: dict[str, Preset] = {
     # CORE Table 10. It states no learning rate, batch or iterations: those are the CIFAR recipe of IDDPM, whose 50M
     # images in 500K steps of 128 it inherits, with the EMA rate, schedule and dropout of Table 10.
@@ -79,11 +80,24 @@ PRESETS: dict[str, Preset] = {
             "dropout=0.0",
         ),
         "learn_sigma": False,
-        "ema_decay": 0.998,
-        "lr": 1e-3,
-        "batch_size": 64,
-        "steps": 1000,
+        **_TINY,
     },
+    # The other families at about the same cost a step, on images of 16 px.
+    "tiny-dit": {**_TINY, "arch": "dit", "set": ("size=tiny", "patch=2"), "learn_sigma": False},
+    "tiny-autoencoder": {**_TINY, "arch": "autoencoder", "set": ("channels=32", "channel_mult=1,2")},
+    "tiny-ldm": {
+        **_TINY,
+        "arch": "ldm",
+        "set": (
+            "channels=64",
+            "num_res_blocks=1",
+            "channel_mult=1,2",
+            "attention_resolutions=4",
+            "head_channels=32",
+            "context_dim=64",
+        ),
+    },
+    "tiny-icgan": {**_TINY, "arch": "icgan", "set": ("channels=16", "attention_px=8"), "lr": 4e-4},
 }
 
 
