@@ -12,22 +12,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from killing import Start, Work, left_alone, survives
-from lines import contents
+from killing import Start, Work, ended, left_alone, survives
+from lines import Fork, Line, contents, wait_for
 
 from corecli.cli import run_line
 from corecli.commands._gen_trainer import GenTrainer
+from corecli.data.imageset import write_set
+from corecli.data.rows import make_rows
 
 STEPS, STOP = 10, 5
 # Small, and such that what a family keeps matters: the average of the GAN begins after the stop, with the second epoch.
 SETTINGS = {
+    "adm": [
+        *("--arch", "adm", "--set", "channels=8", "--set", "channel_mult=1,2", "--set", "head_channels=8"),
+        *("--set", "num_res_blocks=1", "--set", "attention_resolutions=4"),  # dropout and a learned variance are on
+    ],
     "dit": ["--arch", "dit", "--set", "size=tiny", "--set", "patch=2"],
+    "latent dit": ["--arch", "dit", "--set", "size=tiny", "--set", "patch=2", "--objective", "flow"],
+    "power averages": [
+        *("--arch", "dit", "--set", "size=tiny", "--set", "patch=4", "--objective", "edm"),
+        *("--ema", "power", "--ema-snapshots", "5"),
+    ],
     "icgan": [
         *("--arch", "icgan", "--set", "channels=8", "--set", "channel_mult=2,2", "--set", "discriminator_mult=2,2"),
         *("--set", "z_dim=8", "--set", "condition_width=16", "--set", "attention_px=4", "--set", "neighbours=5"),
         *("--set", "discriminator_steps=2", "--set", "ema_start=6"),
     ],
     "autoencoder": ["--arch", "autoencoder", "--set", "channels=8", "--set", "channel_mult=1,2"],
+    "vq autoencoder": [
+        *("--arch", "autoencoder", "--set", "kind=vq", "--set", "codes=16"),
+        *("--set", "channels=8", "--set", "channel_mult=1,2"),
+    ],
     "ldm": [
         *("--arch", "ldm", "--set", "channels=8", "--set", "channel_mult=1,2", "--set", "head_channels=8"),
         *("--set", "num_res_blocks=1", "--set", "attention_resolutions=2", "--set", "context_dim=8"),
@@ -60,8 +75,8 @@ def make(*argv: object) -> int:
 def work_of(name: str, table: Path, *, save_sec: int) -> Work:
     """355 images in batches of 64: the sixth step begins the second epoch."""
     argv = ["train-gen", "--data", "digits:8:test", *SETTINGS[name], "--batch-size", 64]
-    argv += [] if name == "autoencoder" else ["--features", table]
-    argv += ["--first-stage", first_stage_beside(table)] if name == "ldm" else []
+    argv += [] if "autoencoder" in name else ["--features", table]
+    argv += ["--first-stage", first_stage_beside(table)] if name in ("ldm", "latent dit") else []
     argv += ["--steps", STEPS, "--log-every", 5, "--save-sec", save_sec, "--preview-every", 0, "--device", "cpu"]
     return Work(argv)
 
@@ -97,3 +112,39 @@ def test_a_family_killed_three_times_ends_as_if_left_alone(
 ) -> None:
     work = work_of(name, table, save_sec=0)
     survives(name, work, start, left_alone(work, start, tmp_path / "alone"), tmp_path, kills=3, seed=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_latents_killed_in_the_middle_of_their_encoding_are_kept(
+    num_processes: int, table: Path, start: Start, tmp_path: Path
+) -> None:
+    """10,000 images are three shards; those that are finished are not made again."""
+    many = tmp_path / "many.safetensors"
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (10_000, 3, 8, 8), dtype=np.uint8))
+    write_set(many, make_rows([f"{i:05d}" for i in range(10_000)]), [images], class_names=(), header={})
+    argv = ["train-gen", "--data", many, *SETTINGS["latent dit"], "--first-stage", first_stage_beside(table)]
+    work = Work([*argv, "--batch-size", 64, "--steps", 2, "--preview-every", 0, "--device", "cpu"])
+    alone = left_alone(work, start, tmp_path / "alone")
+    (tmp_path / "killed").mkdir()
+    argv = work.line(tmp_path / "killed")
+
+    def begun() -> Line | Fork:
+        return start(argv) if num_processes == 1 else Line([*argv, "--nproc", 2], folder=tmp_path / "streams")
+
+    def shards() -> dict[Path, int]:
+        return {path: path.stat().st_ino for path in tmp_path.glob("killed/*.d/latents-*.d/shard-*")}
+
+    line = begun()
+    wait_for(shards, line)
+    line.signal(signal.SIGKILL)
+    assert line.end().code == -signal.SIGKILL
+    kept = shards()
+    assert kept and not list(tmp_path.glob("killed/*.d/latents-*.safetensors"))
+    line = begun()
+    wait_for(lambda: len(shards()) > len(kept), line)
+    assert kept.items() <= shards().items()
+    if num_processes == 1:
+        ended(line.end(), tmp_path / "killed", alone)
+    else:
+        assert line.end().code == 0

@@ -13,8 +13,9 @@ from corecli.base.errors import DataError, UsageError
 from corecli.data import loader
 from corecli.data.formats import packed
 from corecli.data.imageset import ImageSet, open_set
-from corecli.data.latents import LatentSet, open_latents, write_latents
+from corecli.data.latents import LatentSet, file_name, open_latents, write_latents
 from corecli.data.loader import Loader, read_batches
+from corecli.data.mix import Mixture, Part, save_mixture
 from corecli.data.order import Order
 from corecli.data.rows import make_rows
 from corecli.engine.dist import World
@@ -136,6 +137,62 @@ def test_the_loader_reads_them_like_images(
         [x for x, _ in read_batches(latents, [np.arange(7), np.arange(7, 9)], device=torch.device("cpu"))]
     )
     assert torch.equal(whole, latents.read(np.arange(9)))
+
+
+def test_a_mixture_is_encoded_by_rows_and_shown_by_slots(images: ImageSet, tmp_path: Path) -> None:
+    """A part that is repeated is encoded once; the order of slots over its latents is that over the images."""
+    synthetic = torch.full((4, 3, 8, 8), 200, dtype=torch.uint8)
+    rows = make_rows([f"dog/{i:03d}@0" for i in range(4)])
+    packed.write(tmp_path / "syn.safetensors", rows, [synthetic], class_names=("dog",), header={})
+    parts = (Part(set=str(tmp_path / "set.safetensors")), Part(set=str(tmp_path / "syn.safetensors"), repeat=3))
+    save_mixture(tmp_path / "mix.json", Mixture(parts=parts))
+    mixture = open_set(tmp_path / "mix.json")
+    generator = generator_on(HALVING)
+    latents = prepared(generator, mixture, tmp_path)
+    assert isinstance(latents, LatentSet)
+    assert len(latents.rows) == NUM + 4 == len(latents.read(np.arange(NUM + 4)))
+    assert latents.slots.tolist() == mixture.slots.tolist() and len(latents.slots) == NUM + 12
+    assert latents.rows.groups == mixture.rows.groups and latents.guard == mixture.guard
+    order = Order(latents.slots, stages=latents.stages, batch_size=8, seed=0, total_steps=4)
+    shown = []
+    for _, moments, rows in Loader(latents, order, world=World()):
+        torch.testing.assert_close(moments, generator.moments(mixture.read(rows)), atol=2e-3, rtol=2e-3)
+        shown += rows.tolist()
+    assert sorted(shown) == sorted(mixture.slots.tolist())
+    assert file_name(mixture, first_stage="a", mirrored=True) != file_name(images, first_stage="a", mirrored=True)
+
+
+def test_an_encoding_that_broke_off_goes_on(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_latent, "_SHARD_ROWS", 6)
+    generator, encoded = generator_on(HALVING), []
+    moments = type(generator).moments
+
+    def counted(self: Any, batch: torch.Tensor) -> torch.Tensor:
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        encoded.append(len(batch))
+        return moments(self, batch)
+
+    (tmp_path / "alone").mkdir()
+    wanted = prepared(generator, images, tmp_path / "alone").read(np.arange(NUM))
+    monkeypatch.setattr(type(generator), "moments", counted)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(generator, images, tmp_path)
+    assert [path.suffix for path in tmp_path.glob("latents-*")] == [".d"]
+    encoded = [0, 0, 0]
+    latents = prepared(generator, images, tmp_path)
+    assert encoded == [0, 0, 0, 6, 2]  # the third and fourth shard
+    assert torch.equal(latents.read(np.arange(NUM)), wanted)
+    (path,) = tmp_path.glob("latents-*")
+    assert path.read_bytes() == (tmp_path / "alone" / path.name).read_bytes()
+
+
+def test_a_cut_file_of_latents_is_refused(images: ImageSet, tmp_path: Path) -> None:
+    prepared(generator_on(HALVING), images, tmp_path)
+    (path,) = tmp_path.glob("latents-*")
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(DataError, match=f"{path}: truncated"):
+        prepared(generator_on(HALVING), images, tmp_path)
 
 
 def test_the_file_is_verified_and_of_these_images_alone(images: ImageSet, tmp_path: Path) -> None:
