@@ -72,6 +72,10 @@ RECIPES: dict[str, Recipe] = {
     "dino-1": _DINO,
     "dino-2": replace(_DINO, blur=0.1, solarize=0.2),
     "dino-local": replace(_DINO, crop=(0.05, 0.4), blur=0.5),
+    # SynCLR's code: a coin chooses one of BYOL's two for each image, on crops of 32 % and more. Here are the coin's
+    # marginals: blur in one half and in a tenth of the other, solarize in a fifth of that.
+    "synclr": replace(_BYOL, crop=(0.32, 1.0), blur=0.55, solarize=0.1),
+    "synclr-local": replace(_BYOL, crop=(0.08, 0.32), blur=0.5),
     "crop": Recipe(crop=(0.08, 1.0), flip=0.5),  # what supervised training and linear probes use; GenSSL's "crop only"
     "flip": Recipe(flip=0.5),  # MixDiff's "no augmentation"
     "none": Recipe(),

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +83,40 @@ def set_image_size(net: Any, image_size: int) -> None:
     net.set_input_size(img_size=(image_size, image_size))
     if is_fixed:
         _fix_positions(net, net.pos_embed.detach())
+
+
+def is_vit(net: Any) -> bool:
+    """Whether a backbone is a ViT of timm's that takes images of any size."""
+    return getattr(net, "dynamic_img_size", False) and hasattr(net, "num_prefix_tokens")
+
+
+def grid_of(net: Any, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the patches of an image."""
+    patch_height, patch_width = net.patch_embed.patch_size
+    return height // patch_height, width // patch_width
+
+
+@contextmanager
+def watch_patches(net: Any, *, mask: Tensor | None = None, token: Tensor | None = None) -> Iterator[list[Tensor]]:
+    """While open, a list of the patches, float [B, T, D] after the last norm, of every pass through a ViT.
+
+    Patches where `mask`, bool [B, T], is true go in as `token`, [..., D], before they get their positions. T is row by
+    row.
+    """
+    seen: list[Tensor] = []
+
+    def hide(_: nn.Module, __: object, x: Tensor) -> Tensor | None:
+        return None if mask is None else torch.where(mask.view(*x.shape[:-1], 1), token.to(x.dtype), x)  # pyright: ignore[reportOptionalMemberAccess]
+
+    def keep(_: nn.Module, __: object, tokens: Tensor) -> None:
+        seen.append(tokens[:, net.num_prefix_tokens :])
+
+    hooks = net.patch_embed.register_forward_hook(hide), net.norm.register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def sincos_positions(height: int, width: int, dim: int) -> Tensor:

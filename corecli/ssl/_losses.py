@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from corecli.engine.dist import current_rank, gather_with_gradient, mean_over_ranks
+from corecli.engine.dist import current_rank, gather_with_gradient
 
 
 def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float) -> Tensor:
@@ -23,26 +23,6 @@ def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float) -> Tensor:
         anchors, keys = z.flatten(0, 1), gather_with_gradient(z).flatten(0, 1)  # [2B, D], [2B * size, D]
         logits, itself = _without_itself(anchors @ keys.T / temperature)
         return F.cross_entropy(logits, itself ^ 1)
-
-
-def supervised_contrastive(z: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
-    """Views of one label attract: z [V, B, D] of any length, labels int64 [B] (SupCon, Eq. 2, L_out).
-
-    An anchor's loss is the mean over its positives, the other views of its label in the global batch, of
-    -log softmax over all other views. The mean is over the anchors of the global batch that have a positive; with two
-    views or more all have. It is 0 when none has.
-    """
-    with full_precision(z):
-        z = F.normalize(widened(z.transpose(0, 1)), dim=-1)  # [B, V, D]: an image's views are neighbours
-        anchors, keys = z.flatten(0, 1), gather_with_gradient(z).flatten(0, 1)
-        mine, theirs = (x.repeat_interleave(z.shape[1]) for x in (labels, gather_with_gradient(labels)))
-        logits, itself = _without_itself(anchors @ keys.T / temperature)
-        positive = (mine[:, None] == theirs).scatter(1, itself[:, None], False)
-        log_p = logits.log_softmax(dim=1).masked_fill(~positive, 0)
-        num_positives = positive.sum(dim=1)
-        total = -(log_p.sum(dim=1) / num_positives.clamp(min=1)).sum()
-        num_anchors = mean_over_ranks((num_positives > 0).sum().to(total.dtype))
-        return total / torch.where(num_anchors > 0, num_anchors, 1)
 
 
 def info_nce_queue(q: Tensor, k: Tensor, queue: Tensor, *, temperature: float) -> Tensor:

@@ -68,10 +68,12 @@ class Method(nn.Module):
 
     needs: what the images must come with. teacher: an averaged copy of the encoder, where the method has one.
     publishes: which of the two its authors evaluate, and `train-ssl` writes unless --export says otherwise.
+    notes: what is worth a warning before training starts.
     """
 
     needs: Needs = "nothing"
     publishes: Published = "student"
+    notes: tuple[str, ...] = ()
 
     def __init__(self, encoder: Encoder, *, teacher: Encoder | None = None) -> None:
         super().__init__()
@@ -102,6 +104,12 @@ def check_temperature(temperature: float) -> None:
     """Errors: UsageError unless it is above 0."""
     if not temperature > 0:
         raise UsageError(f"the temperature must be above 0, not {temperature:g}")
+
+
+def check_momentum(start: float, end: float) -> None:
+    """Errors: UsageError unless 0 <= start <= end <= 1."""
+    if not 0 <= start <= end <= 1:
+        raise UsageError(f"the teacher's momentum goes from 0 to 1, not {start:g} to {end:g}")
 
 
 def embed(encoder: Encoder, views: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from corecli.base.errors import UsageError
 from corecli.nets.encoder import Encoder
-from corecli.ssl._method import Method, cosine_momentum, embed, follow, teacher_of
+from corecli.ssl._method import Method, check_momentum, cosine_momentum, embed, follow, teacher_of
 
 
 class TaughtMethod(Method):
@@ -20,8 +19,7 @@ class TaughtMethod(Method):
 
     def __init__(self, encoder: Encoder, *, momentum_start: float, momentum_end: float) -> None:
         """Errors: UsageError unless 0 <= momentum_start <= momentum_end <= 1."""
-        if not 0 <= momentum_start <= momentum_end <= 1:
-            raise UsageError(f"the teacher's momentum goes from 0 to 1, not {momentum_start:g} to {momentum_end:g}")
+        check_momentum(momentum_start, momentum_end)
         super().__init__(encoder, teacher=teacher_of(encoder))
         self.momentum_start, self.momentum_end = momentum_start, momentum_end
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from corecli.base.errors import UsageError
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
 from corecli.ssl._distillation import dino, next_centre
-from corecli.ssl._losses import full_precision, widened
 from corecli.ssl._method import Batch, Published, Task, check_temperature, check_views, embed, follow, teacher_of
+from corecli.ssl._prototypes import Prototypes
 from corecli.ssl._taught import TaughtMethod
 
 VIEWS, AUGMENT = "2g8l", "dino"
@@ -47,22 +46,6 @@ def build(encoder: Encoder, *, options: Options, task: Task) -> DINO:
     with seeded(task.seed, "dino"):
         prototypes = Prototypes(options.prototypes, encoder.projector_dim or encoder.num_features)
     return DINO(encoder, prototypes, options=options, steps_per_epoch=task.steps_per_epoch)
-
-
-class Prototypes(nn.Module):
-    """K directions: embeddings [..., D] of any length -> their cosines [..., K], in float32 or wider.
-
-    A linear layer with weight normalisation and a scale fixed at 1.
-    """
-
-    def __init__(self, num: int, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Linear(dim, num, bias=False).weight
-
-    def forward(self, z: Tensor, *, frozen: bool = False) -> Tensor:
-        weight = self.weight.detach() if frozen else self.weight
-        with full_precision(z):
-            return F.linear(F.normalize(widened(z), dim=-1), F.normalize(weight, dim=-1))
 
 
 class DINO(TaughtMethod):

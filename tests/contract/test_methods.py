@@ -19,11 +19,12 @@ from corecli.ssl._method import Batch, Method, Task
 
 METHODS = registry.choices("ssl")
 NUM, PX, DIM, CLASSES = 8, 8, 16, 5
+BACKBONES = {"synclr": "vit-micro/4"}  # of methods that want a ViT
 
 
 def make(name: str, dtype: torch.dtype = torch.float32) -> Method:
     module = registry.load("ssl", name)
-    encoder = build_encoder("resnet10-tiny", image_size=PX, projector_dim=None)
+    encoder = build_encoder(BACKBONES.get(name, "resnet10-tiny"), image_size=PX, projector_dim=None)
     if module.PROJECTOR is not None:
         encoder.set_projector({**module.PROJECTOR, "hidden": 32, "dim": DIM})
     views, local_views = counts(name)
@@ -48,7 +49,7 @@ def make_batch(name: str, dtype: torch.dtype = torch.float32, rows: slice = slic
         views=tuple(views),
         local_views=tuple(local_views),
         labels=(torch.arange(NUM) % CLASSES)[rows],
-        groups=torch.arange(NUM)[rows],
+        groups=(torch.arange(NUM) // 2)[rows],
         targets=torch.randn(NUM, DIM, generator=generator, dtype=dtype)[rows],
         step=50,
         total_steps=100,
@@ -146,7 +147,7 @@ def test_loss_is_float32_under_autocast_and_near_the_full_precision(name: str) -
 def test_steps_lower_the_loss(name: str) -> None:
     method = make(name)
     batch = make_batch(name)
-    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.01)
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=1e-3)
     losses = []
     for _ in range(3):
         optimizer.zero_grad()

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from corecli.engine.dist import World, average_gradients, mean_over_ranks
 from corecli.ssl._distillation import dino, next_centre
-from corecli.ssl._losses import info_nce_queue, moco_v3, supervised_contrastive
+from corecli.ssl._losses import info_nce_queue, moco_v3
+from corecli.ssl._multi_positive import supervised_contrastive
 from corecli.ssl._redundancy import barlow_twins
 from corecli.ssl._regression import byol_distance, negative_cosine
 

@@ -13,7 +13,7 @@ from methods import make_batch, make_method, take_step
 from corecli.base.errors import UsageError
 from corecli.ssl._distillation import dino
 from corecli.ssl._method import embed
-from corecli.ssl.dino import Prototypes
+from corecli.ssl._prototypes import Prototypes
 
 
 def make(**options: Any) -> Any:

@@ -11,8 +11,9 @@ from methods import DIM, make_batch, make_method, take_step
 from torch import Tensor, nn
 
 from corecli.base.errors import UsageError
-from corecli.ssl._losses import moco_v3, supervised_contrastive
+from corecli.ssl._losses import moco_v3
 from corecli.ssl._method import embed
+from corecli.ssl._multi_positive import supervised_contrastive
 from corecli.ssl._redundancy import barlow_twins
 
 

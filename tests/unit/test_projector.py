@@ -15,7 +15,7 @@ from corecli.nets.encoder import build_encoder, load_encoder, save_encoder
 from corecli.nets.projector import ProjectorSpec, build_projector
 
 SIZES = {"hidden": 6, "dim": 4}
-SHORT = {nn.Linear: "L", nn.BatchNorm1d: "B", nn.ReLU: "R", nn.GELU: "G"}
+SHORT = {nn.Linear: "L", nn.BatchNorm1d: "B", nn.LayerNorm: "N", nn.ReLU: "R", nn.GELU: "G"}
 
 
 def spec(**fields: Any) -> ProjectorSpec:
@@ -32,13 +32,15 @@ def spec(**fields: Any) -> ProjectorSpec:
         pytest.param({"layers": 3, "last_norm": "none"}, "LBRLBRL", False, id="barlow twins"),
         pytest.param({"last_norm": "plain"}, "LBRLb", False, id="moco v3"),
         pytest.param({"norm": "none", "layers": 3, "activation": "gelu"}, "LGLGL", True, id="dino"),
+        pytest.param({"norm": "layer", "layers": 3, "last_norm": "plain"}, "LNGLNGLn", True, id="synclr's code"),
         pytest.param({"norm": "none", "layers": 1}, "L", True, id="linear"),
     ],
 )
 def test_published_projectors(fields: dict[str, Any], layers: str, biases: bool) -> None:
     net = build_projector(5, spec(**fields))
+    words = [SHORT[cast(type[nn.Module], type(m))] for m in net]
     found = "".join(
-        "b" if isinstance(m, nn.BatchNorm1d) and not m.affine else SHORT[cast(type[nn.Module], type(m))] for m in net
+        word if word in "RG" or len(list(m.parameters())) else word.lower() for word, m in zip(words, net, strict=True)
     )
     assert found == layers
     linear = [m for m in net if isinstance(m, nn.Linear)]
@@ -61,7 +63,7 @@ def test_values_of_a_projector_without_affine_norm_at_its_end() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"norm": "layer"}, "unknown projector norm 'layer'"),
+        ({"norm": "group"}, "unknown projector norm 'group'"),
         ({"last_norm": "afine"}, "did you mean 'affine'"),
         ({"activation": "swish"}, "unknown projector activation"),
         ({"layers": 0}, "1 layer or more"),
