@@ -28,6 +28,7 @@ VERBS: Mapping[str, str] = {
     "train-ssl": "train an image encoder",
     "probe": "score an encoder's features on labels",
     "fid": "measure the distance between two image sets",
+    "captions": "write captions of concepts, with a language model or a grammar",
     "show": "draw an image set as a contact sheet",
     "completion": "print the completion script of a shell",
 }
@@ -166,6 +167,11 @@ def dispatch(name: str, config: Any, argv: list[str]) -> int:
     if config.dry_run:
         _print(_dry(name, config, plan), as_json=config.json)
         return 0
+    if getattr(module, "IS_ALONE", False):  # one process, and torch only where the verb itself asks for it
+        with _stdout_for_results():
+            outcome = module.run(config)
+        _tell(name, config, outcome)
+        return 0
     with _stdout_for_results():
         from corecli.engine import launch
 
@@ -175,10 +181,14 @@ def dispatch(name: str, config: Any, argv: list[str]) -> int:
     with _stdout_for_results(), launch.joined(config, name) as world:
         outcome = module.run(config, world)
     if world.is_main:
-        for note in () if config.quiet else outcome.notes:
-            print(f"corecli {name}: {note}", file=sys.stderr)
-        _print(outcome, as_json=config.json)
+        _tell(name, config, outcome)
     return 0
+
+
+def _tell(name: str, config: Any, outcome: Outcome) -> None:
+    for note in () if config.quiet else outcome.notes:
+        print(f"corecli {name}: {note}", file=sys.stderr)
+    _print(outcome, as_json=config.json)
 
 
 def _dry(name: str, config: Any, plan: dict[str, Any]) -> Outcome:
@@ -207,6 +217,7 @@ class _stdout_for_results:
 
 
 def _print(outcome: Outcome, *, as_json: bool) -> None:
+    as_json = as_json or (outcome.for_people and not sys.stdout.isatty())
     lines = map(to_json_line, outcome.records) if as_json else outcome.lines
     try:
         for line in lines:

@@ -11,11 +11,15 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """`lines` go to stdout, or `records` with `--json` (one object a line); `notes` go to stderr."""
+    """`lines` go to stdout, or `records` with `--json` (one object a line); `notes` go to stderr.
+
+    Lines `for_people` go to a terminal only, and the records into a pipe.
+    """
 
     lines: tuple[str, ...] = ()
     records: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = field(default=())
+    for_people: bool = False
 
 
 def produced(path: Path, *, notes: tuple[str, ...] = (), **facts: Any) -> Outcome:

@@ -39,6 +39,7 @@ LINES = {
     "train-ssl": "train-ssl --preset tiny --data $tiny/mix.json --batch-size 64 --out o",
     "probe": "probe --train $tiny/real.safetensors --test $tiny/syn --encoder $tiny/f.safetensors --layer projector",
     "fid": "fid --reference $tiny/real.safetensors --samples $tiny/syn --extractor $tiny/f1.safetensors --save-stats o",
+    "captions": "captions --num 9 --out o",
     "show": "show $tiny/syn --real $tiny/real.safetensors --out o",
 }
 
@@ -314,7 +315,7 @@ def test_choices_told_without_torch_are_those_there_are() -> None:
 # Finished targets
 
 
-@pytest.mark.parametrize("verb", ["extract", "sample", "inflate", "train-ssl"])
+@pytest.mark.parametrize("verb", ["extract", "sample", "inflate", "train-ssl", "captions"])
 def test_a_finished_target_is_left_alone(run: Run, tiny: Path, verb: str) -> None:
     line = [*words_of(LINES[verb], tiny=tiny), *(["--steps", "1"] if verb == "train-ssl" else []), "-q"]
     assert run(*line).code == 0
@@ -452,8 +453,8 @@ def sources(verb: str) -> str:
     while pending:
         known.add(name := pending.pop())
         texts.append((PACKAGE / "commands" / f"{name}.py").read_text())
-        found = set(re.findall(r"corecli\.commands(?:\.| import )(_\w+)", texts[-1]))
-        pending += sorted(found - known - set(pending))
+        listed = " ".join(re.findall(r"corecli\.commands(?:\.| import )([\w, ]+)", texts[-1]))
+        pending += sorted(set(re.findall(r"\b_\w+", listed)) - known - set(pending))
     return "\n".join([*texts, *((PACKAGE / name).read_text() for name in ("cli.py", "engine/launch.py"))])
 
 
@@ -484,7 +485,8 @@ EFFECTS: dict[str, list[str]] = {
         "--init $tiny/f1.safetensors", "--backbone resnet18", "--stem imagenet", "--projector-hidden 8",
         "--projector-dim 8", "--image-size 16", "--augment weak", "--steps 3", "--batch-size 8", "--optimizer sgd",
         "--lr 0.1", "--weight-decay 0.5", "--weight-decay-end 0.9", "--schedule constant", "--warmup 1",
-        "--set temperature=0.9", "--clip-grad 0.001",
+        "--set temperature=0.9", "--clip-grad 0.001", "--projector-norm batch", "--adam-beta2 0.5",
+        "--images-per-group 2", "--accumulate 2",
     ],
     f"{SSL} --optimizer lars --lr 0.4": ["--momentum 0.1", "--lars-eta 0.5", "--no-lars-clip"],
     f"{SSL} --method psl --features $tiny/z.safetensors": ["--features $tiny/z1.safetensors", "--views 1g"],
@@ -515,6 +517,10 @@ EFFECTS: dict[str, list[str]] = {
     ],
     "sample --rows 0,5 --steps 4 --guidance 50 -q --out $out.npz --features $tiny/z.safetensors --ckpt $tiny/g.pt": [
         "--guidance-interval 0,1",
+    ],
+    "sample --rows 0,5,9 --steps 2 -q --out $out --features $tiny/z.safetensors --ckpt $tiny/g.pt --format packed": [
+        "--encoder $tiny/f.safetensors", "--encoder $tiny/f.safetensors --min-similarity 0.9", "--shards 2",
+        "--shard 1/2",
     ],
     "inflate --json --out $out.json --real $tiny/real.safetensors --synthetic $tiny/syn": [
         "--real digits:8:train", "--synthetic digits:8:train", "--repeat 2", "--beta 0.5", "--fraction 0.5",
@@ -547,6 +553,12 @@ EFFECTS: dict[str, list[str]] = {
     "fid --reference $tiny/z.safetensors --samples $tiny/z1.safetensors -q --metrics cka": [
         "--metrics opd", "--bootstrap 9", "--seed 1",
     ],
+    "captions --num 30 --quiet": [
+        "--seed 1", "--concepts digits", "--backgrounds places", "--templates 1,0,0", "--num 31", "--shard 1/2",
+        "--form words", "--max-words 10", "--json --num 3",
+    ],
+    "captions --num 30 --quiet --min-words 12": ["--min-words 3", "--retries 0"],
+    "captions --num 30 --quiet --concepts digits --form words": ["--on-duplicate keep", "--form hypernym"],
     "show $tiny/real.safetensors --quiet --out $out.png": [
         "--columns 3", "--rows 2", "--image-size 4", "--features $tiny/z.safetensors",
         "--encoder $tiny/vit.safetensors",
@@ -569,6 +581,9 @@ ELSEWHERE = {
     "splits",  # of Inception scores: test_fid_metrics.py
     "arch", "first_stage", "latent_scale",  # test_generator_families.py
     "captions", "images", "negative_prompt",  # test_pipelines.py
+    "ask_backgrounds", "examples", "backend", "model", "api", "temperature", "top_p", "top_k", "repetition_penalty",
+    "max_tokens", "extensions", "url", "key_env", "concurrency", "timeout_sec", "tries", "write_requests", "ingest",
+    "on_missing",  # test_captions_verb.py
     "set",  # of train-ssl and train-gen above; of pipelines in test_pipelines.py
     "ema_length", "ema_snapshots",  # test_an_average_of_any_length_is_sampled_after_training
     "compile",  # the same numbers, faster: tests/bench
@@ -576,7 +591,7 @@ ELSEWHERE = {
     "shell",
 }  # fmt: skip
 # These act where there is something to act on; a verb without passes over them, as its page says.
-IDLE = {"seed": {"extract", "show"}, "precision": {"fid", "inflate", "show"}}
+IDLE = {"seed": {"extract", "show"}, "precision": {"fid", "inflate", "show", "captions"}}
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -642,6 +657,16 @@ IDLE_LINES = [
     (f"{LINES['inflate']} --beta 0.5 --repeat 2", "--beta and --repeat are two ways to say how often (give one)"),
     (f"{LINES['inflate']} --share 6/5", "--share '6/5' is not K/N (write 2/5, the second of five)"),
     ("inflate --real $tiny/syn --materialize o --guard", "options of a mixture need --out FILE.json"),
+    ("captions --model x", "--model does not apply to --backend grammar (it is of server and transformers and batch)"),
+    ("captions --temperature 0.1", "--temperature does not apply to --backend grammar"),
+    ("captions --backend server --model x --form words", "--form does not apply to --backend server"),
+    ("captions --backend server", "--backend server needs --model"),
+    ("captions --backend batch --model x", "--backend batch needs --out FILE"),
+    ("captions --shard 4/4", "--shard '4/4' is none (write 0/4, 1/4, 2/4 and 3/4 for four shards)"),
+    ("captions --templates 1,0", "--templates takes three chances"),
+    ("captions --ask-backgrounds", "--ask-backgrounds needs a language model and --backgrounds FILE.json"),
+    ("captions --concepts everyday:0", "no list of concepts has a weight above 0"),
+    ("captions --concepts everyday:1:thing", "unknown kind of concepts 'thing'"),
     ("probe --train $tiny/z.safetensors --test $tiny/z.safetensors --encoder $tiny/f.safetensors", "drop --encoder"),
     (f"{LINES['probe']} --lr 1", "--lr does not apply to --mode sweep (it is of sgd or finetune)"),
     (f"{LINES['probe']} --mode sgd --k 5", "--k does not apply to --mode sgd (it is of sweep or logistic)"),

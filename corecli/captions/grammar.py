@@ -1,0 +1,69 @@
+"""Captions without a model: sentences from a small grammar, or the bare words of SynCLR's ablations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from corecli.base.rng import derive
+from corecli.captions._backend import Answer, Request, Settings
+from corecli.captions._plan import Planned
+
+NEEDS_MODEL = False
+
+_SHOTS = ("a photo of", "a close-up of", "a wide shot of", "a sharp picture of", "a candid photo of", "a view of")
+_LOOKS = ("old", "small", "large", "colourful", "weathered", "bright", "dusty", "elegant", "plain", "shiny", "curious",
+          "lonely", "wet", "striking", "ordinary")  # fmt: skip
+_LIGHTS = ("in soft morning light", "at sunset", "under a cloudy sky", "on a rainy day", "at night", "at noon",
+           "in warm evening light", "in thin fog", "after the rain", "in winter", "in early spring",
+           "seen from below", "seen from above", "with long shadows", "with a blurred background")  # fmt: skip
+_THINGS = ("a stone wall", "a wooden fence", "a red bicycle", "a pile of books", "a glass door", "a tall tree",
+           "a blue car", "a row of chairs", "a street lamp", "an empty bench", "a brick house", "a white curtain",
+           "a heap of leaves", "a flight of steps", "a metal gate", "a striped carpet")  # fmt: skip
+_PLACES = ("near {}", "by {}", "with {} in the background")
+_ORDERS = ("{shot} {thing} {light}", "{shot} {thing}, {light}", "{thing} {light}", "{light}, {shot} {thing}")
+
+
+def open_backend(settings: Settings) -> Grammar:
+    """The grammar; `form` is sentence, words (concept and second) or hypernym (its hypernym between them)."""
+    return Grammar(settings.form)
+
+
+class Grammar:
+    """A backend whose captions are a function of the plan and the seed of the attempt."""
+
+    def __init__(self, form: str) -> None:
+        self._form = form
+
+    def answers(self, requests: Iterator[Request]) -> Iterator[tuple[Request, Answer]]:
+        """Each in turn."""
+        for request in requests:
+            assert request.planned is not None
+            yield request, Answer(raw=self.caption(request.planned, request.seed), finish_reason="stop")
+
+    def caption(self, planned: Planned, seed: int) -> str:
+        """One caption."""
+        concept = planned.concept
+        if self._form == "sentence":
+            return _sentence(planned, seed)
+        hypernym = concept.hypernym if self._form == "hypernym" else ""
+        return ", ".join(word for word in (concept.name, hypernym, planned.second) if word)
+
+
+def _sentence(planned: Planned, seed: int) -> str:
+    def pick(what: str, words: Sequence[str]) -> str:
+        return words[derive(seed, "grammar", what) % len(words)]
+
+    name = planned.concept.name.split("/")[0].strip()
+    is_texture = planned.concept.kind == "texture"
+    thing = _article(f"{name} surface" if is_texture else f"{pick('look', _LOOKS)} {name}")
+    if planned.template == "c+relation":
+        thing = f"{thing} {planned.second} {pick('thing', _THINGS)}"
+    elif planned.template == "c+background":
+        thing = f"{thing} {pick('place', _PLACES).format(_article(planned.second))}"
+    text = pick("order", _ORDERS).format(shot=pick("shot", _SHOTS), thing=thing, light=pick("light", _LIGHTS))
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _article(noun: str) -> str:
+    is_vowel = noun[:1].lower() in tuple("aeiou") and not noun.lower().startswith(("uni", "use", "eu", "one"))
+    return f"{'an' if is_vowel else 'a'} {noun}"

@@ -1,0 +1,184 @@
+"""Captions from a causal language model of transformers in this process."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from corecli.base.errors import DataError, UnavailableError
+from corecli.base.files import read_json
+from corecli.captions._backend import STOP, Answer, Request, Settings
+
+if TYPE_CHECKING:
+    import torch
+
+NEEDS_MODEL = True
+FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def open_backend(settings: Settings) -> Local:
+    """The model in the folder `model`. Errors: those of `check_folder`; UnavailableError without transformers."""
+    return Local(settings)
+
+
+def check_folder(folder: Path) -> None:
+    """Errors: DataError naming the file of a model's folder that is missing."""
+    hint = "copy or download the whole folder"
+    if not (folder / "config.json").is_file():
+        raise DataError("not a model of transformers: it has no config.json", where=folder, hint=hint)
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise DataError(f"holds no tokenizer: none of {', '.join(_TOKENIZERS)}", where=folder, hint=hint)
+    index = folder / "model.safetensors.index.json"
+    wanted = {"model.safetensors"}
+    if index.is_file():
+        told = read_json(index)
+        wanted = set(told.get("weight_map", {}).values()) if isinstance(told, dict) else wanted
+    for name in sorted(wanted):
+        if not (folder / name).is_file():
+            raise DataError(f"the weights {name} are missing", where=folder, hint=hint)
+
+
+class Local:
+    """A backend that answers `batch_size` requests at a time, each with random numbers of its own seed."""
+
+    def __init__(self, settings: Settings) -> None:
+        check_folder(Path(settings.model))
+        try:
+            from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        except ImportError as error:
+            hint = "pip install 'corecli[text]'"
+            raise UnavailableError("the backend transformers needs transformers", hint=hint) from error
+        import torch
+
+        self._settings = settings
+        self._device = torch.device(_device(settings.device))
+        is_half = settings.precision == "bf16" or (settings.precision == "auto" and self._device.type == "cuda")
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                settings.model, local_files_only=True, padding_side="left"
+            )
+            self._model: Any = AutoModelForCausalLM.from_pretrained(
+                settings.model, local_files_only=True, dtype=torch.bfloat16 if is_half else torch.float32
+            )
+        except Exception as error:  # of many kinds: the hub's, safetensors', those of single models
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            raise DataError(f"cannot be loaded: {reason}", where=settings.model) from error
+        if settings.api == "chat" and self._tokenizer.chat_template is None:
+            raise DataError("the model has no chat template", where=settings.model, hint="use --api completions")
+        self._model.to(self._device).eval()
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)
+        told = self._model.generation_config  # its end tokens stay, its ways of decoding go
+        self._model.generation_config = GenerationConfig(
+            eos_token_id=told.eos_token_id, pad_token_id=self._tokenizer.pad_token_id
+        )
+
+    def answers(self, requests: Iterator[Request]) -> Iterator[tuple[Request, Answer]]:
+        """Batch by batch."""
+        while batch := list(itertools.islice(requests, self._settings.batch_size)):
+            yield from zip(batch, self._generate(batch), strict=True)
+
+    def _generate(self, batch: list[Request]) -> list[Answer]:
+        import torch
+
+        texts = [self._text(request) for request in batch]
+        with_special = self._settings.api == "completions"  # a chat template writes its own
+        shown = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=with_special)
+        shown = {name: shown[name].to(self._device) for name in ("input_ids", "attention_mask")}
+        length = shown["input_ids"].shape[1]
+        with torch.inference_mode():
+            made = self._model.generate(
+                **shown,
+                do_sample=False,
+                max_new_tokens=self._settings.decoding.max_tokens,
+                logits_processor=self._processors(batch),
+                stopping_criteria=[_AfterLine(self._tokenizer, length)] if with_special else [],
+            )
+        return [self._answer(row) for row in made[:, length:]]
+
+    def _text(self, request: Request) -> str:
+        if self._settings.api == "completions":
+            return request.prompt.text()
+        return self._tokenizer.apply_chat_template(
+            request.prompt.messages(), tokenize=False, add_generation_prompt=True
+        )
+
+    def _processors(self, batch: list[Request]) -> Any:
+        """Decoding as told, and last the noise that makes the largest logit a sample."""
+        from transformers import LogitsProcessorList
+        from transformers.generation.logits_process import (
+            RepetitionPenaltyLogitsProcessor,
+            TemperatureLogitsWarper,
+            TopKLogitsWarper,
+            TopPLogitsWarper,
+        )
+
+        decoding, found = self._settings.decoding, LogitsProcessorList()
+        if decoding.repetition_penalty != 1:
+            found.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty))
+        if decoding.temperature == 0:
+            return found
+        found.append(TemperatureLogitsWarper(decoding.temperature))
+        if decoding.top_k:
+            found.append(TopKLogitsWarper(decoding.top_k))
+        if decoding.top_p < 1:
+            found.append(TopPLogitsWarper(decoding.top_p))
+        found.append(_Gumbel([request.seed for request in batch]))  # type: ignore[arg-type]
+        return found
+
+    def _answer(self, tokens: torch.Tensor) -> Answer:
+        ends = {self._tokenizer.eos_token_id, *_listed(self._model.generation_config.eos_token_id)}
+        kept = list(itertools.takewhile(lambda token: token not in ends, tokens.tolist()))
+        text = self._tokenizer.decode(kept, skip_special_tokens=True)
+        is_over = len(kept) < self._settings.decoding.max_tokens
+        if self._settings.api == "completions":
+            text, line_end, _ = text.partition(STOP)
+            is_over = is_over or bool(line_end)
+        return Answer(raw=text, finish_reason="stop" if is_over else "length")
+
+
+class _Gumbel:
+    """Adds noise to logits [B, K] so that their largest is a sample of softmax(logits) (the Gumbel-max trick).
+
+    Row i draws from a CPU generator of its own seed, so what it says does not depend on the rows beside it.
+    """
+
+    def __init__(self, seeds: list[int]) -> None:
+        import torch
+
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        noise = torch.stack([torch.rand(scores.shape[1], generator=g, dtype=torch.float64) for g in self._generators])
+        gumbel = -torch.log(-torch.log(noise.clamp(min=1e-300)))
+        return scores.double() + gumbel.to(scores.device)
+
+
+class _AfterLine:
+    """Ends a row at its first line break."""
+
+    def __init__(self, tokenizer: Any, length: int) -> None:
+        self._tokenizer, self._length = tokenizer, length
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        import torch
+
+        said = self._tokenizer.batch_decode(input_ids[:, self._length :], skip_special_tokens=True)
+        return torch.tensor([STOP in text for text in said], device=input_ids.device)
+
+
+def _listed(tokens: int | list[int] | None) -> list[int]:
+    return [] if tokens is None else tokens if isinstance(tokens, list) else [tokens]
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UnavailableError("no CUDA device was found", hint="use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
