@@ -1,5 +1,5 @@
-"""What a diffusion network is told about the image: features of an encoder or class labels, as a vector it adds to
-its time embedding."""
+"""What a diffusion network is told about the image: features of an encoder, a class label or a caption; as a vector
+it adds to its time embedding, or as tokens it attends to."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from corecli.base.errors import DataError, UsageError, unknown_name
+from corecli.nets.text import ByteEncoder
 
 NULL_STD = 0.02
 
 
 class Conditioning(Protocol):
-    """A module from conditions to vectors [B, width]; zero at first, so that a new model ignores its condition."""
+    """A module from conditions to vectors [B, width]; zero at first, so that a new model ignores its condition.
+
+    Where the network attends to captions, to tokens [B, T, width] in place of vectors, of one T.
+    """
 
     def check(self, condition: torch.Tensor) -> None:
         """Refuse conditions of the wrong kind, shape or range. Errors: DataError."""
@@ -103,6 +107,91 @@ class LabelConditioning(nn.Module):
         return self.linear(self.embedding.weight[-1].expand(batch, -1))
 
 
+class CaptionConditioning(nn.Module):
+    """Captions as bytes [B, L] uint8, padded with 0 -> a zero-initialised linear map of what a `ByteEncoder` that
+    learns with the generator makes of them; the null condition is the caption of no bytes.
+
+    attends: whether the network takes the tokens of captions, 1 + `length` each, instead of one vector.
+    """
+
+    def __init__(self, *, length: int, width: int, attends: bool, droppable: bool) -> None:
+        super().__init__()
+        if length < 1:
+            raise UsageError(f"captions of {length} bytes tell nothing", hint="give a caption length of 1 or more")
+        self.length, self.attends, self.droppable = length, attends, droppable
+        self.encoder = ByteEncoder(width=width, length=length)
+        self.linear = zero_linear(self.encoder.width, width)
+
+    def check(self, condition: torch.Tensor) -> None:
+        """Errors: DataError unless bytes [B, L], L up to `length`."""
+        if condition.dtype != torch.uint8 or condition.ndim != 2 or condition.shape[1] > self.length:
+            found = f"{condition.dtype} of {tuple(condition.shape[1:])}"
+            raise DataError(f"the generator takes captions of up to {self.length} bytes, not {found}")
+
+    def forward(
+        self, condition: torch.Tensor, *, drop: torch.Tensor | None = None, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Vectors [B, width] or tokens [B, 1 + length, width]; captions take no noise."""
+        assert noise is None, "captions take no noise"
+        if drop is not None and self.droppable:
+            condition = condition.masked_fill(drop[:, None], 0)
+        return self.linear(_read(self.encoder(condition), self.length, attends=self.attends))
+
+    def null(self, batch: int) -> torch.Tensor:
+        """What is made of the empty caption, [batch, ...]."""
+        assert self.droppable, "trained without condition dropout"
+        empty = torch.zeros(1, 0, dtype=torch.uint8, device=self.linear.weight.device)
+        told = self(empty)
+        return told.expand(batch, *told.shape[1:])
+
+
+class EmbeddingConditioning(nn.Module):
+    """Embeddings [B, T, D] of captions by a frozen text encoder, the first of the whole caption -> a zero-initialised
+    linear map of them, each standardised. The null condition is a learned vector that takes their place.
+
+    attends: whether the network takes 1 + `length` tokens, the last of which repeat the first, instead of one vector.
+    """
+
+    def __init__(self, *, dim: int, length: int, width: int, attends: bool, droppable: bool) -> None:
+        super().__init__()
+        self.dim, self.length, self.attends = dim, length, attends
+        self.linear = zero_linear(dim, width)
+        self.null_caption = nn.Parameter(torch.randn(dim) * NULL_STD) if droppable else None
+
+    def check(self, condition: torch.Tensor) -> None:
+        """Errors: DataError unless finite floats [B, T, D], T up to 1 + `length`."""
+        if condition.ndim != 3 or condition.shape[2] != self.dim or not 0 < condition.shape[1] <= 1 + self.length:
+            expected = f"up to {1 + self.length} embeddings of {self.dim} dimensions a caption"
+            raise DataError(f"the generator takes {expected}, not {tuple(condition.shape[1:])}")
+        if not condition.isfinite().all():
+            raise DataError("embeddings of captions hold NaN or infinite values")
+
+    def forward(
+        self, condition: torch.Tensor, *, drop: torch.Tensor | None = None, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Vectors [B, width] or tokens [B, 1 + length, width]; captions take no noise."""
+        assert noise is None, "captions take no noise"
+        z = standardize(_read(condition.float(), self.length, attends=self.attends))
+        if drop is not None and self.null_caption is not None:
+            z = torch.where(drop.view(-1, *[1] * (z.ndim - 1)), self.null_caption, z)
+        return self.linear(z)
+
+    def null(self, batch: int) -> torch.Tensor:
+        """What is made of the learned null embedding, [batch, ...]."""
+        assert self.null_caption is not None, "trained without condition dropout"
+        shape = (batch, 1 + self.length, -1) if self.attends else (batch, -1)
+        return self.linear(self.null_caption.expand(*shape))
+
+
+def _read(tokens: torch.Tensor, length: int, *, attends: bool) -> torch.Tensor:
+    """The first token [B, D] of [B, T, D], that of the whole; or 1 + `length` tokens, the last ones copies of it.
+
+    Copies, so that no mask is needed: whoever attends to them is told of the caption as a whole.
+    """
+    whole = tokens[:, :1]
+    return torch.cat([tokens, whole.expand(-1, 1 + length - tokens.shape[1], -1)], dim=1) if attends else whole[:, 0]
+
+
 def check_features(features: torch.Tensor, dim: int) -> None:
     """Errors: DataError unless finite floats [B, dim]."""
     if features.ndim != 2 or features.shape[1] != dim:
@@ -134,8 +223,8 @@ def zero_linear(dim: int, width: int) -> nn.Linear:
 
 
 def standardize(z: torch.Tensor) -> torch.Tensor:
-    """(z - mean) / std over each row, the unbiased std (RCG)."""
-    return (z - z.mean(dim=1, keepdim=True)) / z.std(dim=1, keepdim=True).clamp(min=1e-6)
+    """(z - mean) / std over each row, the last dimension, with the unbiased std (RCG)."""
+    return (z - z.mean(dim=-1, keepdim=True)) / z.std(dim=-1, keepdim=True).clamp(min=1e-6)
 
 
 def unit_length(z: torch.Tensor) -> torch.Tensor:

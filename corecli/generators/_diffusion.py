@@ -19,10 +19,17 @@ from corecli.diffusion.levels import Level
 from corecli.diffusion.noise import image_noise
 from corecli.diffusion.objectives import Draws, Objective, draw, training_loss
 from corecli.diffusion.vp import PREDICTIONS, VariancePreserving
-from corecli.generators._conditioning import Conditioning, FeatureConditioning, LabelConditioning
+from corecli.generators._conditioning import (
+    CaptionConditioning,
+    Conditioning,
+    EmbeddingConditioning,
+    FeatureConditioning,
+    LabelConditioning,
+)
+from corecli.nets.text import MAX_BYTES
 
 CHANNELS = 3
-CONDITIONS = ("none", "features", "labels")
+CONDITIONS = ("none", "features", "labels", "captions")
 OBJECTIVES = (*PREDICTIONS, "edm", "flow")
 
 
@@ -62,7 +69,8 @@ class DiffusionConfig:
     min_snr: gamma of min-SNR weighting for "eps", "v" and "x0", 0 for none.
     flow_times: how "flow" draws its times in training, "uniform" or "logit-normal".
 
-    condition: "none", "features" of `condition_dim` dimensions, or "labels" of `num_classes` classes.
+    condition: "none", "features" of `condition_dim` dimensions, "labels" of `num_classes` classes, or "captions": up
+    to `caption_length` bytes, or as many tokens embedded in `condition_dim` dimensions, where that is not 0.
     condition_dropout: how often training hides the condition, so that guidance works; 0 means it cannot.
     feature_normalization: "per-sample" (RCG), "l2" (IC-GAN) or "none", applied in training and sampling alike.
     feature_noise: std of the noise added to normalised features in training, against near copies.
@@ -79,6 +87,7 @@ class DiffusionConfig:
     condition: str = "none"
     condition_dim: int = 0
     num_classes: int = 0
+    caption_length: int = MAX_BYTES
     condition_dropout: float = 0.1
     feature_normalization: str = "per-sample"
     feature_noise: float = 0.0
@@ -97,11 +106,18 @@ class Diffusion(nn.Module):
     """A Generator (see `_generator.py`) around network(x_t [B, C, h, w], t [B], vector [B, width] or None).
 
     data_shape: (C, h, w) of what it models: RGB pixels, or the latents of a first stage, a frozen module that is
-    saved with it. Errors: UsageError when the choices of the config do not fit together.
+    saved with it. attends: the network takes tokens [B, T, width] too, and is given those of a caption.
+    Errors: UsageError when the choices of the config do not fit together.
     """
 
     def __init__(
-        self, config: DiffusionConfig, network: nn.Module, *, width: int, first_stage: FirstStage | None = None
+        self,
+        config: DiffusionConfig,
+        network: nn.Module,
+        *,
+        width: int,
+        first_stage: FirstStage | None = None,
+        attends: bool = False,
     ) -> None:
         super().__init__()
         self.objective = _objective(config)
@@ -111,14 +127,14 @@ class Diffusion(nn.Module):
             self.data_shape = first_stage.data_shape
         self.first_stage = first_stage
         self.network = network
-        self.conditioning = _conditioning(config, width)
+        self.conditioning = _conditioning(config, width, attends=attends)
 
     def check_condition(self, condition: torch.Tensor | None, *, guidance: float = 1.0) -> None:
         """See `Generator.check_condition`."""
         kind, droppable = self.config.condition, self.config.condition_dropout > 0
         if self.conditioning is None:
             if condition is not None or guidance != 1:
-                raise UsageError("the generator is unconditional", hint="it takes no features, labels or guidance")
+                raise UsageError("the generator is unconditional", hint="it takes no condition and no guidance")
             return
         if guidance != 1 and not droppable:
             hint = "train with condition dropout above 0, or use guidance 1"
@@ -281,7 +297,7 @@ def _objective(config: DiffusionConfig) -> Objective:
     return Edm() if name == "edm" else Flow(times=config.flow_times)
 
 
-def _conditioning(config: DiffusionConfig, width: int) -> Conditioning | None:
+def _conditioning(config: DiffusionConfig, width: int, *, attends: bool) -> Conditioning | None:
     if config.condition not in CONDITIONS:
         raise unknown_name("condition", config.condition, CONDITIONS)
     if not 0 <= config.condition_dropout < 1:
@@ -295,4 +311,9 @@ def _conditioning(config: DiffusionConfig, width: int) -> Conditioning | None:
         )
     if config.condition == "labels":
         return LabelConditioning(num_classes=config.num_classes, width=width, droppable=droppable)
+    if config.condition == "captions":
+        told: dict[str, Any] = {"length": config.caption_length, "attends": attends, "droppable": droppable}
+        if not config.condition_dim:
+            return CaptionConditioning(width=width, **told)
+        return EmbeddingConditioning(dim=config.condition_dim, width=width, **told)
     return None

@@ -30,7 +30,7 @@ class Config(SharedConfig):
 
     attention_resolutions: sides in latents at which blocks attend; the middle block always does.
     head_channels: channels of an attention head; it divides the widths that attend.
-    context_dim: dimensions of the token by which blocks are told the condition; 0: it joins the time embedding, and
+    context_dim: dimensions of the tokens by which blocks are told the condition; 0: it joins the time embedding, and
     blocks attend to themselves alone, as they do without a condition.
     norm_groups: groups of every GroupNorm; None chooses, and the built generator's config says what.
     """
@@ -78,7 +78,8 @@ def build(config: Config) -> Diffusion:
         context_dim=config.context_dim,
         takes_vector=config.condition != "none",
     )
-    generator = Diffusion(config, network, width=network.width, first_stage=stage)
+    attends = config.context_dim > 0
+    generator = Diffusion(config, network, width=network.width, first_stage=stage, attends=attends)
     if config.context_dim:
         start_at_unit_scale(generator.conditioning)
     return generator

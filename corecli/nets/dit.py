@@ -140,7 +140,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over tokens [B, T, width]."""
+    """Self-attention over tokens [B, T, width], of which those are seen where `seen` [B, T] is true."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -148,9 +148,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        mask = None if seen is None else seen[:, None, None]
+        return self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):

@@ -12,6 +12,7 @@ from first_stages import HALVING, set_by_hand
 from corecli.base import registry
 from corecli.base.errors import DataError, UsageError
 from corecli.generators._diffusion import DiffusionConfig
+from corecli.nets.text import to_bytes
 
 NAMES = [
     name
@@ -46,11 +47,18 @@ SILENT = {"ldm": re.compile(r"\.transformer_blocks\.\d+\.(attn2\.to_[qk]|norm2)\
 DIM, CLASSES = 6, 8
 LABELS = torch.arange(8)
 FEATURES = torch.randn(8, DIM, generator=torch.Generator().manual_seed(1))
+CAPTIONS = ["one", "number two", "three", "four", "the 5th", "six", "seven", "ei\u00dfht"]
+LENGTH = 10  # of the longest, in bytes
+BYTES, _ = to_bytes(CAPTIONS, LENGTH)
+EMBEDDINGS = torch.randn(8, 3, 2 * DIM, generator=torch.Generator().manual_seed(2)).half()
 CONDITIONS: dict[str, tuple[dict[str, Any], torch.Tensor | None]] = {
     "none": ({"condition": "none"}, None),
     "features": ({"condition": "features", "condition_dim": DIM}, FEATURES),
     "labels": ({"condition": "labels", "num_classes": CLASSES}, LABELS),
+    "captions": ({"condition": "captions", "caption_length": LENGTH + 2}, BYTES),
+    "embedded": ({"condition": "captions", "caption_length": 4, "condition_dim": 2 * DIM}, EMBEDDINGS),
 }
+TOLD = [name for name in CONDITIONS if name != "none"]
 
 
 def build(name: str, condition: str = "none", **changes: Any):
@@ -119,7 +127,7 @@ def test_the_condition_changes_the_image(trained) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("condition", ["features", "labels"])
+@pytest.mark.parametrize("condition", TOLD)
 def test_the_condition_is_learned(name: str, condition: str) -> None:
     """Equal images with hardly any noise, whose sign only the condition tells."""
     generator, given = build(name, condition, condition_dropout=0.05), CONDITIONS[condition][1]
@@ -128,7 +136,8 @@ def test_the_condition_is_learned(name: str, condition: str) -> None:
     images = torch.full((8, 3, size, size), 128, dtype=torch.uint8)
     signs = torch.where(torch.arange(8) % 3 == 0, 1.0, -1.0)[:, None, None, None]
     signs = signs.expand(8, *generator.data_shape)
-    optimizer = torch.optim.AdamW(learned(generator), lr=5e-3, fused=True)
+    lr = 3e-3 if condition in ("captions", "embedded") else 5e-3
+    optimizer = torch.optim.AdamW(learned(generator), lr=lr, fused=True)
 
     def loss(step: int, condition: torch.Tensor) -> torch.Tensor:
         draws = generator.draw(0, step, batch=8)
@@ -168,7 +177,7 @@ def test_an_image_depends_on_its_seed_and_condition_alone(trained, sampler: str)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("condition", ["features", "labels"])
+@pytest.mark.parametrize("condition", TOLD)
 def test_a_new_model_ignores_its_condition(name: str, condition: str) -> None:
     generator = build(name, condition)
     for n, p in generator.network.named_parameters():
@@ -284,6 +293,13 @@ def test_generating_leaves_the_generator_as_it_was(name: str) -> None:
         ("labels", {}, FEATURES, 1.0, DataError, "class label"),
         ("labels", {}, LABELS + 1, 1.0, DataError, "1 to 8.*0 to 7"),
         ("labels", {}, LABELS - 1, 1.0, DataError, "-1 to 6"),
+        ("captions", {}, None, 2.0, UsageError, "conditioned on captions"),
+        ("captions", {"condition_dropout": 0.0}, BYTES, 2.0, UsageError, "guidance needs.*condition dropout"),
+        ("captions", {}, FEATURES, 1.0, DataError, "up to 12 bytes"),
+        ("captions", {}, BYTES.repeat(1, 2), 1.0, DataError, "up to 12 bytes"),
+        ("embedded", {}, BYTES, 1.0, DataError, "up to 5 embeddings of 12 dimensions"),
+        ("embedded", {}, EMBEDDINGS.repeat(1, 2, 1), 1.0, DataError, "up to 5 embeddings"),
+        ("embedded", {}, EMBEDDINGS * torch.nan, 1.0, DataError, "NaN"),
     ],
 )
 def test_wrong_conditions_are_refused(name, condition, changes, given, guidance, error, message) -> None:

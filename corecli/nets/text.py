@@ -1,0 +1,77 @@
+"""A small transformer over the bytes of captions, for a generator that learns to read together with its images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from corecli.nets.dit import NORM_EPS, Attention, Mlp
+
+MAX_BYTES = 256  # of a caption, unless told
+WIDEST = 256
+DEPTH = 3
+_HEAD_WIDTH = 32
+_POSITION_STD, _BRANCH_STD = 0.3, 0.02
+_PADDING = 0  # the byte that no caption has
+
+
+class ByteEncoder(nn.Module):
+    """Captions as bytes, uint8 [B, L], L up to `length` -> tokens [B, 1 + L, width], the first of the whole caption.
+
+    Bytes of 0 after a caption's end are padding: they change nothing, and their tokens repeat the first, which is the
+    mean of the others and of one that stands before every caption. So a caption of no bytes is one as well.
+    `width` is what was asked for, rounded down to whole heads and at most 256.
+    """
+
+    def __init__(self, *, width: int, length: int) -> None:
+        super().__init__()
+        heads = max(1, min(width, WIDEST) // _HEAD_WIDTH)
+        self.width, self.length = heads * _HEAD_WIDTH, length
+        self.embedding = nn.Embedding(256, self.width)
+        self.positions = nn.Parameter(torch.empty(1 + length, self.width))
+        self.blocks = nn.ModuleList([Block(self.width, heads) for _ in range(DEPTH)])
+        self.norm = nn.LayerNorm(self.width, eps=NORM_EPS)
+        nn.init.normal_(self.positions, std=_POSITION_STD)
+
+    def forward(self, captions: Tensor) -> Tensor:
+        """Captions as `to_bytes` gives them -> tokens."""
+        captions = nn.functional.pad(captions, (1, 0))  # the start is told by its position
+        seen = captions != _PADDING
+        seen[:, 0] = True
+        x = self.embedding(captions.long()) + self.positions[: captions.shape[1]]
+        for block in self.blocks:
+            x = block(x, seen)
+        x, weight = self.norm(x), seen[:, :, None].float()
+        whole = (x * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+        return torch.cat([whole, torch.where(seen[:, 1:, None], x[:, 1:], whole)], dim=1)
+
+
+class Block(nn.Module):
+    """A transformer block whose tokens see some of the others alone.
+
+    Its branches begin small, so that a new encoder tells its bytes, and with them captions, apart: otherwise a
+    generator takes several times the steps to hear of them.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.attn = nn.LayerNorm(width, eps=NORM_EPS), Attention(width, heads)
+        self.norm2, self.mlp = nn.LayerNorm(width, eps=NORM_EPS), Mlp(width)
+        for last in (self.attn.proj, self.mlp.fc2):
+            nn.init.normal_(last.weight, std=_BRANCH_STD)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x), seen)
+        return x + self.mlp(self.norm2(x))
+
+
+def to_bytes(captions: Sequence[str], length: int) -> tuple[Tensor, int]:
+    """(Captions in utf-8 as uint8 [B, L], padded with 0 to the longest, L <= length; how many were cut to `length`)."""
+    told = [caption.encode(errors="replace") for caption in captions]
+    longest = min(length, max(map(len, told), default=0))
+    rows = b"".join(caption[:longest].ljust(longest, b"\0") for caption in told)
+    table = torch.frombuffer(bytearray(rows), dtype=torch.uint8) if rows else torch.zeros(0, dtype=torch.uint8)
+    return table.reshape(len(told), longest), sum(len(caption) > length for caption in told)
