@@ -29,6 +29,42 @@ class Plan:
         return [derive(seed, "noise", key) for key in self.rows.keys[start:stop]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """The rows of a plan cut into `num` shards, and which of them are asked for."""
+
+    num: int
+    asked: tuple[int, ...]
+    num_rows: int
+
+    def rows(self, index: int) -> range:
+        """The rows of a shard; shards differ by one row at most."""
+        return range(index * self.num_rows // self.num, (index + 1) * self.num_rows // self.num)
+
+
+def cut_of(config: Config, num_rows: int) -> Cut | None:
+    """How --shards or --shard cuts a plan, None for one file or directory. Errors: UsageError."""
+    asked = shards_asked(config)
+    if asked is None:
+        return None
+    num, indices = asked
+    if num > num_rows:
+        raise UsageError(f"{num} shards of {num_rows} images", hint="ask for fewer shards")
+    return Cut(num=num, asked=indices, num_rows=num_rows)
+
+
+def shards_asked(config: Config) -> tuple[int, tuple[int, ...]] | None:
+    """(how many shards, the numbers of those to make), None without. Errors: UsageError."""
+    if config.shard is None:
+        return None if config.shards is None else (config.shards, tuple(range(config.shards)))
+    if config.shards is not None:
+        raise UsageError("--shard I/N says how many shards there are, as --shards does", hint="give one of them")
+    index, _, num = config.shard.partition("/")
+    if not (index.isdecimal() and num.isdecimal() and int(index) < int(num)):
+        raise UsageError(f"--shard {config.shard!r} is none", hint="write 0/16 to 15/16 for the first to last of 16")
+    return int(num), (int(index),)
+
+
 def from_nothing(config: Config) -> Plan:
     """As many images as asked for, numbered."""
     num = config.num or config.per_row or DEFAULT_NUM

@@ -8,7 +8,7 @@ import numpy as np
 
 from corecli.base import config as cfg
 from corecli.base import registry
-from corecli.base.errors import DataError, UsageError
+from corecli.base.errors import DataError, UsageError, about
 from corecli.commands import _inputs, _sample_rows
 from corecli.data.rows import make_rows
 
@@ -55,7 +55,7 @@ class Trained:
         self.class_names = tuple(self._header["class_names"])
         self.inputs = {"ckpt": self._header["fingerprint"], "features": table.header["fingerprint"] if table else None}
         self._condition: torch.Tensor | None = None
-        self.plan = self._planned(table)
+        self.table, self.plan = table, self._planned(table)
 
     def prepare(self, world: World) -> _Ready:
         """The generator on its device, its condition and guidance checked. Errors: DataError, UsageError."""
@@ -98,8 +98,8 @@ class _Ready:
         config, told = self._config, self._condition
         for start, stop in batches:
             condition = None if told is None else told[self._plan.source[start:stop]].to(self._device)
-            with autocast(config.precision, self._device):
-                yield self._generator.generate(
+            with about(config.ckpt), autocast(config.precision, self._device):
+                made = self._generator.generate(
                     self._plan.seeds(config.seed, start, stop),
                     condition,
                     sampler=config.sampler,
@@ -109,6 +109,7 @@ class _Ready:
                     guidance_interval=_interval(config),
                     spacing=config.spacing,
                 )
+            yield made
 
 
 def _check_table(config: Config, generator: dict[str, Any], table: dict[str, Any]) -> None:

@@ -6,7 +6,22 @@ function of the seed, the key and the variant: the same image whatever the batch
 rows chosen and the point a killed run resumed from. A table of another encoder than the generator was trained on is
 refused (--force accepts it).
 
---num N makes N images in all, going through the rows in --order as often as it takes.
+--num N makes N images in all, going through the rows in --order as often as it takes. --rows makes those of some rows
+alone, pixel for pixel those of the whole set: `--rows ::1000` into another --out is a check of one row in a thousand.
+
+--shards N writes OUT as a directory of N tar files (--format packed or npz: files of those), for sets of millions. Each
+is a set of its own, a tar one as WebDataset reads them; OUT opens as all of them together. Beside each lies
+part-000003.json with its number of images, how many are of one colour alone, mean and std of red, green and blue, and
+the file's sha256; manifest.json, written last, collects them. Processes take whole shards in turn. `--shard I/N` makes
+shard I alone, numbered from 0, into the same OUT: for a job array of SLURM, `#SBATCH --array=0-15` and
+`corecli sample ... --shard $SLURM_ARRAY_TASK_ID/16 --out syn`. The jobs share no more than that directory and run in
+any order, and whichever ends last completes it. The images are those of one job without shards. A shard that is there
+is left alone, so any line can be run again, and `--shards 16` afterwards makes what is missing.
+
+--encoder measures the cosine similarity of each image, encoded as the table's rows were, to the row it is made from; of
+a pipeline's, to the image of --images. The set keeps it as its column `similarity`, and --min-similarity leaves out
+what is below; keys and noise stay, so that what is kept is the same without it. The encoder has to be the table's
+(--force accepts another).
 
 Unless --sampler names another, a generator of the objectives eps, v and x0 is sampled by ddim, 50 steps (CORE, C.2),
 and one of edm or flow by heun, 18 steps, EDM's at levels even in sigma^(1/7) (EDM, Table 1). The set's header and the
@@ -28,21 +43,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from corecli.base import config as cfg
 from corecli.base import registry
 from corecli.base.config import Common, Preset, option
 from corecli.base.errors import UsageError
-from corecli.base.outcome import Outcome, produced
-from corecli.base.target import is_finished
-from corecli.commands import _sample_pipeline, _sample_trained
+from corecli.base.outcome import Outcome
+from corecli.commands import _inputs, _sample_pipeline, _sample_rows, _sample_trained
+from corecli.data.imageset import format_by_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import torch
-
     from corecli.engine.dist import World
 
 EXAMPLES = (
@@ -52,6 +60,14 @@ EXAMPLES = (
         "--ckpt g.pt --features z.safetensors --per-row 2 --sampler ddim --steps 50 --out syn.safetensors",
     ),
     ("From an unconditional generator", "--ckpt g0.pt --num 1024 --out syn"),
+    (
+        "The third of sixteen jobs that make one set",
+        "--ckpt g.pt --features z.safetensors --per-row 10 --shard 2/16 --out syn",
+    ),
+    (
+        "Without pairs that went wrong",
+        "--ckpt g.pt --features z.safetensors --encoder f.safetensors --min-similarity 0.5 --out syn.safetensors",
+    ),
     (
         "MixDiff's variations of real images",
         "--ckpt diffusers:sd-image-variations --images DIR --guidance 8 --steps 50 --image-size 256 --out syn",
@@ -69,7 +85,6 @@ EXAMPLES = (
 PRESETS: dict[str, Preset] = {
     "core-cifar": {"sampler": "ddim", "steps": 50, "eta": 0.0, "per_row": 2},  # CORE C.2: DDIM 50, the set twice
 }
-SHARD_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +104,7 @@ class Config(Common):
         metavar="PATH",
     )
     format: Literal["directory", "packed", "tar", "npz"] | None = option(
-        None, help="format of --out, whatever its name", role="runtime"
+        None, help="format of --out, whatever its name; of shards tar unless given", role="runtime"
     )
     per_row: int | None = option(None, help="images a row, or a class (default 1)", minimum=1)
     num: int | None = option(None, help="images in all (default without rows: 64)", minimum=1)
@@ -131,6 +146,21 @@ class Config(Common):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         "auto", help="arithmetic of the networks; auto is bf16 on CUDA, else fp32"
     )
+    encoder: str | None = option(
+        None,
+        help="measure each image's cosine similarity to its row of the table, or to its source, in this encoder",
+        role="input",
+        metavar="FILE|NAME",
+    )
+    min_similarity: float | None = option(
+        None, help="leave out images less similar than this; needs --encoder", minimum=-1, maximum=1
+    )
+    shards: int | None = option(
+        None, help="write a directory of this many shards, each a set of its own", role="runtime", minimum=1
+    )
+    shard: str | None = option(
+        None, help="make shard I of N alone, counted from 0: one job of an array", role="runtime", metavar="I/N"
+    )
     batch_size: int = option(64, help="images at once", role="runtime", minimum=1)
 
     @property
@@ -143,13 +173,17 @@ def check(config: Config) -> dict[str, Any]:
     """What would be written. Errors: as `run`, as far as they show without torch."""
     if config.num is not None and config.per_row is not None:
         raise UsageError("--num and --per-row are two ways to say how many", hint="give one")
+    _check_shards(config)
+    _check_similarity(config)
     kind = _sample_pipeline.check(config) if _is_pipeline(config) else _sample_trained.check(config)
     return {"conditioned_on": kind, "writes": [str(one.out) for one in _sweep(config)]}
 
 
 def run(config: Config, world: World) -> Outcome:
     """Sample and publish the set, or one for each guidance. Errors: DataError, UsageError, CannotCreateError."""
-    made = [_make_set(one, world) for one in _sweep(config)]
+    from corecli.commands._sample_set import Maker
+
+    made = [Maker(one, _source(one), world).make() for one in _sweep(config)]
     return Outcome(
         lines=tuple(line for outcome in made for line in outcome.lines),
         records=tuple(record for outcome in made for record in outcome.records),
@@ -161,54 +195,37 @@ def _is_pipeline(config: Config) -> bool:
     return config.ckpt.startswith(_sample_pipeline.PREFIX)
 
 
+def _source(config: Config) -> _sample_pipeline.Pipelines | _sample_trained.Trained:
+    return _sample_pipeline.Pipelines(config) if _is_pipeline(config) else _sample_trained.Trained(config)
+
+
+def _check_shards(config: Config) -> None:
+    """Errors: UsageError."""
+    if _sample_rows.shards_asked(config) is None:
+        return
+    if format_by_name(config.out) != "directory":
+        raise UsageError("a directory of shards is no file", where=config.out, hint="name it without the suffix")
+    if config.format == "directory":
+        raise UsageError("shards are files", hint="give --format tar, packed or npz")
+
+
+def _check_similarity(config: Config) -> None:
+    """Errors: UsageError, and as `_inputs.check_encoder`."""
+    if config.encoder is None:
+        if config.min_similarity is not None:
+            raise UsageError("--min-similarity needs --encoder", hint="name the encoder of the table")
+        return
+    if config.features is None and config.images is None:
+        raise UsageError("--encoder compares images with what they are made from", hint="give --features or --images")
+    _inputs.check_encoder(config.encoder)
+
+
 def _sweep(config: Config) -> list[Config]:
-    """The config for each guidance; with several, syn.tar becomes syn-g2.tar and syn-g3.tar."""
+    """The config for each guidance; with several, syn.tar becomes syn-g2.tar and syn-g3.tar. Errors: UsageError."""
     scales = config.guidance or ()
     if len(scales) < 2:
         return [config]
     outs = [config.out.with_name(f"{config.out.stem}-g{scale:g}{config.out.suffix}") for scale in scales]
+    if len(set(outs)) < len(outs):
+        raise UsageError("--guidance names one set twice", hint="give every scale once")
     return [replace(config, guidance=(scale,), out=out) for scale, out in zip(scales, outs, strict=True)]
-
-
-def _make_set(config: Config, world: World) -> Outcome:
-    """Sample, shard by shard, and publish the set."""
-    from corecli.data.imageset import write_set
-    from corecli.engine.run import clear_work, open_folder
-    from corecli.engine.shards import Shards
-
-    source = _sample_pipeline.Pipelines(config) if _is_pipeline(config) else _sample_trained.Trained(config)
-    rows = source.plan.rows
-    identity = cfg.identity(config, source.inputs)
-    if is_finished(config.out, identity, force=config.force):
-        clear_work(config.out)
-        return produced(config.out, notes=("already there, left alone",), num=len(rows))
-    ready = source.prepare(world)
-    folder = open_folder(config.out, identity, world, force=config.force)
-
-    def make(batches: Iterator[tuple[int, int]]) -> Iterator[dict[str, torch.Tensor]]:
-        return ({"images": _resized(images, config.image_size)} for images in ready.make(batches))
-
-    with Shards(folder, num_rows=len(rows), shard_size=SHARD_ROWS, world=world) as shards:
-        shards.compute(make, label="sample", batch_size=config.batch_size, quiet=config.quiet)
-        if world.is_main:
-            header = {"config": cfg.settings(config), "identity": identity, "parents": source.inputs}
-            header["sampler"] = ready.sampler
-            chunks = (shard["images"] for shard in shards.read())
-            write_set(config.out, rows, chunks, class_names=source.class_names, header=header, format=config.format)
-    guidance = config.guidance[0] if config.guidance else None
-    return produced(config.out, notes=ready.notes, num=len(rows), sampler=ready.sampler, guidance=guidance)
-
-
-def _resized(images: torch.Tensor, size_px: int | None) -> torch.Tensor:
-    """Images uint8 [B, 3, H, W], their central squares as [B, 3, size_px, size_px], antialiased."""
-    if size_px is None or tuple(images.shape[-2:]) == (size_px, size_px):
-        return images
-    import torch
-
-    from corecli.data.resample import resized_crop
-
-    height, width = images.shape[-2:]
-    side = min(height, width)
-    box = np.array([(height - side) // 2, (width - side) // 2, side, side], dtype=np.int64)
-    boxes, unflipped = np.tile(box, (len(images), 1)), np.zeros(len(images), dtype=bool)
-    return (resized_crop(images, boxes, unflipped, (size_px, size_px)) * 255).round().to(torch.uint8)

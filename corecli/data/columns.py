@@ -23,6 +23,7 @@ def to_columns(rows: Rows) -> Columns:
         "labels": rows.labels,
         "origins": rows.origins,
         "variants": rows.variants,
+        **({} if rows.similarity is None else {"similarity": rows.similarity}),
     }
 
 
@@ -40,6 +41,7 @@ def from_columns(columns: Mapping[str, np.ndarray], *, num: int, where: object) 
         labels=columns.get("labels"),
         origins=columns.get("origins"),
         variants=columns.get("variants"),
+        similarity=columns.get("similarity"),
         where=where,
     )
 

@@ -39,6 +39,8 @@ def manifest_of(rows: Rows, *, class_names: tuple[str, ...], header: Manifest) -
         column = getattr(rows, name)
         if not np.array_equal(column, getattr(told, name)):
             columns[name] = int(column[0]) if (column == column[0]).all() else column.tolist()
+    if rows.similarity is not None:
+        columns["similarity"] = [float(str(value)) for value in rows.similarity]  # the fewest digits that are exact
     return {
         **header,
         "kind": "images",
@@ -88,6 +90,7 @@ def rows_from_files(
             labels=columns.get("labels", label_by_folder(keys, class_names)[0]),
             origins=columns.get("origins"),
             variants=columns.get("variants"),
+            similarity=columns.get("similarity"),
             where=where,
         )
     except (TypeError, ValueError, AttributeError) as error:

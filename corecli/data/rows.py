@@ -27,6 +27,7 @@ class Rows:
     keys: unique; the POSIX path inside the set without its extension.
     groups: a source image or a caption; real and synthetic members of a group are positives of each other.
     labels: int64 [N], -1 unknown. origins: uint8 [N], REAL or SYNTHETIC. variants: int32 [N], 0 for real images.
+    similarity: float32 [N], the cosine of a synthetic image's features to those it was made from, where measured.
     """
 
     keys: list[str]
@@ -34,6 +35,7 @@ class Rows:
     labels: np.ndarray
     origins: np.ndarray
     variants: np.ndarray
+    similarity: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -54,6 +56,7 @@ class Rows:
             labels=self.labels[picked],
             origins=self.origins[picked],
             variants=self.variants[picked],
+            similarity=None if self.similarity is None else self.similarity[picked],
         )
 
 
@@ -64,6 +67,7 @@ def make_rows(
     labels: Column | None = None,
     origins: Column | None = None,
     variants: Column | None = None,
+    similarity: np.ndarray | Sequence[float] | None = None,
     where: object = None,
 ) -> Rows:
     """Rows for `keys`; a column left out takes the default its key tells, and labels are then unknown.
@@ -81,6 +85,7 @@ def make_rows(
         labels=_integers(-1 if labels is None else labels, num, np.int64, -1, "labels", where),
         origins=_integers(told_origins if origins is None else origins, num, np.uint8, 0, "origins", where, SYNTHETIC),
         variants=_integers(told_variants if variants is None else variants, num, np.int32, 0, "variants", where),
+        similarity=None if similarity is None else _cosines(similarity, num, where),
     )
 
 
@@ -165,6 +170,13 @@ def _check_keys(keys: list[str], where: object) -> None:
 def _sized(column: list[str], num: int, name: str, where: object) -> list[str]:
     if len(column) != num:
         raise DataError(f"{len(column)} {name} for {num} images", where=where)
+    return column
+
+
+def _cosines(value: np.ndarray | Sequence[float], num: int, where: object) -> np.ndarray:
+    column = np.asarray(value, dtype=np.float32)
+    if column.shape != (num,) or not np.isfinite(column).all():
+        raise DataError(f"similarity is not one finite number for each of {num} images", where=where)
     return column
 
 

@@ -12,11 +12,14 @@ _LINE_SEC = 30.0
 
 
 class Progress:
-    """How far a piece of work is, in its own unit (steps or images), with images per second and time left."""
+    """How far a piece of work is, in its own unit (steps or images), with images per second and time left.
 
-    def __init__(self, label: str, *, total: int, done: int = 0, shown: bool = True) -> None:
+    `share` is the part of what is left that this process does; the others are taken to be as far with theirs.
+    """
+
+    def __init__(self, label: str, *, total: int, done: int = 0, share: float = 1.0, shown: bool = True) -> None:
         self.label, self.total, self.done = label, total, done
-        self.images = 0
+        self.images, self._share, self._seen = 0, share, 0
         self._started = self._last_line = time.monotonic()
         self._first = self._told = done
         self._bar = _bar(label, total, done) if shown and _is_terminal() else None
@@ -35,7 +38,8 @@ class Progress:
 
     def advance(self, count: int = 1, *, images: int = 0) -> None:
         """Report `count` more units done, in which `images` images were presented."""
-        self.done += count
+        self._seen += count
+        self.done = self._first + round(self._seen / self._share)
         self.images += images
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.done, speed=self._speed())
@@ -51,7 +55,7 @@ class Progress:
 
     def _speed(self) -> str:
         elapsed = max(time.monotonic() - self._started, 1e-9)
-        return f"{self.images / elapsed:.0f} img/s" if self.images else ""
+        return f"{self.images / self._share / elapsed:.0f} img/s" if self.images else ""
 
     def _line(self, values: Mapping[str, float]) -> None:
         self._last_line, self._told = time.monotonic(), self.done

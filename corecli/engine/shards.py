@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
+from safetensors import safe_open
 
 from corecli.base import checkpoint
 from corecli.base.errors import DataError
@@ -53,10 +54,11 @@ class Shards:
         label: str,
         batch_size: int,
         quiet: bool,
-    ) -> None:
+    ) -> int:
         """Fill every missing shard, shards dealt out to the ranks in turn; all are there when it returns.
 
-        `make` is given the (start, stop) rows of batches and yields the tensors of each, in order.
+        `make` is given the (start, stop) rows of batches and yields the tensors of each, in order. Returns how many
+        rows the ranks together have made.
         """
         if self.world.is_main:
             self._delete_damaged()
@@ -66,16 +68,26 @@ class Shards:
         mine = missing[self.world.rank :: self.world.size]
         batches = {index: self._batches(index, batch_size) for index in mine}
         made = make(batch for index in mine for batch in batches[index])
-        todo = sum(stop - start for index in mine for start, stop in batches[index])
-        with Progress(label, total=todo, shown=self.world.is_main and not quiet) as progress:
+        todo, here = self._num_rows_of(missing), self._num_rows_of(mine)
+        shown, share = self.world.is_main and not quiet, here / max(todo, 1)
+        with Progress(label, total=self.num_rows, done=self.num_rows - todo, share=share, shown=shown) as progress:
             for index in mine:
                 self._fill(index, batches[index], made, progress)
             barrier(self.world)
+        return todo
 
     def read(self) -> Iterator[Tensors]:
         """The shards in row order."""
         for index in range(self.num_shards):
             yield checkpoint.load(self._path(index), kind="shard")[0]
+
+    def read_column(self, name: str) -> torch.Tensor:
+        """One of the tensors of all rows, read without the others."""
+        parts = []
+        for index in range(self.num_shards):
+            with safe_open(self._path(index), "pt") as file:
+                parts.append(file.get_tensor(name))
+        return torch.cat(parts)
 
     def _fill(self, index: int, batches: list[tuple[int, int]], made: Iterator[Tensors], progress: Progress) -> None:
         parts: list[Tensors] = []
@@ -94,8 +106,14 @@ class Shards:
                 except DataError:
                     self._path(index).unlink()
 
+    def _bounds(self, index: int) -> tuple[int, int]:
+        return index * self.shard_size, min((index + 1) * self.shard_size, self.num_rows)
+
+    def _num_rows_of(self, indices: list[int]) -> int:
+        return sum(stop - start for start, stop in map(self._bounds, indices))
+
     def _batches(self, index: int, batch_size: int) -> list[tuple[int, int]]:
-        first, last = index * self.shard_size, min((index + 1) * self.shard_size, self.num_rows)
+        first, last = self._bounds(index)
         return [(start, min(start + batch_size, last)) for start in range(first, last, batch_size)]
 
     def _path(self, index: int) -> Path:

@@ -14,6 +14,7 @@ import torch
 
 from corecli.base import registry
 from corecli.base.errors import DataError, MissingInputError
+from corecli.data.formats.shards import ShardFolder, Statistics
 from corecli.data.imageset import FORMATS, ImageSet, format_by_name, open_set, writable_formats, write_set
 from corecli.data.mix import Mixture, Part, save_mixture
 from corecli.data.rows import Rows, make_rows
@@ -61,6 +62,8 @@ def _openable(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> str:
         source = _written(folder, "packed")
         save_mixture(folder / "mix.json", Mixture(parts=(Part(set=str(source), repeat=2),)))
         return str(folder / "mix.json")
+    if name == "shards":
+        return str(_sharded(folder / "in-shards"))
     if name == "digits":
         pytest.importorskip("sklearn")
         return "digits:12:test"
@@ -69,6 +72,20 @@ def _openable(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setenv("TORCHVISION_DATA", str(folder))
         return "torchvision:MNIST:test"
     raise AssertionError(f"say here how to make a set of the new format {name}")
+
+
+def _sharded(folder: Path, num: int = 3) -> Path:
+    """The rows in shards, of which the first is empty."""
+    shards, rows, images = ShardFolder(folder, num=num, format="tar"), _rows(), _images(12)
+    shards.begin({}, replace=False)
+    for index, part in enumerate(np.array_split(np.arange(12), num - 1), start=1):
+        statistics = Statistics()
+        chunks = statistics.watch([images[torch.from_numpy(part)]])
+        write_set(shards.path(index), rows.take(part), chunks, class_names=CLASS_NAMES, header={})
+        shards.finish_shard(index, statistics)
+    shards.finish_shard(0, Statistics())
+    shards.finish(class_names=CLASS_NAMES, header={})
+    return folder
 
 
 def _write_mnist(folder: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from corecli.base.errors import DataError, MissingInputError
 from corecli.base.files import storage_errors
 from corecli.data.decode import EXTENSIONS, encode_png
-from corecli.data.formats import tar
+from corecli.data.formats import shards, tar
 from corecli.data.formats._writing import atomic_directory, begin_stream, check_file_keys
 from corecli.data.imageset import OnBad, PlainSet
 from corecli.data.manifest import finish, read_manifest, rows_from_files
@@ -51,8 +51,8 @@ class Files:
 
 
 def claims(spec: str) -> bool:
-    """A directory that is not one of tar shards."""
-    return Path(spec).is_dir() and not tar.claims(spec)
+    """A directory that is not one of shards."""
+    return Path(spec).is_dir() and not shards.claims(spec) and not tar.claims(spec)
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".safetensors"
 
-_TYPES = {"U8": np.uint8, "I32": np.int32, "I64": np.int64}
+_TYPES = {"U8": np.uint8, "I32": np.int32, "I64": np.int64, "F32": np.float32}
 _NAMES = {np.dtype(dtype): name for name, dtype in _TYPES.items()}
 _UNKNOWN = "0" * 64
 

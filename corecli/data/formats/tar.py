@@ -21,6 +21,7 @@ import numpy as np
 from corecli.base.errors import DataError, MissingInputError
 from corecli.base.files import atomic_write, sniff
 from corecli.data.decode import EXTENSIONS, encode_png
+from corecli.data.formats import shards
 from corecli.data.formats._tar_index import HIDDEN_MANIFEST, Index, index_of
 from corecli.data.formats._writing import atomic_directory, begin_stream, check_file_keys
 from corecli.data.imageset import OnBad, PlainSet
@@ -66,8 +67,8 @@ class Shards:
 
 
 def claims(spec: str) -> bool:
-    """A tar, or a directory that holds some."""
-    return bool(_shard_paths(Path(spec)))
+    """A tar, or a directory that holds some and is not a set in shards of ours."""
+    return not shards.claims(spec) and bool(_shard_paths(Path(spec)))
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
