@@ -75,6 +75,7 @@ class GenTrainer:
         self.neighbours = self._neighbours()
         self._preview_steps = None if getattr(family, "ONE_PASS", False) else _PREVIEW_STEPS
         self.state, self.average = self.learner.state, self.learner.average
+        self._bad_step = torch.full((), -1, device=world.device)  # the first whose loss is not finite
 
     def prepare(self, folder: Path) -> ImageSet:
         """What to learn from: the images, or the latents of a first stage, encoded once into the run folder."""
@@ -97,7 +98,10 @@ class GenTrainer:
         first = self.world.rank * len(rows)
         draws = self.generator.draw(self.config.seed, step, batch=self.config.batch_size)[first : first + len(rows)]
         condition = None if self._conditions is None else self._conditions[rows].to(self.world.device)
-        return self.learner.learn(images, condition, draws)
+        learned = self.learner.learn(images, condition, draws)
+        bad = ~torch.stack([value.isfinite() for value in learned.values()]).all()
+        self._bad_step = torch.where(bad & (self._bad_step < 0), step, self._bad_step)
+        return learned
 
     def _neighbours(self) -> Neighbours | None:
         """Whose images are shown as real ones in place of the image whose features are the condition (IC-GAN)."""
@@ -107,12 +111,13 @@ class GenTrainer:
         with about(self.config.data):
             return Neighbours(self._conditions.to(self.world.device), num, seed=self.config.seed)
 
-    def figures(self, learned: Tensors) -> dict[str, float]:
-        """What is logged: the losses of the step over all ranks."""
+    def figures(self, step: int, learned: Tensors) -> dict[str, float]:
+        """What is logged: the losses of the step over all ranks. Errors: CorecliError when one is not finite."""
         values = {name: float(mean_over_ranks(value)) for name, value in learned.items()}
-        if not np.isfinite(list(values.values())).all():
-            sign = f"the loss is {values['loss']}"
-            raise CorecliError(f"training diverged: {sign}", where=self.config.out, hint="lower --lr")
+        name = next((name for name, value in values.items() if not np.isfinite(value)), None)
+        if name is not None:
+            first = int(self._bad_step)
+            raise self._diverged(step if first < 0 else first, f"the {name} is {values[name]}")
         return values
 
     def restore(self, tensors: Tensors, step: int) -> None:
@@ -126,7 +131,12 @@ class GenTrainer:
             ema.snapshot(folder / "averages")
 
     def preview(self, path: Path) -> None:
-        """A grid of samples of the average, from fixed seeds; below real images where it is conditioned."""
+        """A grid of samples of the average, from fixed seeds; below real images where it is conditioned.
+
+        Errors: CorecliError where a loss was not finite.
+        """
+        if int(self._bad_step) >= 0:
+            raise self._diverged(int(self._bad_step), "the loss is not finite")
         columns = min(_PREVIEW_COLUMNS, len(self.data.rows))
         rows = np.tile(np.linspace(0, len(self.data.rows) - 1, columns).astype(int), _PREVIEW_ROWS)
         seeds = [derive(self.config.seed, "preview", i) for i in range(len(rows))]
@@ -142,11 +152,15 @@ class GenTrainer:
         write_sheet(path, images, columns=columns, head_rows=int(len(images) > len(rows)))
 
     def save(self, path: Path, **header: Any) -> None:
-        """Write the average as a generator file, with what it was conditioned on."""
+        """Write the average as a generator file, with what it was conditioned on. Errors: CorecliError."""
+        weights = self.average.state_dict()
+        bad = next((name for name, t in weights.items() if not t.isfinite().all()), None)
+        if bad is not None:
+            raise self._diverged(self.config.steps - 1, f"{bad} is not finite")
         told = {"encoder": self._table.header["encoder"], "layer": self._table.header["layer"]} if self._table else {}
         checkpoint.save(
             path,
-            self.average.state_dict(),
+            weights,
             kind="generator",
             arch=self.config.arch,
             generator=asdict(self.generator.config),
@@ -154,6 +168,10 @@ class GenTrainer:
             class_names=list(self.data.class_names),
             **header,
         )
+
+    def _diverged(self, step: int, sign: str) -> CorecliError:
+        hint = "the last good state is kept; lower --lr and start over with --force"
+        return CorecliError(f"training diverged at step {step + 1}: {sign}", where=self.config.out, hint=hint)
 
 
 def _build(

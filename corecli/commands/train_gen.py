@@ -273,7 +273,7 @@ def run(config: Config, world: World) -> Outcome:
             learned = trainer.learn(step, images, rows)
             steps.presented(config.batch_size)
             if steps.is_log_step(step):
-                steps.log(step, trainer.figures(learned))
+                steps.log(step, trainer.figures(step, learned))
             trainer.keep_averages(step, folder)
             if config.preview_every and (step + 1) % config.preview_every == 0 and world.is_main:
                 trainer.preview(folder / "previews" / f"step-{step + 1:07d}.png")

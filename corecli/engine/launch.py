@@ -24,6 +24,9 @@ from corecli.engine.dist import World, claim_failure, find_launch, is_lost_rank,
 from corecli.engine.signals import LAUNCHER, STOPPING
 
 _MOURNING_SEC = 1.0
+_OUT_OF_MEMORY = (  # of RuntimeErrors: the CPU's allocator, CUDA without its own class, its libraries
+    "can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED",
+)  # fmt: skip
 
 
 class Launchable(Protocol):
@@ -162,7 +165,7 @@ def _mended(error: BaseException, config: Launchable, world: World) -> BaseExcep
     """`error`, or the user's error that it means."""
     if _is_out_of_memory(error):
         batch = getattr(config, "batch_size", None)
-        hint = f"try --batch-size {max(1, batch // 2)}" if batch else None
+        hint = f"try --batch-size {batch // 2}" if batch and batch > 1 else None
         return CorecliError(f"out of memory on {world.device}", hint=hint)
     if world.size > 1 and is_lost_rank(error):
         time.sleep(_MOURNING_SEC)  # the launcher should see first which process it was that died
@@ -182,7 +185,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 @contextlib.contextmanager

@@ -88,7 +88,10 @@ def _encoder(generator: Any, images: ImageSet, world: World, workers: Workers) -
     def make(batches: Iterator[tuple[int, int]]) -> Iterator[dict[str, torch.Tensor]]:
         rows = (np.arange(start, stop) for start, stop in batches)
         for batch, _ in read_batches(images, rows, device=world.device, workers=workers):
-            yield {"moments": generator.moments(batch)}
+            moments = generator.moments(batch)
+            if not moments.isfinite().all():
+                raise DataError("latents that are not finite", hint="the first stage diverged")
+            yield {"moments": moments}
 
     return make
 

@@ -16,3 +16,13 @@ class Ran:
 
 
 Run = Callable[..., Ran]
+
+
+def refused(ran: Ran, verb: str, code: int, *words: object) -> None:
+    """A line was refused with `code` and one line on stderr that holds `words`, and nothing on stdout."""
+    assert ran.err.count("\n") == 1, ran.err
+    assert ran.err.startswith(f"corecli {verb}: error: ")
+    assert ran.code == code, ran.err
+    for word in words:
+        assert str(word) in ran.err
+    assert ran.out == ""
