@@ -12,7 +12,7 @@ from corecli.base import registry
 from corecli.base.errors import CorecliError, DataError, UsageError, about
 from corecli.base.rng import derive
 from corecli.commands._stages import StagePlan, local_px
-from corecli.commands._views import ViewMaker, pair_of_views
+from corecli.commands._views import ViewMaker, Views, pair_of_views
 from corecli.data.recipes import view_recipes
 from corecli.engine import optim, schedule
 from corecli.engine.dist import World, average_gradients, mean_over_ranks
@@ -21,7 +21,7 @@ from corecli.engine.progress import tell
 from corecli.engine.run import Tensors, merge, split
 from corecli.nets.batchnorm import synchronise_batchnorm
 from corecli.nets.encoder import Encoder
-from corecli.ssl._method import Batch, Method, Task
+from corecli.ssl._method import Batch, Method, Task, split_batch
 from corecli.ssl._online import OnlineProbe, figures, has_collapsed, subset_rows
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Learner:
         with about(config.features):
             self._targets = table.lookup(data.rows.keys, or_groups=data.rows.groups) if table else None
         self._subset = subset_rows(data.rows.labels)
-        self._warned = False
+        self._warned, self._told = False, set[str]()
         self._enter(0)
         num_classes = int(self._labels.max()) + 1
         self.probe = OnlineProbe(self.encoder, num_classes, world) if num_classes > 1 else None
@@ -61,21 +61,19 @@ class Learner:
         if index != self._index:
             self._enter(index)
         rate = self._set_rates(step_of_stage)
-        batch = self._batch(step, images, rows)
+        batches = self._batches(step, images, rows)
         self.method.train()
         torch.manual_seed(derive(self.config.seed, "dropout", step, self.world.rank))  # of a ViT's skipped branches
-        with autocast(self.config.precision, self.world.device):
-            loss = self.method.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        losses = [self._backward(batch) for batch in batches]
         average_gradients(self.method.parameters(), self.world)
         if self.config.clip_grad is not None:
             torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.config.clip_grad)
         self.optimizer.step()
         self.method.after_step(step_of_stage, self.stages[index].steps)
-        learned = {"loss": loss.detach(), "lr": torch.tensor(rate)}
+        learned = {"loss": torch.stack(losses).mean(), "lr": torch.tensor(rate)}
         if self.probe is not None:
-            learned["probe"] = self.probe.learn(batch.labels)
+            learned["probe"] = self.probe.learn(batches[0].labels)
         return learned
 
     def figures(self, learned: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -133,6 +131,7 @@ class Learner:
             lr=config.lr,
             weight_decay=config.weight_decay,
             momentum=config.momentum,
+            betas=(0.9, config.adam_beta2),
             eta=config.lars_eta,
             clip=config.lars_clip,
             constant_rate=self.method.constant_rate(),
@@ -141,20 +140,25 @@ class Learner:
             stage,
             local_px=local_px(config, self.data.image_size[0]),
             batch_size=config.batch_size,
+            parts=config.accumulate,
             seed=config.seed,
             compile=config.compile,
             world=self.world,
         )
         self._index = index
+        if self.world.is_main and not config.quiet:
+            for note in set(self.method.notes) - self._told:
+                tell(f"train-ssl: warning: {note}")
+        self._told |= set(self.method.notes)
 
     def _task(self, stage: StagePlan) -> Task:
         return Task(
             num_views=stage.num_views,
             num_local_views=stage.num_local_views,
-            batch_size=self.config.batch_size,
+            batch_size=self.config.batch_size // self.config.accumulate,
             num_classes=int(self._labels.max()) + 1,
             target_dim=None if self._targets is None else self._targets.shape[1],
-            steps_per_epoch=len(stage.slots) // self.config.batch_size,
+            steps_per_epoch=stage.epoch_images // self.config.batch_size,
             seed=self.config.seed,
         )
 
@@ -168,6 +172,8 @@ class Learner:
             raise UsageError(f"{name} needs --features")
         if method.needs != "features" and self._targets is not None and len(self.stages) == 1:
             raise UsageError(f"{name} has no use for --features", hint="psl has")
+        if self.config.accumulate > 1 and not method.accumulates:
+            raise UsageError(f"{name} keeps something of every batch, of which --accumulate would lose parts")
         if self.config.export == "teacher" and method.teacher is None and self.stages[-1].method == name:
             raise UsageError(f"{name} has no teacher to export", hint="drop --export")
 
@@ -188,8 +194,20 @@ class Learner:
             optim.set_weight_decay(self.optimizer, decay)
         return rate
 
-    def _batch(self, step: int, images: torch.Tensor, rows: np.ndarray) -> Batch:
+    def _backward(self, batch: Batch) -> torch.Tensor:
+        """Add the gradient of one of the parts of a step; the loss of the part."""
+        with autocast(self.config.precision, self.world.device):
+            loss = self.method.loss(batch)
+        (loss / self.config.accumulate).backward()
+        return loss.detach()
+
+    def _batches(self, step: int, images: torch.Tensor, rows: np.ndarray) -> list[Batch]:
+        """The parts of a step."""
         views, local_views = self._views.make(step, images)
+        whole, num_parts = self._batch(step, views, local_views, rows), self.config.accumulate
+        return [whole] if num_parts == 1 else split_batch(whole, num_parts)
+
+    def _batch(self, step: int, views: Views, local_views: Views, rows: np.ndarray) -> Batch:
         index, step_of_stage = schedule.find_stage(self.stages, step)
         device = self.world.device
         return Batch(

@@ -1,7 +1,8 @@
 """The presets of `train-ssl`: published recipes, each value with its source.
 
 A name is METHOD-SOURCE: `cifar` is solo-learn's for a ResNet-18 on CIFAR unless CORE has one, `core` CORE's, `imagenet`
-the method's own or solo-learn's, `genssl` and `mixdiff` those papers', which also pair real and synthetic images.
+the method's own or solo-learn's, `genssl` and `mixdiff` those papers', which also pair real and synthetic images,
+`paper` and `reference` SynCLR's text and its released code.
 Learning rates are what reaches the optimizer, base x batch / 256 where the source scales them so.
 """
 
@@ -165,6 +166,72 @@ _DINO_IMAGENET: Values = {  # DINO's code, ViT-S/16, 100 epochs: 5e-4 x 1024 / 2
     "set": ("prototypes=65536", "momentum_start=0.996"),
 }
 
+# StableRep's code: blr 2e-4 for 512 crops, AdamW (0.9, 0.98), 4 images of each of 2048 captions, as in SynCLR.
+_STABLEREP: Values = {
+    "method": "stablerep",
+    "backbone": "vit-base/16",
+    "optimizer": "adamw",
+    "adam_beta2": 0.98,
+    "lr": 3.2e-3,  # 2e-4 x 8192 / 512
+    "weight_decay": 0.1,
+    "batch_size": 8192,
+    "images_per_group": 4,
+    "views": "1g",
+    "augment": ("moco",),
+    "steps": "85000",  # SynCLR, section 4.1, all of Tables 2 to 5
+    "warmup": "8500",
+}
+# SynCLR, section 3.4 and its appendix. Its augmentation also shrinks one image in 20, which is not done here.
+_SYNCLR: Values = {
+    "method": "synclr",
+    "backbone": "vit-base/16",
+    "optimizer": "adamw",
+    "lr": 2e-3,
+    "weight_decay": 0.04,
+    "weight_decay_end": 0.2,
+    "drop_path": 0.1,
+    "batch_size": 8192,  # 2048 captions
+    "images_per_group": 4,
+    "views": "1g4l",
+    "augment": ("synclr",),
+    "steps": "85000",
+    "warmup": "8500",  # not stated; in proportion to the 80,000 of the 500,000 steps it would be 13,600
+    "set": ("prototypes=65536",),
+}
+_SYNCLR_L: Values = {"backbone": "vit-large/14", "lr": 1.5e-3, "drop_path": 0.4, "local_px": 98}
+# SynCLR's released command and its defaults, where they differ.
+_SYNCLR_REFERENCE: Values = {
+    **_SYNCLR,
+    "projector_norm": "layer",
+    "adam_beta2": 0.98,
+    "lr": 2.4e-3,  # 1.5e-4 x 4096 / 256, half of the images
+    "weight_decay": 0.1,
+    "weight_decay_end": None,
+    "drop_path": 0.0,
+    "steps": "15ep",
+    "warmup": "0.5ep",
+    "set": ("temperature=0.1", "prototypes=8192"),
+}
+# Narrow enough for one CPU core, at 32 px; with --backbone vit-micro/2, at 16 px.
+_SYNCLR_MICRO: Values = {
+    "method": "synclr",
+    "backbone": "vit-micro/4",
+    "projector_hidden": 512,
+    "projector_dim": 64,
+    "projector_norm": "layer",
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "weight_decay": 0.04,
+    "weight_decay_end": 0.2,
+    "drop_path": 0.1,
+    "batch_size": 64,
+    "images_per_group": 4,
+    "views": "1g4l",
+    "augment": ("synclr",),
+    "steps": "1000",
+    "set": ("prototypes=512", "predictor_hidden=512", "patch_hidden=256", "patch_dim=64", "warmup_steps=100"),
+}
+
 # GenSSL pairs the real image with its generated variant: T0 on one view, p = 1 (Figure 4, right).
 _GENSSL: Values = {"views": "real:1g,mixed:1g", "synthetic_probability": 1.0, "steps": "100ep"}
 # MixDiff: view 0 real, view 1 its synthetic twin (section 3).
@@ -240,6 +307,25 @@ PRESETS: dict[str, Preset] = {
         "steps": "30ep",
         "set": ("prototypes=65536", "momentum_start=0.996", "teacher_temperature=0.04"),
     },
+    "stablerep-paper": _STABLEREP,
+    "synclr-paper": _SYNCLR,
+    "synclr-paper-vit-l": {**_SYNCLR, **_SYNCLR_L},
+    "synclr-reference": _SYNCLR_REFERENCE,
+    "synclr-reference-vit-l": {**_SYNCLR_REFERENCE, **_SYNCLR_L, "lr": 2.4e-3, "drop_path": 0.0},
+    "synclr-micro": _SYNCLR_MICRO,
+    # Table 4, from the first row, which is stablerep-paper, to the last, which is synclr-paper.
+    "synclr-ema": {**_SYNCLR, "views": "1g", "set": ("ibot=0",)},
+    "synclr-ema-ibot": {**_SYNCLR, "views": "1g"},
+    "synclr-ema-crops": {**_SYNCLR, "set": ("ibot=0",)},
+    # Table 5: one loss, three granularities, with StableRep's training; the supervised one in place of cross-entropy.
+    "stablerep-image": {
+        **_STABLEREP,
+        "images_per_group": 1,
+        "views": "2g",
+        "batch_size": 4096,
+        "set": ("label_by=image",),
+    },
+    "stablerep-class": {**_STABLEREP, "set": ("label_by=class",)},
     # The smallest encoder that reads 8- to 32-pixel images within a minute of one CPU core.
     "tiny": {
         "method": "simclr",

@@ -8,6 +8,7 @@ from corecli.base.rng import numpy_generator
 from corecli.commands._stages import StagePlan
 from corecli.data.augment import augment, draw
 from corecli.data.members import pairs
+from corecli.data.order import positions
 from corecli.data.recipes import Recipe, local_recipe, view_recipes
 from corecli.engine.dist import World
 
@@ -18,10 +19,11 @@ class ViewMaker:
     """Makes the views of a stage; parameters are drawn for the global batch, and a rank applies its slice of them."""
 
     def __init__(
-        self, stage: StagePlan, *, local_px: int, batch_size: int, seed: int, compile: bool, world: World
+        self, stage: StagePlan, *, local_px: int, batch_size: int, parts: int, seed: int, compile: bool, world: World
     ) -> None:
         self._stage, self._batch_size, self._seed = stage, batch_size, seed
-        self._compile, self._world = compile, world
+        self._compile = compile
+        self._mine = positions(batch_size, rank=world.rank, world_size=world.size, parts=parts)
         self._recipes = view_recipes(stage.augment, num_views=stage.num_views)
         self._local = local_recipe(stage.augment, size=local_px)
 
@@ -50,8 +52,7 @@ class ViewMaker:
         parameters = draw(
             recipe, seed=self._seed, step=step, view=view, batch=self._batch_size, image_size=(height, width)
         )
-        first = self._world.rank * len(images)
-        return augment(images, parameters[first : first + len(images)], compile=self._compile)
+        return augment(images, parameters[self._mine], compile=self._compile)
 
 
 def pair_of_views(images: torch.Tensor, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,8 @@
 """Train an image encoder.
 
-Methods are self-supervised (simclr, moco, mocov3, byol, simsiam, barlow-twins, dino), supervised (supervised, supcon)
-or pseudo-supervised (psl, CORE Eq. 7: the projector's output is drawn to the feature row an image was made from).
+Methods are self-supervised (simclr, moco, mocov3, byol, simsiam, barlow-twins, dino), supervised (supervised, supcon),
+pseudo-supervised (psl, CORE Eq. 7: the projector's output is drawn to the feature row an image was made from), or draw
+the images of a group together, be it a caption or a source image (stablerep, synclr).
 Each has its published projector, views and augmentation, and options of its own, which --set changes; unknown names
 are refused with the nearest one.
 
@@ -14,6 +15,16 @@ epoch from (seed, epoch, group), and entries of one image show different variant
 without partner shows itself, unless the mixture says that it is left out or refused (inflate --missing). Where the two
 global views have recipes of their own, paired images change places under them from step to step, so that how an image
 was augmented does not tell where it is from.
+
+For stablerep and synclr a batch should hold several images of each group: --images-per-group 4 takes 4 members of a
+group at a time, drawn anew every epoch, each once at most (those of a smaller group go round again; such groups are
+counted as short_groups). Positives are compared in every batch, so groups may be of any size and may repeat; without
+--images-per-group, images alone in their group only repel, and are counted too. What counts as alike is a choice:
+--set label-by=image|group|class makes SimCLR's, SynCLR's or a supervised contrast of the same loss (SynCLR, Table 5).
+The parts of synclr are switched one by one (Table 4): --set ema=false takes the student's own keys, --set ibot=0 leaves
+out the patch loss, --views 1g the local crops. iBOT masks patches, so it wants a ViT, and no more prototypes than a
+batch has masked patches; a warning says when there are more. --accumulate N works a batch off in N parts; each part is
+contrasted by itself, and teachers follow once a step.
 
 Budgets are steps, so that training costs compare, and the image presentations are told before training starts; --stage
 trains several methods in turn, each with its own warm-up and schedule, as CORE's PSL-10K + G2R
@@ -61,6 +72,10 @@ EXAMPLES = (
     ("MixDiff: real and synthetic twins", "--data mix.json --views real:1g,synthetic:1g --out f2.safetensors"),
     ("DINO on small images", "--data DIR --preset dino-cifar --set prototypes=1024 --steps 50ep --out f.safetensors"),
     (
+        "SynCLR: 4 images of each caption in a batch",
+        "--data syn --method synclr --backbone vit-small/8 --images-per-group 4 --out f.safetensors",
+    ),
+    (
         "G2R after 10,000 steps of PSL",
         "--data mix.json --features z.safetensors --stage psl:10000 --stage simclr:90000 --out f2.safetensors",
     ),
@@ -92,6 +107,9 @@ class Config(_inputs.ReadsImages):
     projector_dim: int | None = option(
         None, help="dimension of the projector's output; default the method's", minimum=1
     )
+    projector_norm: Literal["none", "batch", "layer"] | None = option(
+        None, help="normalisation in the projector; default the method's"
+    )
     set: tuple[str, ...] = option(
         (), help="an option of the method, repeatable, such as temperature=0.1", metavar="NAME=VALUE", joined=True
     )
@@ -109,6 +127,10 @@ class Config(_inputs.ReadsImages):
     local_px: int | None = option(None, help="side of local views; default 3/7 of the image's", minimum=1)
     steps: str = option("10000", help="length of training: steps, or 100ep, or 5M images", metavar="LENGTH")
     batch_size: int = option(256, help="images a step, over all processes", minimum=1)
+    images_per_group: int = option(
+        1, help="images of a group that a batch shows together; 1 leaves it to chance", minimum=1
+    )
+    accumulate: int = option(1, help="parts that a batch is worked off in, to save memory", minimum=1)
     optimizer: Literal["lars", "sgd", "adamw"] = option("lars", help="optimizer")
     lr: float = option(0.4, help="peak learning rate, as it is: not scaled by the batch", minimum=0)
     weight_decay: float = option(1e-4, help="weight decay, of weights but not of biases and norms", minimum=0)
@@ -116,6 +138,7 @@ class Config(_inputs.ReadsImages):
         None, help="weight decay at the end, reached by half a cosine; default no change", minimum=0
     )
     momentum: float = option(0.9, help="momentum of lars and sgd", minimum=0, maximum=1)
+    adam_beta2: float = option(0.999, help="second moment's decay of adamw", minimum=0, maximum=1)
     lars_eta: float = option(0.02, help="trust coefficient of lars", minimum=0)
     lars_clip: bool = option(True, help="cap the rate of lars at --lr (LARC)")
     clip_grad: float | None = option(None, help="largest norm of the gradient; default no bound", minimum=0)
@@ -156,7 +179,7 @@ def check(config: Config) -> dict[str, Any]:
     stages = plan_stages(config, data)
     projector_of(config, stages)
     shown = account(config, data, stages)
-    return {"num": len(data.rows), "slots": len(stages[0].slots), **shown, "out": str(config.out)}
+    return {"num": len(data.rows), "slots": stages[0].epoch_images, **shown, "out": str(config.out)}
 
 
 def run(config: Config, world: World) -> Outcome:
@@ -222,12 +245,21 @@ def _batches(
             seed=seed,
             total_steps=stage.steps,
             distinct_groups=data.rows.group_ids if config.guard or data.guard else None,
+            sets=stage.sets,
         )
         probability = 0.5 if config.synthetic_probability is None else config.synthetic_probability
         members = Members(data.rows, stage.entries, seed=seed, synthetic_probability=probability)
         workers = _inputs.num_workers(config.workers)
         done = min(first_step, stage.steps)
-        loader = Loader(data, order, world=world, members=members, workers=workers, first_step=done)
+        loader = Loader(
+            data,
+            order,
+            world=world,
+            members=members,
+            workers=workers,
+            first_step=done,
+            parts=config.accumulate,
+        )
         yield from ((images, rows) for _, images, rows in loader)
         first_step -= done
 

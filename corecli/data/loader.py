@@ -20,7 +20,7 @@ from torch import Tensor
 
 from corecli.base.errors import UsageError
 from corecli.data.imageset import ImageSet
-from corecli.data.order import Order, sequential_batches
+from corecli.data.order import Order, positions, sequential_batches
 from corecli.data.workers import AVAILABLE, read_by_workers
 
 Workers = int | Literal["auto"]
@@ -57,11 +57,12 @@ class Chooser(Protocol):
 class Loader:
     """A rank's part of the global batches of an order: iterates (step, images, rows) from `first_step` to its end.
 
-    images: uint8 [b, 3, H, W] on the rank's device; rows: int64 [b], the rank's contiguous slice of the global batch,
-    b = batch_size / world.size. With `members` the images are [E, b, 3, H, W], of the rows that it chooses for each
-    row: one for each of E entries. workers: processes that decode, 0 for none; their number never changes the result.
+    images: uint8 [b, 3, H, W] on the rank's device; rows: int64 [b], the rank's part of the global batch,
+    b = batch_size / world.size: a contiguous slice of each of the `parts` that the batch is worked off in. With
+    `members` the images are [E, b, 3, H, W], of the rows that it chooses for each row: one for each of E entries.
+    workers: processes that decode, 0 for none; their number never changes the result.
 
-    Errors: UsageError when the ranks do not divide the batch; while iterating, DataError naming a bad file.
+    Errors: UsageError when the ranks do not divide the parts; while iterating, DataError naming a bad file.
     """
 
     def __init__(
@@ -73,15 +74,16 @@ class Loader:
         members: Chooser | None = None,
         workers: Workers = "auto",
         first_step: int = 0,
+        parts: int = 1,
     ) -> None:
-        if order.batch_size % world.size:
-            reason = f"a batch of {order.batch_size} cannot be shared equally by {world.size} processes"
-            raise UsageError(reason, hint=f"make the batch size a multiple of {world.size}")
+        if order.batch_size % (parts * world.size):
+            in_parts = f" in {parts} parts" if parts > 1 else ""
+            reason = f"a batch of {order.batch_size} cannot be shared equally by {world.size} processes{in_parts}"
+            raise UsageError(reason, hint=f"make the batch size a multiple of {parts * world.size}")
         self._image_set, self._order, self._device = image_set, order, world.device
         self._members = members
         self._workers: Workers = workers
-        self._share = order.batch_size // world.size
-        self._first = world.rank * self._share
+        self._mine = positions(order.batch_size, rank=world.rank, world_size=world.size, parts=parts)
         self._steps = range(first_step, order.total_steps)
 
     def __len__(self) -> int:
@@ -89,7 +91,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, np.ndarray]]:
         num_entries = 1 if self._members is None else self._members.num_entries
-        held = _worth_holding(self._image_set, len(self._steps) * self._share * num_entries, self._device)
+        held = _worth_holding(self._image_set, len(self._steps) * len(self._mine) * num_entries, self._device)
         ahead: deque[np.ndarray] = deque()  # rows of steps whose images are being read
         read = (_read_held if held else read_batches)(
             self._image_set, self._shown(ahead), device=self._device, workers=self._workers
@@ -101,7 +103,7 @@ class Loader:
     def _shown(self, ahead: deque[np.ndarray]) -> Iterator[np.ndarray]:
         """The rows whose images each step shows, all entries in turn; the rows they stand for go to `ahead`."""
         for step in self._steps:
-            rows = self._order.batch(step)[self._first : self._first + self._share]
+            rows = self._order.batch(step)[self._mine]
             ahead.append(rows)
             yield rows if self._members is None else self._members.of(rows, self._order.locate(step)[:2]).ravel()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,6 +27,51 @@ def sequential_batches(num_rows: int, batch_size: int, *, rank: int = 0, world_s
         yield np.arange(start, min(start + batch_size, num_rows), dtype=np.int64)
 
 
+def positions(batch_size: int, *, rank: int, world_size: int, parts: int = 1) -> np.ndarray:
+    """A rank's places in a global batch that is worked off in consecutive parts: int64 [batch_size / world_size].
+
+    A part is shared out among the ranks in consecutive slices, so that it holds the same images whatever their number.
+    """
+    return np.arange(batch_size).reshape(parts, world_size, -1)[:, rank].ravel()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sets:
+    """Images of one group are shown together, `size` at a time; groups: int64, of every row, numbered from 0.
+
+    An epoch shows of every group as many sets as it has members for, in random order, each member once at most; those
+    left over wait for the next epoch's draw. A group with fewer members than `size` has one set, in which they go round
+    again.
+    """
+
+    groups: np.ndarray
+    size: int
+
+    def num_images(self, rows: np.ndarray) -> int:
+        """The images of an epoch over slots that show `rows`."""
+        return int(self._num_sets(rows)[1].sum()) * self.size
+
+    def num_short(self, rows: np.ndarray) -> int:
+        """Groups with fewer members than a set."""
+        return int((self._num_sets(rows)[0] < self.size).sum())
+
+    def shuffled(self, rows: np.ndarray, g: np.random.Generator) -> np.ndarray:
+        """The rows of an epoch, set after set."""
+        rows = g.permutation(rows)
+        rows = rows[np.argsort(self.groups[rows], kind="stable")]  # group by group, members in random order
+        num_members, num_sets = self._num_sets(rows)
+        first, first_set = (np.cumsum(num) - num for num in (num_members, num_sets))
+        group = np.repeat(np.arange(len(num_sets)), num_sets)
+        place = (np.arange(len(group)) - first_set[group])[:, None] * self.size + np.arange(self.size)
+        sets = rows[first[group][:, None] + place % num_members[group][:, None]]
+        return g.permutation(sets).ravel()
+
+    def _num_sets(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Members and sets of each group that has members, in the groups' order."""
+        num_members = np.unique(self.groups[rows], return_counts=True)[1]
+        return num_members, np.maximum(num_members // self.size, 1)
+
+
 class Order:
     """The rows of every global batch of a run.
 
@@ -41,6 +87,9 @@ class Order:
     at most once in an epoch. Where that cannot work out, as for a group with more members than the epoch has batches,
     those still together after a fixed number of rounds stay together. An epoch of a million slots takes about 0.3 s.
 
+    sets: where given, a batch is made of whole sets, which must divide it (an assertion), and an epoch has as many
+    images as `sets` says.
+
     Errors: DataError when a stage has fewer slots than a batch, or a batch more images than there are groups.
     """
 
@@ -53,14 +102,17 @@ class Order:
         seed: int,
         total_steps: int,
         distinct_groups: np.ndarray | None = None,
+        sets: Sets | None = None,
     ) -> None:
         assert sum(stages) == len(slots), "stages must cover the slots"
+        assert sets is None or (batch_size % sets.size == 0 and distinct_groups is None)
         self.batch_size, self.total_steps = batch_size, total_steps
         self._seed = seed
         self._stages = np.split(slots, np.cumsum(stages)[:-1])
-        self._groups = distinct_groups
+        self._groups, self._sets = distinct_groups, sets
         for rows in self._stages:
             self._check(rows)
+        self._epoch_batches = [self._num_images(rows) // batch_size for rows in self._stages]
         ends = np.cumsum(stages)
         self._first_steps = [0, *(int(total_steps * end // ends[-1]) for end in ends[:-1])]
         self._epoch: tuple[int, int] | None = None
@@ -77,14 +129,18 @@ class Order:
     def locate(self, step: int) -> tuple[int, int, int]:
         """The stage of a step, the epoch within the stage and the batch within the epoch."""
         stage = int(np.searchsorted(self._first_steps, step, side="right")) - 1
-        epoch, index = divmod(step - self._first_steps[stage], len(self._stages[stage]) // self.batch_size)
+        epoch, index = divmod(step - self._first_steps[stage], self._epoch_batches[stage])
         return stage, epoch, index
 
+    def _num_images(self, rows: np.ndarray) -> int:
+        return len(rows) if self._sets is None else self._sets.num_images(rows)
+
     def _check(self, rows: np.ndarray) -> None:
-        if len(rows) < self.batch_size:
+        num_images = self._num_images(rows)
+        if num_images < self.batch_size:
             what = "images" if len(self._stages) == 1 else "images in a stage"
             raise DataError(
-                f"{len(rows)} {what} cannot fill a batch of {self.batch_size}", hint="use a smaller batch size"
+                f"{num_images} {what} cannot fill a batch of {self.batch_size}", hint="use a smaller batch size"
             )
         if self._groups is None:
             return
@@ -95,7 +151,8 @@ class Order:
 
     def _shuffled(self, stage: int, epoch: int) -> np.ndarray:
         g = numpy_generator(self._seed, "order", stage, epoch)
-        rows = g.permutation(self._stages[stage])
+        rows = self._stages[stage]
+        rows = g.permutation(rows) if self._sets is None else self._sets.shuffled(rows, g)
         if self._groups is not None:
             rows = rows[_spread(self._groups[rows], self.batch_size, g)]
         num_batches = len(rows) // self.batch_size

@@ -61,12 +61,15 @@ def num_masked(num: int, share: float) -> int:
     return max(1, round(share * num))
 
 
-def draw_mask(*, seed: int, step: int, num_images: int, num_patches: int, images: float, patches: float) -> np.ndarray:
+def draw_mask(
+    *, seed: int, step: int, part: int, num_images: int, num_patches: int, images: float, patches: float
+) -> np.ndarray:
     """bool [B, T]: a share of the images, each with a share of its patches masked, at random (SynCLR, section 3.4).
 
-    It belongs to the global batch and is a function of (seed, step). All masked images have equally many.
+    It belongs to the global batch, or a part of it, and is a function of (seed, step, part). All masked images have
+    equally many.
     """
-    g = numpy_generator(seed, "mask", step)
+    g = numpy_generator(seed, "mask", step, part)
     chosen = g.permutation(num_images)[: num_masked(num_images, images)]
     hidden = g.random((len(chosen), num_patches)).argsort(axis=1)[:, : num_masked(num_patches, patches)]
     mask = np.zeros((num_images, num_patches), dtype=bool)

@@ -14,7 +14,7 @@ import copy
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import torch
@@ -34,7 +34,8 @@ class Batch:
 
     views: the global views, float [B, 3, H, W] in [0, 1]; local_views: smaller ones [B, 3, h, w]; labels: int64 [B],
     -1 unknown; groups: int64 [B], equal for members of one group; targets: float [B, D], the rows of a feature table,
-    for methods that need features; step, total_steps: where in its stage the method is.
+    for methods that need features; step, total_steps: where in its stage the method is; part: which of the parts that
+    the batch of a step is worked off in.
     """
 
     views: tuple[Tensor, ...]
@@ -44,14 +45,16 @@ class Batch:
     targets: Tensor | None = None
     step: int = 0
     total_steps: int = 1
+    part: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What the data and the run decide for a method.
 
-    batch_size: of the global batch; num_classes: 0 without labels; target_dim: of the feature table, None without one;
-    steps_per_epoch: full batches of an epoch; seed: of the weights that a method adds to the encoder's.
+    batch_size: of the global batch, or of each of its parts; num_classes: 0 without labels; target_dim: of the feature
+    table, None without one; steps_per_epoch: full batches of an epoch; seed: of the weights that a method adds to the
+    encoder's.
     """
 
     num_views: int = 2
@@ -68,11 +71,13 @@ class Method(nn.Module):
 
     needs: what the images must come with. teacher: an averaged copy of the encoder, where the method has one.
     publishes: which of the two its authors evaluate, and `train-ssl` writes unless --export says otherwise.
-    notes: what is worth a warning before training starts.
+    accumulates: whether a batch may be worked off in parts, of which `after_step` sees the last. notes: what is worth
+    a warning before training starts.
     """
 
     needs: Needs = "nothing"
     publishes: Published = "student"
+    accumulates: bool = True
     notes: tuple[str, ...] = ()
 
     def __init__(self, encoder: Encoder, *, teacher: Encoder | None = None) -> None:
@@ -89,6 +94,24 @@ class Method(nn.Module):
     def constant_rate(self) -> Iterable[nn.Parameter]:
         """Parameters whose learning rate stays at its peak whatever the schedule."""
         return ()
+
+
+def split_batch(batch: Batch, num_parts: int) -> list[Batch]:
+    """Consecutive parts of a batch."""
+    size = len(batch.labels) // num_parts
+    return [_part_of(batch, part, slice(part * size, (part + 1) * size)) for part in range(num_parts)]
+
+
+def _part_of(batch: Batch, part: int, rows: slice) -> Batch:
+    return replace(
+        batch,
+        views=tuple(view[rows] for view in batch.views),
+        local_views=tuple(view[rows] for view in batch.local_views),
+        labels=batch.labels[rows],
+        groups=batch.groups[rows],
+        targets=None if batch.targets is None else batch.targets[rows],
+        part=part,
+    )
 
 
 def check_views(task: Task, *, method: str, views: tuple[int, ...], local_views: bool = False) -> None:

@@ -52,6 +52,7 @@ class DINO(TaughtMethod):
     """The cross-entropy between all views by the student and the global ones by the teacher, centred and sharpened."""
 
     publishes: Published = "teacher"  # as the authors evaluate it
+    accumulates = False
     centre: Tensor
 
     def __init__(self, encoder: Encoder, prototypes: Prototypes, *, options: Options, steps_per_epoch: int) -> None:

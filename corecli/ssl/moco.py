@@ -44,6 +44,8 @@ def build(encoder: Encoder, *, options: Options, task: Task) -> MoCo:
 class MoCo(TaughtMethod):
     """The contrast of each view with the teacher's key of the other; a queue holds the keys of one view."""
 
+    accumulates = False
+
     def __init__(self, encoder: Encoder, queues: list[Queue], *, options: Options) -> None:
         super().__init__(encoder, momentum_start=options.momentum_start, momentum_end=options.momentum_end)
         self.queues, self.temperature = nn.ModuleList(queues), options.temperature

@@ -177,6 +177,7 @@ class SynCLR(Method):
         mask = draw_mask(
             seed=self.task.seed,
             step=batch.step,
+            part=batch.part,
             num_images=num_views * num_images,
             num_patches=height * width,
             images=self.options.masked_images,

@@ -299,7 +299,8 @@ def test_option_environment_file_preset_default(run: Run, monkeypatch: pytest.Mo
 def test_every_preset_resolves(run: Run, tiny: Path) -> None:
     for verb in WORKING:
         for name in load_verb(verb).PRESETS:
-            line = [*words_of(LINES[verb], tiny=tiny), *(["--batch-size", "8"] if "train" in verb else [])]
+            of = SEGMENT if load_verb(verb).PRESETS[name].get("mode") == "segment" else LINES[verb]
+            line = [*words_of(of, tiny=tiny), *(["--batch-size", "8"] if "train" in verb else [])]
             ran = run(*line, "--preset", name, "--dry-run", "--json")
             assert json.loads(ran.out)["config"]["preset"] == name, ran.err
 
@@ -476,6 +477,10 @@ TRAIN = "--batch-size 16 --steps 2 --quiet --data digits:8:test --out $out"
 SSL = f"train-ssl --preset tiny --projector-dim 16 {TRAIN}.safetensors"
 GEN = f"train-gen --preset tiny --set channel_mult=1,2 --set head_channels=16 {TRAIN}.safetensors"
 PROBE = "probe --train $tiny/real.safetensors --test digits:8:train --layer projector --seeds 1 --json -q --encoder"
+SEGMENT = (
+    "probe --mode segment --train $tiny/images --train-masks $tiny/masks --test $tiny/images --test-masks $tiny/masks "
+    "--encoder $tiny/vit.safetensors -q"
+)
 FID = "fid --reference $tiny/real.safetensors --samples $tiny/syn --json -q --extractor"
 
 # A line, and options each of which must change what it computes, compared with the line alone.
@@ -544,6 +549,12 @@ EFFECTS: dict[str, list[str]] = {
     ],
     f"{PROBE} $tiny/f.safetensors --mode finetune --epochs 3 --warmup-epochs 0 --train-batch 32 --lr 0.01": [
         "--label-smoothing 0.9", "--layer-decay 1", "--augment none", "--layer backbone", "--shots 9",
+    ],
+    f"{SEGMENT} --steps 5 --warmup-steps 1 --crop-px 8 --train-batch 4": [
+        "--steps 6", "--warmup-steps 2", "--crop-px 4", "--crop-px 4 --stride-px 2", "--train-batch 2", "--lr 0.1",
+        "--weight-decay 9", "--seed 1", "--num-classes 5", "--reduce-zero-label --num-classes 2",
+        "--test a=$tiny/images --test-masks a=$tiny/masks", "--train a=$tiny/images --train-masks a=$tiny/masks "
+        "--test a=$tiny/images --test-masks a=$tiny/masks",
     ],
     f"{FID} $tiny/f.safetensors": [
         "--reference digits:8:train", "--samples $tiny/real.safetensors", "--extractor $tiny/f1.safetensors",
