@@ -3,9 +3,11 @@
 # Usage: DATA=train TEST=test OUT=core-out ROUNDS=2 bash recipes/core.sh
 # Every step is a line a person could type. What is done is left alone: run the same line again after any stop.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 DATA=${DATA:?the image set to learn from}
 TEST=${TEST:?a labelled image set to score on}
+REFERENCE=${REFERENCE:-$DATA}            # the image set that samples are measured against
 OUT=${OUT:-core-out}
 ROUNDS=${ROUNDS:-2}
 NPROC=${NPROC:-1}
@@ -16,6 +18,7 @@ SSL_FLAGS=${SSL_FLAGS:-}                 # more options of every train-ssl, e.g.
 G2R_FLAGS=${G2R_FLAGS:-}                 # more options of the train-ssl on mixtures, e.g. "--augment weak"
 GEN_FLAGS=${GEN_FLAGS:-}                 # more options of every train-gen
 SAMPLE_FLAGS=${SAMPLE_FLAGS:-}           # more options of every sample
+PROBE_FLAGS=${PROBE_FLAGS:-}             # more options of every probe
 JUDGE=${JUDGE:-}                         # an encoder to measure with; default: one trained here, apart from the loop
 JUDGE_FLAGS=${JUDGE_FLAGS:-$SSL_FLAGS}   # more options of the judge's training
 PER_ROW=${PER_ROW:-2}                    # samples a real image: CORE goes through CIFAR-10 twice
@@ -24,20 +27,9 @@ PSL=${PSL:-}                             # steps of pseudo-supervised learning b
 SYNTHETIC=${SYNTHETIC:-replace}          # replace: the newest samples; accumulate: those of all rounds
 
 mkdir -p "$OUT"
-verb() { echo "+ corecli $*" >&2; corecli "$@" >&2; }
-measure() {  # measure FILE VERB...: keep the JSON result of a measuring verb
-  [[ -s $1 ]] && return
-  echo "+ corecli ${*:2}" >&2
-  corecli "${@:2}" --json >"$1.tmp" && mv "$1.tmp" "$1"
-}
-
-# The judge sees real images alone, with another seed, and conditions nothing (its distance is fd[...], never FID).
-if [[ -z $JUDGE ]]; then
-  JUDGE=$OUT/judge.safetensors
-  verb train-ssl --preset "$SSL_PRESET" --seed 1000 --nproc "$NPROC" --data "$DATA" $JUDGE_FLAGS --out "$JUDGE"
-fi
+need_judge "$DATA"
 verb train-ssl --preset "$SSL_PRESET" --nproc "$NPROC" --data "$DATA" $SSL_FLAGS --out "$OUT/f0.safetensors"
-measure "$OUT/probe0.json" probe --encoder "$OUT/f0.safetensors" --train "$DATA" --test "$TEST"
+measure "$OUT/probe0.json" probe --encoder "$OUT/f0.safetensors" --train "$DATA" --test "$TEST" $PROBE_FLAGS
 
 sets=()
 for ((round = 1; round <= ROUNDS; round++)); do
@@ -46,7 +38,7 @@ for ((round = 1; round <= ROUNDS; round++)); do
   verb extract --nproc "$NPROC" --data "$DATA" --encoder "$OUT/f$before.safetensors" --out "$z"
   verb train-gen --preset "$GEN_PRESET" --nproc "$NPROC" --data "$DATA" --features "$z" $GEN_FLAGS --out "$g"
   verb sample --nproc "$NPROC" --ckpt "$g" --features "$z" --per-row "$PER_ROW" --seed "$round" $SAMPLE_FLAGS --out "$samples"
-  measure "$OUT/fd$round.json" fid --reference "$DATA" --samples "$samples" --extractor "$JUDGE"
+  measure "$OUT/fd$round.json" fid --reference "$REFERENCE" --samples "$samples" --extractor "$JUDGE" --metrics fd,precision-recall,copies
 
   if [[ $SYNTHETIC == replace ]]; then sets=(); fi
   sets+=(--synthetic "$samples")
@@ -58,7 +50,7 @@ for ((round = 1; round <= ROUNDS; round++)); do
     learn=(--features "$z" --stage "psl:$PSL" --stage "simclr:$((total - PSL))")
   fi
   verb train-ssl --preset "$G2R_PRESET" --nproc "$NPROC" --data "$mix" $SSL_FLAGS $G2R_FLAGS "${learn[@]}" --out "$OUT/f$round.safetensors"
-  measure "$OUT/probe$round.json" probe --encoder "$OUT/f$round.safetensors" --train "$DATA" --test "$TEST"
+  measure "$OUT/probe$round.json" probe --encoder "$OUT/f$round.safetensors" --train "$DATA" --test "$TEST" $PROBE_FLAGS
   verb show "$samples" --real "$DATA" --out "$OUT/sheet$round.png"
 done
 

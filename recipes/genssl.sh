@@ -4,6 +4,7 @@
 # Usage: DATA=train TEST=test GENERATOR=diffusers:sd2-1-unclip-small METHODS="simclr byol" SIZE=256 bash recipes/genssl.sh
 # Without GENERATOR the variants are of a generator trained here on features of DATA. What is done is left alone.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 DATA=${DATA:?the image set to learn from}
 TEST=${TEST:?a labelled image set to score on}
@@ -24,7 +25,6 @@ SAMPLE_FLAGS=${SAMPLE_FLAGS:-}           # of sample; with GENERATOR the paper's
 PROBE_FLAGS=${PROBE_FLAGS:-}             # e.g. "--preset genssl", its linear evaluation on ImageNet
 
 mkdir -p "$OUT"
-verb() { echo "+ corecli $*" >&2; corecli "$@" >&2; }
 preset() { if [[ $PRESET == -* ]]; then echo "--preset $1$PRESET"; else echo "--preset $PRESET --method $1"; fi; }
 size=(${SIZE:+--image-size "$SIZE"})
 
@@ -46,9 +46,7 @@ for method in $METHODS; do
     encoder=$OUT/$method-p$p.safetensors scores=$OUT/$method-p$p.json
     verb train-ssl $(preset "$method") --nproc "$NPROC" --data "$OUT/union.json" --views "$VIEWS" \
       --synthetic-probability "$p" "${size[@]}" $SSL_FLAGS --out "$encoder"
-    [[ -s $scores ]] && continue
-    echo "+ corecli probe --encoder $encoder" >&2
-    corecli probe --encoder "$encoder" --train "$DATA" --test "$TEST" "${size[@]}" $PROBE_FLAGS --json >"$scores.tmp" && mv "$scores.tmp" "$scores"
+    measure "$scores" probe --encoder "$encoder" --train "$DATA" --test "$TEST" "${size[@]}" $PROBE_FLAGS
   done
 done
 

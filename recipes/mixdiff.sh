@@ -3,6 +3,7 @@
 # Usage: DATA=train TEST=test GENERATOR=diffusers:sd-image-variations GUIDANCE="2 3 6 8 12" SIZE=256 bash recipes/mixdiff.sh
 # Without GENERATOR the twins are of a generator trained here on features of DATA, unguided. What is done is left alone.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 DATA=${DATA:?the image set to learn from}
 TEST=${TEST:?a labelled image set to score on}
@@ -21,7 +22,6 @@ SAMPLE_FLAGS=${SAMPLE_FLAGS:-}           # of sample; with GENERATOR the paper's
 PROBE_FLAGS=${PROBE_FLAGS:-}
 
 mkdir -p "$OUT"
-verb() { echo "+ corecli $*" >&2; corecli "$@" >&2; }
 preset() { if [[ $PRESET == -* ]]; then echo "--preset $1$PRESET"; else echo "--preset $PRESET --method $1"; fi; }
 size=(${SIZE:+--image-size "$SIZE"})
 
@@ -40,9 +40,7 @@ fi
 learn() {  # learn NAME METHOD OPTIONS...: an encoder and its score
   local encoder=$OUT/$1.safetensors scores=$OUT/$1.json
   verb train-ssl $(preset "$2") --nproc "$NPROC" "${@:3}" "${size[@]}" $SSL_FLAGS --out "$encoder"
-  [[ -s $scores ]] && return
-  echo "+ corecli probe --encoder $encoder" >&2
-  corecli probe --encoder "$encoder" --train "$DATA" --test "$TEST" "${size[@]}" $PROBE_FLAGS --json >"$scores.tmp" && mv "$scores.tmp" "$scores"
+  measure "$scores" probe --encoder "$encoder" --train "$DATA" --test "$TEST" "${size[@]}" $PROBE_FLAGS
 }
 
 for g in $GUIDANCE; do

@@ -4,6 +4,7 @@
 # The synthetic images are made here (an encoder, a generator on its features, VARIANTS samples a real image), unless
 # SYNTHETIC names a set whose groups are those of DATA. What is done is left alone: run the same line again.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 DATA=${DATA:?the image set to learn from}
 TEST=${TEST:?a labelled image set to score on}
@@ -20,7 +21,6 @@ GEN_FLAGS=${GEN_FLAGS:-}
 SAMPLE_FLAGS=${SAMPLE_FLAGS:-}
 
 mkdir -p "$OUT"
-verb() { echo "+ corecli $*" >&2; corecli "$@" >&2; }
 preset() { if [[ $PRESET == -* ]]; then echo "--preset $1$PRESET"; else echo "--preset $PRESET --method $1"; fi; }
 
 if [[ -z $SYNTHETIC ]]; then
@@ -53,9 +53,7 @@ for method in $METHODS; do
     options=$(policy "$name" "$method")
     encoder=$OUT/$method-$name.safetensors scores=$OUT/$method-$name.json
     verb train-ssl $(preset "$method") --nproc "$NPROC" $options $SSL_FLAGS --out "$encoder"
-    [[ -s $scores ]] && continue
-    echo "+ corecli probe --encoder $encoder" >&2
-    corecli probe --encoder "$encoder" --train "$DATA" --test "$TEST" --json >"$scores.tmp" && mv "$scores.tmp" "$scores"
+    measure "$scores" probe --encoder "$encoder" --train "$DATA" --test "$TEST"
   done
 done
 
