@@ -53,6 +53,19 @@ OF_MODE: dict[str, dict[str, Any]] = {
         "label_smoothing": 0.1,
         "layer_decay": 0.65,
     },
+    "segment": {  # DINOv2's linear head: the settings of its program
+        "train_masks": (),
+        "test_masks": (),
+        "num_classes": None,
+        "reduce_zero_label": False,
+        "steps": 40_000,
+        "warmup_steps": 1500,
+        "train_batch": 16,
+        "lr": 1e-3,
+        "weight_decay": 1e-4,
+        "crop_px": 512,
+        "stride_px": 341,
+    },
 }
 
 
@@ -83,7 +96,9 @@ def check_mode(config: Config) -> None:
         check_corruption(name, SEVERITIES[0])
     if config.labels is not None:
         _check_labels(config)
-    if "lr" in OF_MODE[config.mode]:
+    if config.mode == "segment":
+        _check_segment(config)
+    elif "lr" in OF_MODE[config.mode]:
         _check_training(config)
 
 
@@ -111,6 +126,17 @@ def _check_training(config: Config) -> None:
         raise UsageError(f"a warm-up of {warmup} epochs leaves nothing of {epochs}", hint="lower --warmup-epochs")
 
 
+def _check_segment(config: Config) -> None:
+    for name in ("val", "shots", "fraction", "image_size", "corruptions"):
+        if getattr(config, name) not in (None, ()):
+            raise UsageError(f"{cfg.flag(name)} does not apply to --mode segment")
+    if config.layer != "backbone":
+        raise UsageError("--mode segment needs --layer backbone")
+    warmup, steps = of_mode(config, "warmup_steps"), of_mode(config, "steps")
+    if warmup >= steps:
+        raise UsageError(f"a warm-up of {warmup} steps leaves nothing of {steps}", hint="lower --warmup-steps")
+
+
 def trains_on_images(config: Config) -> bool:
     """Whether every epoch sees other views of the images, or another encoder, rather than features computed once."""
     return config.mode == "finetune" or (config.mode == "sgd" and of_mode(config, "augment") != "none")
@@ -118,11 +144,12 @@ def trains_on_images(config: Config) -> bool:
 
 def check_images(config: Config, task: Task) -> None:
     """Errors: UsageError for a feature table where images are needed."""
-    needed = task.sets if config.mode == "finetune" else (task.train,) if trains_on_images(config) else ()
+    whole = config.mode in ("finetune", "segment")
+    needed = task.sets if whole else (task.train,) if trains_on_images(config) else ()
     for one in needed:
         if _probe_sets.is_table(one.spec):
-            if config.mode == "finetune":
-                raise UsageError("--mode finetune needs images, and this is a feature table", where=one.spec)
+            if whole:
+                raise UsageError(f"--mode {config.mode} needs images, and this is a feature table", where=one.spec)
             reason = f"--augment {of_mode(config, 'augment')} needs images, and this is a feature table"
             raise UsageError(reason, where=one.spec, hint="--augment none trains on features")
     first = named(config.test[0])

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from corecli.base.files import atomic_write
 from corecli.base.outcome import Outcome
-from corecli.commands._probe_sets import NamedSet, named
+from corecli.commands._probe_sets import NamedSet, Task, named
 
 if TYPE_CHECKING:
-    from corecli.commands._probe_problem import Problem
+    from corecli.commands._probe_problem import ClassSpace
     from corecli.commands.probe import Config
 
 Interval = tuple[float, float]
@@ -27,13 +27,15 @@ class Result:
     corruptions: the accuracy under each, by severity.
     """
 
-    problem: Problem
+    task: Task
     of: NamedSet
+    space: ClassSpace
     values: dict[str, float | None]
     per_class: dict[str, float]
     intervals: dict[str, Interval | None]
     by_seed: dict[str, tuple[float, ...]]
     settings: tuple[Any, ...]
+    num_train: int
     num_test: int
     num_classes: int
     confusion: list[list[float]] | None
@@ -44,7 +46,7 @@ class Result:
         """Whether a named test set shows transfer, to its own training set, or shift, from the first one's."""
         if self.of.name is None:
             return None
-        return "transfer" if self.of.name == self.problem.task.train.name else "shift"
+        return "transfer" if self.of.name == self.task.train.name else "shift"
 
 
 def report(config: Config, results: Sequence[Result]) -> Outcome:
@@ -53,14 +55,14 @@ def report(config: Config, results: Sequence[Result]) -> Outcome:
     results = sorted(results, key=lambda result: places[result.of])
     if config.confusion is not None:
         _write_confusion(config.confusion, results[0])
-    alone = len(results) == 1 and results[0].of.name is None and results[0].problem.task.train.name is None
+    alone = len(results) == 1 and results[0].of.name is None and results[0].task.train.name is None
     lines = [line if alone else f"{r.of.shown}\t{line}" for r in results for line in _lines(config, r)]
     records = [_record(config, result) for result in results]
     for kind, over in _groups(results).items():
         mean = _mean([result.values for result in over])
         lines += [f"mean({kind})\t{name}\t{value:.6g}" for name, value in mean.items()]
         records.append({"mean_over": [result.of.shown for result in over], **mean})
-    notes = tuple(_note(r) for r in results if r.num_classes < len(r.problem.space))
+    notes = tuple(_note(r) for r in results if r.num_classes < len(r.space))
     return Outcome(lines=tuple(lines), records=tuple(records), notes=notes)
 
 
@@ -78,7 +80,6 @@ def _lines(config: Config, result: Result) -> list[str]:
 
 
 def _record(config: Config, result: Result) -> dict[str, Any]:
-    task = result.problem.task
     corrupted: dict[str, Any] = {}
     if result.corruptions:
         corrupted = {"corruption_mean": _corruption_mean(result), "corruptions": result.corruptions}
@@ -90,13 +91,13 @@ def _record(config: Config, result: Result) -> dict[str, Any]:
         **result.intervals,
         **result.by_seed,
         "settings": result.settings,
-        "num_train": len(result.problem.subsets[0]),
+        "num_train": result.num_train,
         "num_test": result.num_test,
         "num_classes": result.num_classes,
         "encoder": config.encoder,
         "layer": config.layer,
         "mode": config.mode,
-        "train": task.train.spec,
+        "train": result.task.train.spec,
         "test": result.of.spec,
     }
 
@@ -126,14 +127,12 @@ def _average(values: Sequence[float]) -> float:
 
 
 def _note(result: Result) -> str:
-    return (
-        f"{result.of.shown}: scored over the logits of its {result.num_classes} of {len(result.problem.space)} classes"
-    )
+    return f"{result.of.shown}: scored over the logits of its {result.num_classes} of {len(result.space)} classes"
 
 
 def _write_confusion(path: Path, result: Result) -> None:
     """CSV: a header of predicted classes, then a row for each true class; the mean over seeds of the counts."""
-    counts, space = result.confusion or [], result.problem.space
+    counts, space = result.confusion or [], result.space
     names = [space.name(number) for number in range(len(space))]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -49,13 +49,15 @@ def score(
         prefix = "knn" if len(votes) == 1 else f"knn{k}"
         values |= {f"{prefix}_top1": of_k.top1, f"{prefix}_top5": of_k.top5}
     return Result(
-        problem=problem,
+        task=problem.task,
         of=problem.task.tests[number],
+        space=problem.space,
         values=values,
         per_class={problem.space.name(c): value for c, value in scores.per_class.items()},
         intervals={"top1_interval_seeds": scores.seed_interval, "top1_interval_test": scores.test_interval},
         by_seed={"top1_by_seed": scores.top1_by_seed},
         settings=tuple(fit.setting for fit in fits if fit.setting is not None),
+        num_train=len(problem.subsets[0]),
         num_test=scores.num_test,
         num_classes=scores.num_classes,
         confusion=scores.confusion.tolist(),
@@ -72,13 +74,15 @@ def _score_lists(problem: Problem, number: int, fits: Sequence[Fitted], found: S
         for c in range(targets.shape[1])
     }
     return Result(
-        problem=problem,
+        task=problem.task,
         of=problem.task.tests[number],
+        space=problem.space,
         values={"map": float(np.mean(by_seed))},
         per_class=each,
         intervals={"map_interval_seeds": student_interval(by_seed)},
         by_seed={"map_by_seed": by_seed},
         settings=tuple(fit.setting for fit in fits if fit.setting is not None),
+        num_train=len(problem.subsets[0]),
         num_test=len(targets),
         num_classes=targets.shape[1],
         confusion=None,

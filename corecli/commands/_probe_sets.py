@@ -17,6 +17,7 @@ from corecli.commands import _inputs
 
 if TYPE_CHECKING:
     from corecli.commands.probe import Config
+    from corecli.data.masks import MaskedImages
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -99,8 +100,23 @@ def _header(spec: str) -> dict[str, Any] | None:
     return read_header(path) if path.exists() and sniff(path) in ("safetensors", "torch") else None
 
 
+def open_masks(config: Config, task: Task, one: NamedSet) -> MaskedImages:
+    """A set of a task with its masks: those of its name. Errors: MissingInputError, DataError, UsageError."""
+    from corecli.data.masks import open_masked
+
+    given = [named(text) for text in (config.train_masks if one is task.train else config.test_masks)]
+    masks = next((other.spec for other in given if other.name == one.name), None)
+    return open_masked(one.spec, masks, on_bad=config.on_bad, zero_is_no_class=bool(config.reduce_zero_label))
+
+
 def check_task(config: Config, task: Task) -> None:
     """Errors: as reading its sets would raise, as far as they show without torch."""
+    if config.mode == "segment":
+        if config.encoder is None:
+            raise UsageError("--mode segment needs --encoder")
+        for one in task.sets:
+            open_masks(config, task, one)
+        return
     for one in task.sets:
         if not is_table(one.spec):
             data = _inputs.open_images(one.spec, config)

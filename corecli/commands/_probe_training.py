@@ -139,7 +139,7 @@ def _train_head(
             optimizer.step()
             progress.advance(images=len(x))
             if step + 1 == plan.total_steps:
-                _check_finite(loss)
+                check_finite(loss)
                 return _classifier(linear, norm)
             step, x, labels = next(batches)
 
@@ -170,7 +170,7 @@ def _fine_tune(config: Config, problem: Problem, encoder: Encoder, subset: Tenso
                 optim.set_learning_rate(optimizer, scale * plan.rate(step))
                 optimizer.step()
             progress.advance(images=plan.batch_size)
-    _check_finite(loss)
+    check_finite(loss)
     return Fitted(classifier=_classifier(head, None), encoder=net.eval())
 
 
@@ -265,6 +265,7 @@ def _classifier(linear: nn.Linear, norm: nn.BatchNorm1d | None) -> Classifier:
     return Classifier(scaling=Scaling(mean=mean, scale=scale), weight=weight.T, bias=linear.bias.detach())
 
 
-def _check_finite(loss: Tensor) -> None:
+def check_finite(loss: Tensor) -> None:
+    """Errors: CorecliError when training has diverged."""
     if not torch.isfinite(loss):
         raise CorecliError(f"training diverged: the loss is {float(loss)}", hint="lower --lr")

@@ -10,6 +10,11 @@ to 1e6, one of which is chosen likewise (DINOv2, SynCLR). --mode sgd is the prot
 crops pass through the frozen encoder, and one classifier follows them by SGD or LARS; the presets are its published
 forms. --mode finetune trains the encoder too, lower layers at lower rates (--layer-decay).
 
+--mode segment predicts masks: BatchNorm and a linear layer on the frozen encoder's patches (of a ResNet, on its last
+map), bilinear between them, as DINOv2 does. It trains on random windows and is scored by the mean intersection over
+union, from overlapping windows over test images as large as they are. Masks are files named like the images, with the
+number of a class in each pixel; torchvision:VOCSegmentation:train has its own. --per-class prints each class's score.
+
 Any number of sets go into one call and come out as one table. A test set is scored with the training set of its name
 (--train cars=A --test cars=B: transfer), or else with the first training set (--test v2=C: evaluation under shift).
 Labels are joined by class name where both sets have names. A test set whose names are some of the training set's, such
@@ -50,6 +55,11 @@ EXAMPLES = (
         "Under shift",
         "--encoder f.safetensors --train imagenet/train --test imagenet/val --test r=imagenet-r --test v2=V2",
     ),
+    (
+        "Masks from frozen patches",
+        "--preset ade20k --encoder f.safetensors --train images/training --train-masks annotations/training "
+        "--test images/validation --test-masks annotations/validation",
+    ),
 )
 # The linear evaluations people publish; their rates are for 256 images a step.
 _SGD: Preset = {
@@ -73,6 +83,8 @@ PRESETS: dict[str, Preset] = {
     "mocov3": {**_SGD, "lr": 0.1, "train_batch": 1024, "epochs": 90},
     # MAE, A.1.
     "mae": {**_LARS, "lr": 0.1, "train_batch": 16384, "epochs": 90, "warmup_epochs": 10, "head": "batchnorm"},
+    "ade20k": {"mode": "segment", "num_classes": 150, "reduce_zero_label": True},
+    "voc": {"mode": "segment", "num_classes": 21},
 }
 
 
@@ -93,7 +105,27 @@ class Config(_inputs.ReadsImages):
     )
     encoder: str | None = option(None, help="encoder file, or timm:NAME[:WEIGHTS]", role="input", metavar="FILE|NAME")
     layer: Literal["backbone", "projector"] = option("backbone", help="which features")
-    mode: Literal["sweep", "logistic", "sgd", "finetune"] = option("sweep", help="how the classifier is trained")
+    mode: Literal["sweep", "logistic", "sgd", "finetune", "segment"] = option(
+        "sweep", help="how the classifier is trained, or that of every patch"
+    )
+    train_masks: tuple[str, ...] = option(
+        (), help="masks of the --train of NAME, files named like its images", role="input", metavar="[NAME=]SET"
+    )
+    test_masks: tuple[str, ...] = option(
+        (), help="masks of the --test of NAME, likewise", role="input", metavar="[NAME=]SET"
+    )
+    num_classes: int | None = option(
+        None, help="classes of the masks, from 0 on; by default as many as the training masks show", minimum=2
+    )
+    reduce_zero_label: bool | None = option(
+        None, help="0 in masks is no class, and 1 the first (ADE20K); 255 is none anyway"
+    )
+    steps: int | None = option(None, help="training steps of segment; by default 40000", minimum=1)
+    warmup_steps: int | None = option(None, help="of the learning rate of segment; by default 1500", minimum=0)
+    crop_px: int | None = option(None, help="side of the windows of segment; by default 512", minimum=1)
+    stride_px: int | None = option(
+        None, help="from one window to the next, in segment's test; by default 341", minimum=1
+    )
     seeds: int | None = option(
         None, help="repetitions, for the interval; 3 for the sweep and for parts of a set, else 1", minimum=1
     )
@@ -107,12 +139,14 @@ class Config(_inputs.ReadsImages):
     augment: Literal["crop", "flip", "none"] | None = option(
         None, help="views to train on, new in every epoch: sgd and finetune crop; sgd on features none"
     )
-    train_batch: int | None = option(None, help="images a training step: sgd 256, finetune 1024", minimum=1)
+    train_batch: int | None = option(None, help="images a training step: sgd 256, finetune 1024, segment 16", minimum=1)
     optimizer: Literal["sgd", "lars", "adamw"] | None = option(
         None, help="of training: sgd sgd, with momentum 0.9; finetune adamw"
     )
-    lr: float | None = option(None, help="learning rate for 256 images a step: sgd 0.1, finetune 5e-5", minimum=0)
-    weight_decay: float | None = option(None, help="of training: sgd 0, finetune 0.05", minimum=0)
+    lr: float | None = option(
+        None, help="learning rate for 256 images a step: sgd 0.1, finetune 5e-5; of segment, as it is: 0.001", minimum=0
+    )
+    weight_decay: float | None = option(None, help="of training: sgd 0, finetune 0.05, segment 0.0001", minimum=0)
     schedule: Literal["cosine", "steps"] | None = option(
         None, help="the rate's way down: cosine to 0, or a tenth after 60 % and again after 80 %; default cosine"
     )
@@ -181,6 +215,11 @@ def run(config: Config, world: World) -> Outcome:
 
 def _run_task(config: Config, task: Task, encoder: Encoder | None, world: World) -> list[Result]:
     """Train on one training set and score, on the main process, all test sets that belong to it."""
+    if config.mode == "segment":
+        from corecli.commands._probe_segment import segment
+
+        assert encoder is not None
+        return segment(config, task, encoder, world)
     from corecli.commands._probe_problem import read_features, read_problem
     from corecli.commands._probe_scoring import score, score_corrupted
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -15,6 +17,7 @@ MAX_PIXELS = 64_000_000
 
 # Named, so that no file reaches a decoder that runs other programs, as Pillow's PostScript one does.
 _DECODERS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_MASK_MODES = ("1", "L", "P", "I;16", "I;16B", "I")
 _BOMB_HINT = "shrink the image, or leave it out with --on-bad skip"
 _BAD_HINT = "replace the image, or leave it out with --on-bad skip"
 
@@ -31,7 +34,7 @@ def decode(
     `image_size=N` the shorter side is resized to N and the centre cropped. `name` is what errors call the image.
     Errors: DataError when truncated, damaged, of unknown kind, or of more than `max_pixels`, before it is decoded.
     """
-    try:
+    with _decoding(name):
         image = Image.open(io.BytesIO(data), formats=_DECODERS) if isinstance(data, bytes) else data
         _refuse_bomb(image.size, max_pixels, name)
         image.load()
@@ -41,14 +44,21 @@ def decode(
         image = to_rgb(image, name=name)
         image = image if image_size is None else resize_crop(image, image_size)
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-    except CorecliError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise DataError(str(error).split(",")[0], where=name, hint=_BOMB_HINT) from error
-    except UnidentifiedImageError as error:
-        raise DataError("not an image, or damaged at its start", where=name, hint=_BAD_HINT) from error
-    except Exception as error:  # the decoders raise whatever a damaged file leads them into
-        raise DataError(f"truncated or damaged image: {error}", where=name, hint=_BAD_HINT) from error
+
+
+def decode_mask(data: bytes, *, name: object, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode an image whose values, or palette indices, are numbers of classes: int32 [H, W].
+
+    Errors: as `decode`; DataError for images with several channels, and for JPEG, which does not keep values.
+    """
+    with _decoding(name):
+        image = Image.open(io.BytesIO(data), formats=_DECODERS)
+        _refuse_bomb(image.size, max_pixels, name)
+        if image.format == "JPEG" or image.mode not in _MASK_MODES:
+            reason = f"a mask has the number of a class in each pixel, and this is {image.format} with {image.mode}"
+            raise DataError(reason, where=name, hint="write PNG with one channel of 8 or 16 bits, or with a palette")
+        image.load()
+        return np.asarray(image).astype(np.int32)
 
 
 def to_rgb(image: Image.Image, *, name: object) -> Image.Image:
@@ -81,6 +91,20 @@ def encode_png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+@contextmanager
+def _decoding(name: object) -> Iterator[None]:
+    try:
+        yield
+    except CorecliError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(str(error).split(",")[0], where=name, hint=_BOMB_HINT) from error
+    except UnidentifiedImageError as error:
+        raise DataError("not an image, or damaged at its start", where=name, hint=_BAD_HINT) from error
+    except Exception as error:  # the decoders raise whatever a damaged file leads them into
+        raise DataError(f"truncated or damaged image: {error}", where=name, hint=_BAD_HINT) from error
 
 
 def _refuse_bomb(size: tuple[int, int], max_pixels: int, name: object) -> None:

@@ -143,13 +143,18 @@ class EncodedPixels:
         """Uint8 [B, 3, H, W]. Errors: DataError naming a bad file, or two files of different sizes."""
         import torch
 
-        images = [self._decode(i) for i in indices.tolist()]
+        images = [self.read_one(i) for i in indices.tolist()]
         for i, image in zip(indices.tolist(), images, strict=True):
             if image.shape[1:] != self.image_size:
                 raise self._mixed_sizes(i, image)
         return (
             torch.from_numpy(np.stack(images)) if images else torch.empty((0, 3, *self.image_size), dtype=torch.uint8)
         )
+
+    def read_one(self, row: int) -> np.ndarray:
+        """An image of whatever size it has: uint8 [3, H, W]. Errors: DataError naming a bad file."""
+        position = int(self.positions[row])
+        return decode(self.store.fetch(position), name=self.store.name(position), image_size=self.resize)
 
     def complaints(self) -> list[str | None]:
         """Decode everything once: for each row None, or why it cannot be read."""
@@ -158,19 +163,15 @@ class EncodedPixels:
 
     @cached_property
     def _first_size(self) -> tuple[int, int]:
-        height, width = self._decode(0).shape[1:]
+        height, width = self.read_one(0).shape[1:]
         return int(height), int(width)
 
     def _complaint(self, row: int) -> str | None:
         try:
-            self._decode(row)
+            self.read_one(row)
         except CorecliError as error:
             return f"{error.where}: {error.reason}"
         return None
-
-    def _decode(self, row: int) -> np.ndarray:
-        position = int(self.positions[row])
-        return decode(self.store.fetch(position), name=self.store.name(position), image_size=self.resize)
 
     def _mixed_sizes(self, row: int, image: np.ndarray) -> DataError:
         first, other = (self.store.name(int(self.positions[i])) for i in (0, row))

@@ -14,7 +14,7 @@ from typing import Literal
 
 from corecli.base.errors import UsageError
 
-Shape = Literal["cosine", "constant"]
+Shape = Literal["cosine", "linear", "constant"]
 
 _UNITS = {
     "steps": ("", "step", "steps", "it"),
@@ -47,16 +47,18 @@ class Stage:
 
 
 def learning_rate(step: int, *, peak: float, total_steps: int, warmup_steps: int = 0, shape: Shape = "cosine") -> float:
-    """The learning rate of `step` in 0..total_steps-1: a linear warm-up, then a half cosine to 0, or constant.
+    """The learning rate of `step` in 0..total_steps-1: a linear warm-up, then a half cosine or line to 0, or constant.
 
     The warm-up starts at peak / (warmup_steps + 1), so that no step is wasted, and `step == warmup_steps` is the peak;
-    the cosine would reach 0 at `total_steps` (Loshchilov & Hutter, SGDR, Eq. 5, without restarts).
+    the cosine (Loshchilov & Hutter, SGDR, Eq. 5, without restarts) and the line would reach 0 at `total_steps`.
     """
     if step < warmup_steps:
         return peak * (step + 1) / (warmup_steps + 1)
     if shape == "constant":
         return peak
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    if shape == "linear":
+        return peak * (1 - min(progress, 1.0))
     return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 

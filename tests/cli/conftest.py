@@ -15,6 +15,7 @@ from PIL import Image
 from ran import Ran, Run
 
 from corecli.cli import run_line
+from corecli.data.imageset import open_set
 
 
 @pytest.fixture
@@ -67,6 +68,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mixed = ("inflate", "--real", folder / "real.safetensors", "--synthetic", folder / "syn")
     _make(*mixed, "--out", folder / "mix.json")
     _make(*mixed, "--missing", "drop", "--out", folder / "pairs.json")
+    _save_masks(folder, data)
     return folder
 
 
@@ -100,6 +102,16 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _make(*words: object) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         assert run_line([*map(str, words), "--quiet", "--device", "cpu"]) == 0
+
+
+def _save_masks(folder: Path, data: str) -> None:
+    """Eight digits in `images`, and in `masks` where they have ink, or much of it; their lowest rows are no class."""
+    for number, image in enumerate(open_set(data).read(np.arange(8)).permute(0, 2, 3, 1).numpy()):
+        mask = np.digitize(image[..., 0], (60, 180)).astype(np.uint8)
+        mask[-1] = 255
+        for name, values in (("images", image), ("masks", mask)):
+            (folder / name).mkdir(exist_ok=True)
+            Image.fromarray(values).save(folder / name / f"{number}.png")
 
 
 def _png(path: Path, rng: np.random.Generator, width: int, height: int) -> None:

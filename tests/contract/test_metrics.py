@@ -29,6 +29,7 @@ PAIRED = (
     {"samples", "sample_labels"},
     {"reference", "reference_labels"},
     {"scores", "positives"},
+    {"masks", "predicted_masks"},
 )
 
 BY_POSITION = {"linear_probe": 0.02, "logistic": 0.02, "inception_score": 0.02, "fd_infinity": 0.05}
@@ -51,6 +52,7 @@ def world(quality: str) -> dict[str, Tensor]:
     centres = (4.0 if good else 0.2) * normal(6, 8)
     views = normal(200, 8)
     positives = (torch.arange(200)[:, None] % torch.tensor([3, 5, 11]) == 0).int()
+    masks = torch.randint(0, 4, (9, 8, 8), generator=generator)
     return {
         "reference": reference,
         "reference_labels": torch.arange(300) % 4,
@@ -67,6 +69,8 @@ def world(quality: str) -> dict[str, Tensor]:
         "test_features": centres[labels] + normal(240, 8),
         "test_labels": labels,
         "positives": positives,
+        "masks": masks,
+        "predicted_masks": torch.where(torch.rand(9, 8, 8, generator=generator) < (0.9 if good else 0.2), masks, 1),
         "scores": normal(200, 3) + (2.0 if good else 0.2) * positives,
     }
 

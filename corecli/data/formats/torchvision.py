@@ -114,8 +114,9 @@ def _split_argument(dataset_class: Any, split: str, spec: str) -> dict[str, Any]
     parameters = inspect.signature(dataset_class.__init__).parameters
     if not split:
         return {}
-    if "split" in parameters:
-        return {"split": split}
+    for name in ("split", "image_set"):
+        if name in parameters:
+            return {name: split}
     if "train" in parameters and split in ("train", "test"):
         return {"train": split == "train"}
     choices = "train or test" if "train" in parameters else "leave it out"
@@ -125,7 +126,7 @@ def _split_argument(dataset_class: Any, split: str, spec: str) -> dict[str, Any]
 def _labels(dataset: Any) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels and class names where the dataset tells them; torchvision has no one name for either."""
     found = next((getattr(dataset, n) for n in ("targets", "labels", "_labels") if hasattr(dataset, n)), None)
-    if found is None:
+    if found is None or not all(isinstance(one, int | np.integer) for one in found[:1]):  # VOC's are file names
         return np.full(len(dataset), -1, dtype=np.int64), ()
     labels = np.asarray(found, dtype=np.int64)
     names = getattr(dataset, "classes", None) or [str(i) for i in range(int(labels.max()) + 1)]

@@ -1,0 +1,107 @@
+"""What an encoder knows of each place of an image: a map of features, and masks predicted from it by a linear layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from corecli.base.errors import UsageError
+from corecli.nets import vit
+from corecli.nets.encoder import Encoder
+from corecli.nets.initial import seeded
+
+_HEAD_STD = 0.01  # DINOv2's, as all heads of mmsegmentation
+
+
+def patch_features(encoder: Encoder, x: Tensor) -> Tensor:
+    """The last features of all places: x, float [B, 3, H, W] in [0, 1] -> float [B, D, h, w].
+
+    Of a vision transformer these are its patches after the last norm, of a ResNet the map that it averages. Images that
+    the patches do not tile are continued, below and to the right, in the mean colour. The positions of a transformer
+    are interpolated to the grid. Errors: UsageError for other networks.
+    """
+    net: Any = encoder.backbone
+    x = (x - encoder.mean) / encoder.std
+    if vit.is_vit(net):
+        height, width = _patch(net)
+        x = F.pad(x, (0, -x.shape[-1] % width, 0, -x.shape[-2] % height))
+        tokens = net.forward_features(x)[:, net.num_prefix_tokens :]
+        return tokens.mT.unflatten(2, vit.grid_of(net, *x.shape[-2:]))
+    maps = _last_stage(net, x) if hasattr(net, "layer4") else getattr(net, "forward_features", net)(x)
+    if maps.ndim != 4 or maps.shape[1] != encoder.num_features:
+        raise UsageError("this network has no features of patches", hint="take a vision transformer or a ResNet")
+    return maps
+
+
+class Segmenter(nn.Module):
+    """A linear layer on the features of an encoder's patches, which are left as they are: DINOv2's linear segmentation.
+
+    BatchNorm, then a 1x1 convolution; only these two train.
+    """
+
+    def __init__(self, encoder: Encoder, num_classes: int, *, seed: int = 0) -> None:
+        super().__init__()
+        self.encoder = encoder.eval().requires_grad_(False)
+        with seeded(seed, "segmenter"):
+            convolution = nn.Conv2d(encoder.num_features, num_classes, 1)
+            nn.init.normal_(convolution.weight, std=_HEAD_STD)
+            nn.init.zeros_(convolution.bias)  # pyright: ignore[reportArgumentType]
+        self.head: nn.Module = nn.Sequential(nn.BatchNorm2d(encoder.num_features), convolution)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float [B, 3, H, W] in [0, 1] -> logits of the classes, float [B, C, H, W], bilinear between patches."""
+        with torch.no_grad():
+            maps = patch_features(self.encoder, x)
+        logits, size = self.head(maps.float()), x.shape[-2:]
+        if vit.is_vit(self.encoder.backbone):
+            rows, columns = _patch(self.encoder.backbone)
+            size = (maps.shape[-2] * rows, maps.shape[-1] * columns)
+        logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        return logits[..., : x.shape[-2], : x.shape[-1]]
+
+    def train(self, mode: bool = True) -> Segmenter:
+        """Train or not; the encoder never does."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+
+def slide(segmenter: nn.Module, image: Tensor, *, crop: int, stride: int, batch_size: int = 16) -> Tensor:
+    """The mean logits of overlapping windows of `crop` px, `stride` px apart, that cover an image of any size.
+
+    image: float [3, H, W] in [0, 1] -> float [C, H, W]. The last window of a row or column ends where the image does; a
+    side shorter than the window is taken whole.
+    """
+    height, width = image.shape[-2:]
+    tall, wide = min(crop, height), min(crop, width)
+    corners = [(y, x) for y in _starts(height, tall, stride) for x in _starts(width, wide, stride)]
+    total, times = torch.zeros(()), image.new_zeros(height, width)
+    for first in range(0, len(corners), batch_size):
+        part = corners[first : first + batch_size]
+        logits = segmenter(torch.stack([image[:, y : y + tall, x : x + wide] for y, x in part])).float()
+        total = total if total.ndim else image.new_zeros(logits.shape[1], height, width)
+        for (y, x), window in zip(part, logits, strict=True):
+            total[:, y : y + tall, x : x + wide] += window
+            times[y : y + tall, x : x + wide] += 1
+    return total / times
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    return [min(start, length - window) for start in range(0, max(1, length - window + stride), stride)]
+
+
+def _patch(net: Any) -> tuple[int, int]:
+    return net.patch_embed.patch_size
+
+
+def _last_stage(net: Any, x: Tensor) -> Tensor:
+    seen: list[Tensor] = []
+    hook = net.layer4.register_forward_hook(lambda _, __, maps: seen.append(maps))
+    try:
+        net(x)
+    finally:
+        hook.remove()
+    return seen[0]
