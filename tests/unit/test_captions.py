@@ -1,0 +1,299 @@
+"""The plan of captions against its stated chances, lists and examples, and the judgement of answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from corecli.base.errors import CannotCreateError, DataError
+from corecli.captions import _concepts, _work
+from corecli.captions._backend import Answer
+from corecli.captions._judge import clean, judge, mentions, normalised
+from corecli.captions._plan import RELATIONS, TEMPLATES, Plan
+from corecli.captions._prompts import read_examples
+from corecli.captions.grammar import Grammar
+from corecli.data.captions import read_captions
+
+TREE = ("everyday:0.91", "places:0.088", "textures:0.002")
+SYNCLR = (0.44, 0.45, 0.11)
+
+
+def make_plan(specs: tuple[str, ...] = TREE, templates: tuple[float, ...] = SYNCLR, seed: int = 0) -> Plan:
+    return Plan(
+        seed=seed,
+        concepts=_concepts.read_concepts(specs).concepts,
+        templates=templates,
+        backgrounds=_concepts.read_backgrounds("everyday"),
+        examples=read_examples(None),
+    )
+
+
+def fits(counts: Counter[str], chances: dict[str, float]) -> bool:
+    """Whether counts may have come from the chances, by the chi-square test at one in a thousand."""
+    total = sum(counts.values())
+    assert counts.keys() <= chances.keys()
+    expected = [chances[name] * total for name in chances]
+    return stats.chisquare([counts[name] for name in chances], expected).pvalue > 1e-3
+
+
+def test_the_plan_has_the_chances_that_were_told() -> None:
+    """SynCLR's tree: sources .91, .088, .002; of objects .44, .45, .11; everything else even."""
+    plan = make_plan()
+    planned = [plan.caption(index) for index in range(20_000)]
+    assert fits(Counter(p.concept.source for p in planned), {"everyday": 0.91, "places": 0.088, "textures": 0.002})
+    objects = [p for p in planned if p.concept.kind == "object"]
+    assert fits(Counter(p.template for p in objects), dict(zip(TEMPLATES, SYNCLR, strict=True)))
+    assert {p.template for p in planned if p.concept.kind != "object"} == {"c"}
+    names = {concept.name for concept in _concepts.read_concepts(["everyday"]).concepts}
+    assert fits(Counter(p.concept.name for p in objects), dict.fromkeys(names, 1 / len(names)))
+    seconds = Counter(p.second for p in objects if p.template == "c+relation")
+    assert fits(seconds, dict.fromkeys(RELATIONS, 0.1))
+    pool = [example.id for example in read_examples(None)["background"]]
+    used = [p.examples for p in objects if p.template == "c+background"]
+    assert all(len({example.id for example in three}) == 3 for three in used)
+    assert fits(Counter(three[0].id for three in used), dict.fromkeys(pool, 1 / len(pool)))
+    assert fits(Counter(three[2].id for three in used), dict.fromkeys(pool, 1 / len(pool)))
+    backgrounds = _concepts.read_backgrounds("everyday")
+    assert all(p.second in backgrounds[p.concept.hypernym] for p in objects if p.template == "c+background")
+
+
+def test_a_caption_is_a_function_of_seed_and_index() -> None:
+    plan, another = make_plan(), make_plan(seed=1)
+    whole = [plan.caption(index) for index in range(50)]
+    assert [make_plan().caption(index) for index in (49, 7)] == [whole[49], whole[7]]
+    assert [another.caption(index) for index in range(50)] != whole
+    seeds = {plan.seed_of(index, attempt) for index in range(500) for attempt in range(4)}
+    assert len(seeds) == 2000
+    assert max(seeds) < 2**31
+
+
+def test_weights_in_files_and_of_files(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("source,concept,weight,kind\nzoo,red_panda,3,\nzoo,ibis,1,object\n,Oslo,0,place\n")
+    (tmp_path / "b.txt").write_text("# places\nOslo\n\n  Bergen \n")
+    found = _concepts.read_concepts([f"{tmp_path}/a.csv:3", f"{tmp_path}/b.txt:1:place"])
+    told = {(c.name, c.source, c.kind): c.share for c in found.concepts}
+    assert told == {
+        ("red panda", "zoo", "object"): pytest.approx(3 / 4 * 3 / 4),
+        ("ibis", "zoo", "object"): pytest.approx(3 / 4 / 4),
+        ("Oslo", "a", "place"): 0,
+        ("Oslo", "b", "place"): 1 / 8,
+        ("Bergen", "b", "place"): 1 / 8,
+    }
+    assert found.notes == ()
+
+
+def test_duplicates_are_named_and_merged(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("crane\nmaillot\nCrane\nhen\ncrane\n")
+    found = _concepts.read_concepts([str(tmp_path / "a.txt")])
+    assert {c.name: c.share for c in found.concepts} == {"crane": 0.6, "maillot": 0.2, "hen": 0.2}
+    assert "2 concepts stand there more than once and were merged: Crane, crane" in found.notes[0]
+
+
+def test_backgrounds_by_concept_hypernym_source_or_for_all(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("concept,hypernym\ntiger,cat\nlion,cat\nferry,\n")
+    file = tmp_path / "bg.json"
+    file.write_text(json.dumps({"tiger": ["jungle"], "cat": ["sofa", "sofa"], "a": ["harbour"]}))
+    known = _concepts.read_backgrounds(str(file))
+    plan = Plan(
+        seed=0,
+        concepts=_concepts.read_concepts([str(tmp_path / "a.csv")]).concepts,
+        templates=(0, 1, 0),
+        backgrounds=known,
+        examples=read_examples(None),
+    )
+    told = {(p.concept.name, p.second) for p in map(plan.caption, range(60))}
+    assert told == {("tiger", "jungle"), ("lion", "sofa"), ("ferry", "harbour")}
+    assert "kitchen" in _concepts.read_backgrounds("places")
+
+
+def test_our_examples_are_whole() -> None:
+    """Each caption holds its words, each pool suffices, and every relation is shown."""
+    with open(_concepts.LISTS / "examples.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        assert mentions(row["caption"], row["concept"]), row
+        assert mentions(row["caption"], row["second"] or row["concept"]), row
+        answer = Answer(raw=row["caption"], finish_reason="stop")
+        assert judge(answer, row["concept"], min_words=6, max_words=35).fault is None, row
+    assert {row["second"] for row in rows if row["pool"] == "relation"} == set(RELATIONS)
+    assert len({row["caption"] for row in rows}) == len(rows) == sum(map(len, read_examples(None).values()))
+
+
+def test_a_prompt_shows_three_examples_and_asks() -> None:
+    planned = next(p for p in map(make_plan().caption, range(99)) if p.template == "c+relation")
+    lines = planned.prompt.text().split("\n\n")
+    assert len(lines) == 5
+    assert lines[1] == f"{planned.examples[0].words} => {planned.examples[0].caption}"
+    assert lines[4] == f"{planned.concept.name}, {planned.second} =>"
+    roles = [turn["role"] for turn in planned.prompt.messages()]
+    assert roles == ["system", *["user", "assistant"] * 3, "user"]
+
+
+def test_every_grammatical_caption_holds_its_words() -> None:
+    plan, grammar = make_plan(), Grammar("sentence")
+    for index in range(2000):
+        planned = plan.caption(index)
+        caption = grammar.caption(planned, plan.seed_of(index, 0))
+        assert mentions(caption, planned.concept.name), caption
+        assert not planned.second or mentions(caption, planned.second), caption
+        assert caption[0].isupper() and caption.endswith(".") and clean(caption) == caption
+
+
+@pytest.mark.parametrize(
+    ("raw", "caption"),
+    [
+        (" A dog runs.\n\ncat => A cat.", "A dog runs."),
+        ("\n\n A dog\truns. ", "A dog runs."),
+        ('"A dog runs."', "A dog runs."),
+        ("\u201cA dog runs.\u201d", "A dog runs."),
+        ("1. A dog runs.", "A dog runs."),
+        ("- 'A dog runs.'", "A dog runs."),
+        ("=> Caption: A dog runs.", "A dog runs."),
+        ("Here is a caption:\n\nA dog runs.", "A dog runs."),
+        ("The dog's bowl", "The dog's bowl"),
+        ("3 dogs run.", "3 dogs run."),
+        ("A dog\x1b[31m runs.\x00", "A dog [31m runs."),
+        ("  \n ", ""),
+        ("Sure:", ""),
+    ],
+)
+def test_answers_are_cleaned(raw: str, caption: str) -> None:
+    assert clean(raw) == caption
+
+
+@pytest.mark.parametrize(
+    ("caption", "concept", "is_there"),
+    [
+        ("Two Tigers run.", "tiger", True),
+        ("A T-shirt dries.", "t shirt", True),
+        ("A t shirt dries.", "T-shirt", True),
+        ("A tea pot steams.", "teapot", True),
+        ("Teapots steam.", "tea pot", True),
+        ("Some buses wait.", "bus", True),
+        ("Ripe strawberries.", "strawberry", True),
+        ("Wolves and knives.", "wolf", True),
+        ("Wolves and knives.", "knife", True),
+        ("Three women dance.", "woman", True),
+        ("A soda bottle.", "pop bottle/soda bottle", True),
+        ("A catalogue lies open.", "cat", False),
+        ("A fire in an engine.", "fire engine", False),
+        ("Nothing.", "tiger", False),
+        ("Snow on the leopard.", "snow leopard", False),
+    ],
+)
+def test_concepts_are_found_whatever_their_form(caption: str, concept: str, is_there: bool) -> None:
+    assert mentions(caption, concept) is is_there
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason", "fault"),
+    [
+        ("A dog runs far.", "stop", None),
+        ("", "stop", "empty"),
+        ("A dog runs", "length", "truncated"),
+        ("A dog runs far.\nA cat", "length", None),
+        ("A dog.", "stop", "short"),
+        ("A dog runs far and further on and on.", "stop", "long"),
+        ("A cat runs far.", "stop", "missing"),
+    ],
+)
+def test_faults(raw: str, reason: str, fault: str | None) -> None:
+    assert judge(Answer(raw=raw, finish_reason=reason), "dog", min_words=3, max_words=8).fault == fault
+
+
+def test_duplicates_are_equal_in_their_words() -> None:
+    assert normalised("A T-shirt, RED!") == normalised("a t shirt red")
+    assert normalised("A red dog") != normalised("A dog red")
+
+
+# Work that is kept
+
+
+def test_a_line_that_was_cut_is_asked_for_again(tmp_path: Path) -> None:
+    answers = _work.Answers(tmp_path)
+    for index in range(3):
+        answers.add((index, 0), Answer(raw=f"caption \u2028 {index}", finish_reason="stop"))
+    with pytest.raises(CannotCreateError, match="another process is at work"):
+        _work.Answers(tmp_path)
+    answers.close()
+    file = tmp_path / "answers.jsonl"
+    file.write_bytes(file.read_bytes()[:-5])
+    again = _work.Answers(tmp_path)
+    assert [(index, 0) in again for index in range(3)] == [True, True, False]
+    again.add((2, 0), Answer(raw="new", finish_reason="stop"))
+    again.add((0, 0), Answer(raw="another", finish_reason="stop"))
+    again.close()
+    last = _work.Answers(tmp_path)
+    assert [last[index, 0].raw for index in range(3)] == ["caption \u2028 0", "caption \u2028 1", "new"]
+    last.close()
+
+
+# Files with mistakes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n# nothing\n", "holds no concepts"),
+        ("concept,weight\ndog,0\n", "no concept has a weight above 0"),
+        ("concept,weight\ndog,much\n", "line 2: 'much' is no weight"),
+        ("concept,weight\ndog,-1\n", "line 2: '-1' is no weight"),
+        ("concept,kind\ndog,beast\n", "line 2: unknown kind 'beast'"),
+        ("concept,kind\ncat,object\n,object\n", "line 3 has no concept"),
+        ("concept,kind\ncat\n", "line 2 has 1 columns, the first line 2"),
+        ("concept,wieght\ncat,1\n", "unknown column 'wieght'"),
+        (b"\xff\xfe\x00", "not a text file in utf-8"),
+    ],
+)
+def test_lists_with_mistakes(tmp_path: Path, text: str | bytes, message: str) -> None:
+    (tmp_path / "c.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=message) as caught:
+        _concepts.read_concepts([str(tmp_path / "c.txt")])
+    assert caught.value.where == tmp_path / "c.txt"
+
+
+def test_a_dictionary_that_lacks_concepts_names_them(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("".join(f"thing {i}\n" for i in range(9)))
+    with pytest.raises(DataError, match=r"9 concepts have no backgrounds: thing 0, .*thing 4, \.\.\. \(give"):
+        str(make_plan((str(tmp_path / "c.txt"),)))
+    make_plan((str(tmp_path / "c.txt"),), templates=(1, 0, 0))
+    for text in ("[]", '{"a": []}', '{"a": "forest"}', '{"a": [""]}'):
+        (tmp_path / "b.json").write_text(text)
+        with pytest.raises(DataError, match="backgrounds"):
+            _concepts.read_backgrounds(str(tmp_path / "b.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pool,concept\n", "has no columns"),
+        ("pool,concept,caption\nobject,dog,\n", "line 2 is no example"),
+        ("pool,concept,caption\nthing,dog,A dog.\n", "line 2 is no example"),
+        ("pool,concept,caption\nobject,dog,A dog.\nobject,cat,A cat.\n", "2 examples of the pool object, not 3"),
+    ],
+)
+def test_examples_with_mistakes(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "e.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_examples(tmp_path / "e.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"id": "a", "caption": "A dog."}\n{"id": "b", "cap\n', "line 2 is not JSON"),
+        ('{"id": "a", "caption": "A dog."}\n\n{"id": "b"}\n', "line 3 holds no caption"),
+        ('{"id": "a", "caption": " "}\n', "line 1 holds no caption"),
+        ('{"id": [1], "caption": "A dog."}\n', "the id of line 1"),
+        ("\n", "holds no captions"),
+    ],
+)
+def test_captions_with_bad_lines(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.jsonl").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_captions(tmp_path / "c.jsonl")
