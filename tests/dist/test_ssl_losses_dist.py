@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from corecli.engine.dist import World, average_gradients, mean_over_ranks
+from corecli.engine.dist import World, average_gradients, gather_with_gradient, mean_over_ranks
 from corecli.ssl._distillation import dino, next_centre
+from corecli.ssl._ibot import ibot, sinkhorn_knopp
 from corecli.ssl._losses import info_nce_queue, moco_v3
-from corecli.ssl._multi_positive import supervised_contrastive
+from corecli.ssl._multi_positive import multi_positive, places, supervised_contrastive
 from corecli.ssl._redundancy import barlow_twins
 from corecli.ssl._regression import byol_distance, negative_cosine
 
@@ -31,6 +32,11 @@ def slice_of(world: World) -> slice:
     return slice(world.rank * num, (world.rank + 1) * num)
 
 
+def to_teacher(z: Views, labels: Tensor, *, own: bool) -> Tensor:
+    keys, theirs = gather_with_gradient(z[1].detach()), gather_with_gradient(labels)
+    return multi_positive(z[0], keys, labels, theirs, temperature=0.2, itself=places(labels) if own else None)
+
+
 LOSSES: dict[str, Callable[[Views, Tensor], Tensor]] = {
     "info_nce_queue": lambda z, _: info_nce_queue(
         z[0], z[1], nn.functional.normalize(draw(6, DIM, seed=8)), temperature=0.2
@@ -38,6 +44,8 @@ LOSSES: dict[str, Callable[[Views, Tensor], Tensor]] = {
     "moco_v3": lambda z, _: moco_v3(z[0], z[1], temperature=0.2),
     "supervised_contrastive": lambda z, labels: supervised_contrastive(torch.stack(z), labels, temperature=0.2),
     "supervised_contrastive of one view": lambda z, labels: supervised_contrastive(z[0][None], labels, temperature=0.2),
+    "multi_positive": lambda z, labels: to_teacher(z, labels, own=False),
+    "multi_positive without itself": lambda z, labels: to_teacher(z, labels, own=True),
     "byol_distance": lambda z, _: byol_distance(z[0], z[1]),
     "negative_cosine": lambda z, _: negative_cosine(z[0], z[1]),
     "barlow_twins": lambda z, _: barlow_twins(z[0], z[1], off_diagonal=0.005),
@@ -80,3 +88,28 @@ def test_the_centre_is_that_of_the_global_batch(two_ranks: Any) -> None:
     expected = 0.9 * draw(DIM, seed=9) + 0.1 * (draw(NUM, DIM, seed=1) + draw(NUM, DIM, seed=2)).mean(dim=0) / 2
     for found in (centred(World()), *two_ranks.run(centred)):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def of_patches(world: World, dtype: torch.dtype, masked: list[int]) -> tuple[Tensor, Tensor]:
+    """(global patch loss, gradient of a shared weight) where images `masked` of the batch have patches."""
+    weight, mine = nn.Parameter(draw(6, DIM, seed=3).to(dtype)), slice_of(world)
+    chosen = [i - mine.start for i in masked if mine.start <= i < mine.stop]
+    patches = draw(NUM, 3, 6, seed=1).to(dtype)[mine][chosen].flatten(0, 1)
+    shares = sinkhorn_knopp(2 * patches @ draw(6, DIM, seed=4).to(dtype), temperature=0.07)
+    loss = ibot(patches @ weight, shares, temperature=0.1)
+    loss.backward()
+    average_gradients([weight], world)
+    assert weight.grad is not None
+    return mean_over_ranks(loss), weight.grad
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-11)], ids=str)
+@pytest.mark.parametrize("masked", [[0, 2, 5, 7], [0, 1, 2, 4], [4, 5, 6, 7]], ids=["alike", "unlike", "none here"])
+def test_masked_patches_may_fall_unequally_on_processes(
+    masked: list[int], dtype: torch.dtype, tolerance: float, two_ranks: Any
+) -> None:
+    value, gradient = of_patches(World(), dtype, masked)
+    assert gradient.norm() > 1e-3
+    for found in two_ranks.run(of_patches, dtype, masked):
+        torch.testing.assert_close(found[0], value, rtol=tolerance, atol=0)
+        assert (found[1] - gradient).norm() <= tolerance * gradient.norm()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from corecli.base.errors import DataError
-from corecli.data.order import Order, sequential_batches, steps_per_epoch
+from corecli.data.order import Order, Sets, positions, sequential_batches, steps_per_epoch
 
 
 def order_of(num: int, *, batch_size: int, stages=None, total_steps=1000, seed=0, slots=None, groups=None) -> Order:
@@ -127,3 +127,56 @@ def test_a_million_rows_take_tens_of_milliseconds_an_epoch():
     start = time.process_time()
     order.batch(0)
     assert time.process_time() - start < 0.5  # about 0.04 s; the rest is for a busy machine
+
+
+GROUP_SIZES = [4, 1, 7, 2, 4, 12, 4, 3]
+
+
+def sets_of(size: int) -> Sets:
+    groups = np.repeat(np.arange(len(GROUP_SIZES)), GROUP_SIZES)
+    return Sets(groups=np.random.default_rng(0).permutation(groups), size=size)
+
+
+def test_a_batch_of_whole_groups_holds_several_members_of_each():
+    sets = sets_of(4)
+    slots = np.arange(len(sets.groups))
+    order = Order(slots, stages=(len(slots),), batch_size=8, seed=0, total_steps=100, sets=sets)
+    num_images = sets.num_images(slots)
+    assert num_images == 4 * sum(max(1, size // 4) for size in GROUP_SIZES) == 4 * 10
+    assert sets.num_short(slots) == 3
+    for epoch in range(4):
+        batches = [order.batch(step) for step in range(5 * epoch, 5 * epoch + 5)]
+        assert order.locate(5 * epoch + 4) == (0, epoch, 4)
+        shown = np.concatenate(batches).reshape(-1, 4)
+        assert (sets.groups[shown] == sets.groups[shown[:, :1]]).all()
+        times = np.bincount(shown.ravel(), minlength=len(slots))
+        for group, size in enumerate(GROUP_SIZES):
+            mine = times[sets.groups == group]
+            if size >= 4:  # each once at most, and as many as make whole sets
+                assert mine.max() == 1 and mine.sum() == size // 4 * 4
+            else:  # round and round
+                assert mine.sum() == 4 and mine.max() - mine.min() <= 1
+    assert not np.array_equal(order.batch(0), order.batch(5))
+
+
+def test_batches_of_whole_groups_resume_and_follow_stages():
+    sets = sets_of(2)
+    slots = np.concatenate([np.arange(20), np.arange(37)])  # rows shown twice are members twice
+
+    def made() -> Order:
+        return Order(slots, stages=(20, 37), batch_size=4, seed=1, total_steps=60, sets=sets)
+
+    straight, resumed = made(), made()
+    batches = [straight.batch(step) for step in range(60)]
+    assert all(np.array_equal(resumed.batch(step), batches[step]) for step in (59, 3, 0, 31))
+    first = np.concatenate(batches[:21])
+    assert first.max() < 20 <= np.concatenate(batches[22:]).max()
+
+
+def test_ranks_share_out_each_part_of_a_batch():
+    for parts, size in ((1, 1), (1, 2), (3, 1), (3, 2), (2, 3)):
+        mine = [positions(12, rank=rank, world_size=size, parts=parts) for rank in range(size)]
+        assert sorted(np.concatenate(mine)) == list(range(12))
+        for part in range(parts):
+            together = np.concatenate([places.reshape(parts, -1)[part] for places in mine])
+            assert together.tolist() == list(range(part * 12 // parts, (part + 1) * 12 // parts))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from corecli.base.errors import UnavailableError, UsageError
 from corecli.nets.encoder import build_encoder, load_encoder, save_encoder
-from corecli.nets.vit import SIZES, build_vit
+from corecli.nets.vit import SIZES, build_vit, watch_patches
 
 timm = pytest.importorskip("timm")
 
@@ -172,3 +172,31 @@ def test_timm_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "timm.models.vision_transformer", None)
     with pytest.raises(UnavailableError, match="timm is not installed"):
         build_vit("vit-micro/4", image_size=16)
+
+
+def test_masked_patches_are_a_token_whatever_the_image_shows_there() -> None:
+    """Of an image that is not square, row by row."""
+    net: Any = build_vit("vit-micro/4", image_size=16)[0].eval()
+    token = torch.randn(1, 1, net.embed_dim)
+    mask = torch.zeros(2, 6, dtype=torch.bool)
+    mask[0, 4] = True  # of 2 x 3 patches: second row, second column
+    x = torch.rand(2, 3, 8, 12)
+    hidden, beside = x.clone(), x.clone()
+    hidden[:, :, 4:8, 4:8] += 1
+    beside[:, :, 4:8, 8:12] += 1
+
+    def passed(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad(), watch_patches(net, mask=mask, token=token) as seen:
+            h = net(x)
+        return h, seen[0]
+
+    h, patches = passed(x)
+    assert patches.shape == (2, 6, net.embed_dim)
+    torch.testing.assert_close((h[0], patches[0]), tuple(found[0] for found in passed(hidden)), rtol=0, atol=0)
+    for found, was in ((passed(hidden)[0][1], h[1]), (passed(beside)[0][0], h[0])):
+        assert not torch.allclose(found, was)
+    with torch.no_grad(), watch_patches(net) as seen:
+        unmasked = net(x)
+    torch.testing.assert_close(seen[0][1], patches[1])
+    torch.testing.assert_close(unmasked, net(x), rtol=0, atol=0)  # and nothing is left behind
+    assert len(seen) == 1
