@@ -34,7 +34,7 @@ for share in $SHARES; do
   verb sample --nproc "$NPROC" --ckpt "$at/g0.safetensors" --num $((num * PER_ROW)) $SAMPLE_FLAGS --out "$at/samples0"
   measure "$at/fd0.json" fid --reference "$DATA" --samples "$at/samples0" --extractor "$JUDGE" --metrics fd,precision-recall,copies
   verb show "$at/samples0" --out "$at/sheet0.png"
-  REFERENCE=$DATA DATA=$few OUT=$at JUDGE=$JUDGE bash "$(dirname "${BASH_SOURCE[0]}")/core.sh" >&2
+  env DATA="$few" REFERENCE="$DATA" OUT="$at" JUDGE="$JUDGE" bash "$(dirname "${BASH_SOURCE[0]}")/core.sh" >&2
 done
 
 python - "$OUT" "$SHARES" "$ROUNDS" <<'PY'

@@ -33,23 +33,24 @@ JUDGE_FLAGS=${JUDGE_FLAGS:-$SSL_FLAGS}   # more options of the judge's training
 REPEAT=${REPEAT:-2}                      # N, how often G2R shows real images (CORE Table 12)
 
 generation() {  # generation FOLDER NUMBER CORE, of real=(...) and synthetic=(...): its models, samples and scores
-  local at=$1 seed=$2 learn=$1/data.json preset=$SSL_PRESET flags=$SSL_FLAGS condition=()
+  local at=$1 seed=$2 learn=$1/data.json preset=$SSL_PRESET flags=$SSL_FLAGS num_real condition=() rows=()
   local parts=("${real[@]}" "${synthetic[@]}" --round "$2")
   mkdir -p "$at"
   verb inflate "${parts[@]}" --out "$at/data.json"
-  if [[ $2 == 1 ]]; then num=${NUM:-$(num_real "${parts[@]}" --out "$at/data.json")}; fi
+  num_real=$(num_real "${parts[@]}" --out "$at/data.json")
+  if [[ $2 == 1 ]]; then num=${NUM:-$num_real}; fi
   if [[ $3 == yes && -n ${synthetic[*]} ]]; then
     learn=$at/g2r.json preset=$G2R_PRESET flags="$SSL_FLAGS $G2R_FLAGS"
     verb inflate "${parts[@]}" --repeat "$REPEAT" --out "$learn"
   fi
   verb train-ssl --preset "$preset" --seed "$seed" --nproc "$NPROC" --data "$learn" $flags --out "$at/f.safetensors"
   if [[ $3 == yes ]]; then
-    condition=(--features "$at/z.safetensors")
+    condition=(--features "$at/z.safetensors") rows=(--order shuffle)
+    if ((num_real)); then rows+=(--rows ":$num_real"); fi  # samples are of real images, which come first
     verb extract --nproc "$NPROC" --data "$at/data.json" --encoder "$at/f.safetensors" --out "$at/z.safetensors"
   fi
   verb train-gen --preset "$GEN_PRESET" --seed "$seed" --nproc "$NPROC" --data "$at/data.json" "${condition[@]}" $GEN_FLAGS --out "$at/g.safetensors"
-  # From features in the order of data.json, real images first.
-  verb sample --seed "$seed" --nproc "$NPROC" --ckpt "$at/g.safetensors" "${condition[@]}" --num "$num" $SAMPLE_FLAGS --out "$at/samples"
+  verb sample --seed "$seed" --nproc "$NPROC" --ckpt "$at/g.safetensors" "${condition[@]}" "${rows[@]}" --num "$num" $SAMPLE_FLAGS --out "$at/samples"
   measure "$at/fd.json" fid --reference "$DATA" --samples "$at/samples" --extractor "$JUDGE" --metrics fd,precision-recall,copies
   measure "$at/probe.json" probe --encoder "$at/f.safetensors" --train "$DATA" --test "$TEST" $PROBE_FLAGS
   verb show "$at/samples" --out "$at/sheet.png"

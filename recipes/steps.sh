@@ -1,4 +1,5 @@
 # Sourced by the recipes: how they run verbs, keep what is measured and train a judge.
+# shellcheck shell=bash
 verb() { echo "+ corecli $*" >&2; corecli "$@" >&2; }
 measure() {  # measure FILE VERB...: keep the JSON result of a measuring verb
   [[ -s $1 ]] && return

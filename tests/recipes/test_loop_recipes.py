@@ -74,6 +74,7 @@ def test_what_a_generation_learns_from(tmp_path: Path, mode: str, core: str) -> 
     for line in (train_gen, sample):
         assert (f"--features {at}/z.safetensors" in line) == (core == "yes")
     assert "--num 70" in sample
+    assert ("--rows :70" in sample) == (core == "yes")  # of the stand-in's 70 real images
     assert f"--out {at}/f.safetensors" in next(
         s for s in lines if f"{at}/{'g2r' if core == 'yes' else 'data'}.json --steps" in s
     )
