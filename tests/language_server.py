@@ -1,4 +1,4 @@
-"""A server in a thread that speaks OpenAI's protocol, with faults: what it says is a function of the prompt and seed."""
+"""A server in a thread that speaks OpenAI's protocol, with faults; what it says is a function of prompt and seed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,462 @@
+"""`captions` as users run it: against a server with faults, killed and resumed, from batches and local models."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from language_server import FAULTS, LanguageServer, say, words_of
+from lines import Line, wait_for
+from ran import Ran, Run
+
+from corecli.captions import server as server_module
+from corecli.data.captions import read_captions
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server backend that hardly waits between tries."""
+    monkeypatch.setattr(server_module, "_FIRST_WAIT_SEC", 0.01)
+
+
+def line(server: LanguageServer, *more: object) -> tuple[object, ...]:
+    return ("captions", "--backend", "server", "--model", "m", "--url", server.url, "-q", *more)
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in Path(path).read_text().splitlines()]
+
+
+def numbers(records: list[dict[str, Any]]) -> list[int]:
+    return [int(record["id"]) for record in records]
+
+
+def often(body: dict[str, Any], number: int) -> str | None:
+    """Half of all requests go wrong at first, in every way there is."""
+    draw = zlib.crc32(f"{words_of(body)}{body['seed']}".encode())
+    return FAULTS[draw % 10] if draw % 10 < 5 and number < 1 + draw % 2 else None
+
+
+# The server
+
+
+def test_a_server_with_every_fault_loses_and_doubles_nothing(run: Run, quick: None) -> None:
+    with LanguageServer() as server:
+        assert run(*line(server, "--num", "120", "--out", "good.jsonl")).code == 0
+        first = len(server.bodies)
+        server.tries.clear()
+        server.fault, server.late_sec = often, 0.3
+        ran = run(*line(server, "--num", "120", "--timeout-sec", "0.15", "--concurrency", "32", "--out", "bad.jsonl"))
+    assert (ran.code, ran.out) == (0, "bad.jsonl\n"), ran.err
+    assert server.faults.keys() == set(FAULTS)
+    assert Path("bad.jsonl").read_bytes() == Path("good.jsonl").read_bytes()
+    assert len(server.bodies) == 2 * first
+    records = read("bad.jsonl")
+    assert numbers(records) == sorted(set(numbers(records)))
+    assert {record["attempt"] for record in records} >= {0, 1}
+    told = read_captions(Path("bad.jsonl"))
+    assert told.ids == [record["id"] for record in records] == sorted(told.ids)
+    assert told.texts[0] == records[0]["caption"]
+
+
+def test_a_record_holds_all_that_it_was_made_of(run: Run) -> None:
+    with LanguageServer() as server:
+        ran = run(*line(server, "--num", "40", "--concurrency", "1"))
+    records = [json.loads(text) for text in ran.out.splitlines()]
+    by_seed = {body["seed"]: body for body in server.bodies}
+    for record in records:
+        body = by_seed[record["seed"]]
+        assert (record["raw"], record["finish_reason"]) == say(body)
+        assert record["caption"] == record["raw"].strip(' "')
+        assert words_of(body) == ", ".join(filter(None, (record["concept"], record["second"])))
+        assert (record["backend"], record["model"], record["source"]) == ("server", "m", "everyday")
+        assert record["checks"] == {"concept": True, "duplicate": False}
+        assert len(record["examples"]) == 3
+    names = {"temperature": 0.8, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1.0, "max_tokens": 100}
+    assert records[0]["params"] == {"api": "completions", **names}
+
+
+def test_decoding_is_told_in_full(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "secret")
+    options = ("--temperature", "0.5", "--top-p", "0.7", "--top-k", "9", "--repetition-penalty", "1.1")
+    with LanguageServer() as server:
+        more = (*options, "--max-tokens", "33", "--key-env", "MY_KEY", "--num", "1", "--templates", "1,0,0")
+        assert run(*line(server, *more)).code == 0
+        assert run(*line(server, *more, "--api", "chat", "--no-extensions")).code == 0
+        assert run(*line(server, "--num", "1")).code == 0
+    completion, chat, plain = server.bodies
+    told = {"temperature": 0.5, "top_p": 0.7, "top_k": 9, "repetition_penalty": 1.1, "max_tokens": 33, "stop": ["\n"]}
+    assert completion.items() >= told.items()
+    assert completion["prompt"].count(" => ") == 3
+    assert plain["top_k"] == -1
+    assert "top_k" not in chat and "repetition_penalty" not in chat and "stop" not in chat
+    assert [turn["role"] for turn in chat["messages"]][:3] == ["system", "user", "assistant"]
+    assert server.headers[0]["Authorization"] == "Bearer secret"
+    assert "Authorization" not in server.headers[2]
+
+
+def test_shards_make_the_whole_with_any_number_of_requests_at_a_time(run: Run) -> None:
+    more = ("--num", "60", "--on-duplicate", "keep", "--concurrency")
+    with LanguageServer() as server:
+        assert run(*line(server, *more, "1", "--out", "whole.jsonl")).code == 0
+        for i in range(3):
+            assert run(*line(server, *more, "30", "--shard", f"{i}/3", "--out", f"{i}.jsonl")).code == 0
+    shards = [read(f"{i}.jsonl") for i in range(3)]
+    assert all(number % 3 == i for i, shard in enumerate(shards) for number in numbers(shard))
+    assert sorted((r for shard in shards for r in shard), key=lambda r: r["id"]) == read("whole.jsonl")
+
+
+def test_a_server_that_is_down_at_the_start(run: Run, quick: None) -> None:
+    with LanguageServer() as server:
+        pass
+    ran = run(*line(server, "--num", "3", "--tries", "2", "--out", "o.jsonl"))
+    assert (ran.code, ran.out) == (69, "")
+    assert f"{server.url}: no answer in 2 tries: connection refused (the answers so far are kept" in ran.err
+    assert not Path("o.jsonl").exists()
+
+
+def test_a_server_that_goes_down_midway(run: Run, quick: None) -> None:
+    with LanguageServer() as server:
+        server.dies_after = 25
+        ran = run(*line(server, "--num", "60", "--tries", "2", "--out", "o.jsonl"))
+        assert ran.code == 69, ran
+        assert not Path("o.jsonl").exists()
+        kept = len(read("o.jsonl.d/answers.jsonl"))
+        assert 0 < kept <= 25
+        differing = run(*line(server, "--num", "60", "--seed", "1", "--out", "o.jsonl"))
+        assert differing.code == 73
+        assert "seed: 0 there, 1 now" in differing.err
+        server.dies_after = float("inf")
+        before = len(server.bodies)
+        assert run(*line(server, "--num", "60", "--out", "o.jsonl")).code == 0
+        resumed = len(server.bodies) - before
+        assert run(*line(server, "--num", "60", "--out", "alone.jsonl")).code == 0
+        assert resumed == len(server.bodies) - before - resumed - kept
+    assert Path("o.jsonl").read_bytes() == Path("alone.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(("fault", "message"), [("refused", "HTTP 401: no such key"), ("lost", "HTTP 404")])
+def test_what_no_other_try_would_mend_is_told_at_once(run: Run, fault: str, message: str) -> None:
+    with LanguageServer(lambda body, number: fault) as server:
+        ran = run(*line(server, "--num", "1"))
+    assert (ran.code, sum(server.tries.values())) == (69, 1)
+    assert f"no answer: {message}" in ran.err
+    assert "no address of a server" in run(*line(server, "--url", "localhost:8000")).err
+
+
+def test_a_server_is_given_the_time_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert server_module._wait_sec("7") == 7
+    assert server_module._wait_sec("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    monkeypatch.setattr(time, "time", lambda: 1445412470.0)
+    assert server_module._wait_sec("Wed, 21 Oct 2015 07:28:00 GMT") == 10
+    assert [server_module._wait_sec(told) for told in ("3600", "soon", None)] == [60, 0, 0]
+
+
+# Kills
+
+
+def kill_and_resume(folder: Path, num: int, *, kills: int, least: int) -> None:
+    """Kill a line so many times after some of its answers have come; it must end as one that was left alone."""
+    draw = random.Random(0)
+    with LanguageServer(lambda body, number: often(body, number) if body["seed"] % 20 == 0 else None) as server:
+        server.late_sec = 0.1
+        words = line(server, "--num", num, "--concurrency", "32", "--timeout-sec", "5", "--out")
+        for _ in range(kills):
+            before, wanted = len(server.bodies), draw.randint(least, 2 * least)
+            running = Line([*words, folder / "o.jsonl"], folder=folder)
+            wait_for(lambda: len(server.bodies) - before >= wanted, running)  # noqa: B023
+            running.signal(signal.SIGKILL)
+            assert running.end().code == -signal.SIGKILL
+            assert not (folder / "o.jsonl").exists()
+        ended = Line([*words, folder / "o.jsonl"], folder=folder).end()
+        assert (ended.code, ended.out) == (0, f"{folder / 'o.jsonl'}\n"), ended
+        asked = len(server.bodies)
+        alone = Line([*words, folder / "alone.jsonl"], folder=folder).end()
+        assert alone.code == 0, alone
+        assert asked - (len(server.bodies) - asked) <= kills * 2 * 32  # those under way at a kill, and no others
+    assert (folder / "o.jsonl").read_bytes() == (folder / "alone.jsonl").read_bytes()
+    records, report = read(folder / "o.jsonl"), json.loads((folder / "o.jsonl.d/report.json").read_text())
+    assert numbers(records) == sorted(set(numbers(records)))
+    assert len(records) + sum(report["dropped"].values()) == num
+    assert report["retried"].keys() == {"empty", "truncated"}
+
+
+def test_killed_three_times(tmp_path: Path) -> None:
+    kill_and_resume(tmp_path, 500, kills=3, least=50)
+
+
+@pytest.mark.slow
+def test_ten_thousand_captions_killed_three_times(tmp_path: Path) -> None:
+    kill_and_resume(tmp_path, 10_000, kills=3, least=1000)
+
+
+def test_a_signal_saves_and_the_same_line_resumes(tmp_path: Path) -> None:
+    """Even while the server does not answer."""
+    with LanguageServer() as server:
+        server.fault, server.late_sec = (lambda body, number: "late" if len(server.bodies) >= 20 else None), 30
+        words = (*line(server, "--num", 50), "--out", tmp_path / "o.jsonl")
+        running = Line(words, folder=tmp_path)
+        wait_for(lambda: server.faults["late"] >= 1, running)
+        time.sleep(0.2)
+        running.signal(signal.SIGTERM)
+        ended = running.end(timeout=20)
+        assert (ended.code, ended.out) == (75, "")
+        assert "stopped, every answer is kept (the same line resumes)" in ended.err
+        assert len(read(tmp_path / "o.jsonl.d/answers.jsonl")) == 20
+        server.fault = lambda body, number: None
+        assert Line(words, folder=tmp_path).end().code == 0
+    assert len(read(tmp_path / "o.jsonl")) > 45
+
+
+# Quality
+
+
+def test_what_is_not_good_is_retried_dropped_or_warned_of(run: Run) -> None:
+    """Ten bare words, and ninety captions planned."""
+
+    def outcome(*more: str) -> tuple[Ran, dict[str, Any]]:
+        ran = run("captions", "--num", "90", "--concepts", "digits", "--templates", "1,0,0", "--form", "words", *more)
+        return ran, json.loads(ran.out.splitlines()[-1]) if ran.out else {}
+
+    ran, told = outcome("--out", "kept.jsonl", "--json")
+    assert told["captions"] == 10
+    assert told["dropped"] == {"duplicate": 80}
+    assert told["retried"] == {"duplicate": 240}
+    row = {"planned": 90, "kept": 10, "retried": told["retried"], "dropped": told["dropped"], "warned": {}}
+    assert told["templates"] == {"c": row}
+    assert told["sources"].keys() == {"digits"}
+    assert "kept 10 of 90; retried 240 duplicate; dropped 80 duplicate; " in ran.err
+    assert "corecli captions: source digits: kept 10 of 90" in ran.err
+    assert outcome("--out", "d.jsonl", "--json", "--on-duplicate", "drop")[1]["retried"] == {}
+    every = outcome("--out", "k.jsonl", "--json", "--on-duplicate", "keep")[1]
+    assert (every["captions"], every["warned"]) == (90, {"duplicate": 80})
+    nothing = outcome("--min-words", "3")[0]
+    assert (nothing.code, nothing.out) == (65, "")
+    assert "no caption was kept: dropped 90 short" in nothing.err
+
+
+def test_captions_without_their_concept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoken(body: dict[str, Any], *, flawed: bool) -> tuple[str, str]:
+        forgetful = body["seed"] % 3 == 0
+        return (f"Nothing to see in {body['seed']}.", "stop") if forgetful else say(body, flawed=False)
+
+    monkeypatch.setattr("language_server.say", spoken)
+    kept = {}
+    with LanguageServer() as server:
+        for way in ("warn", "retry", "drop"):
+            more = ("--num", "60", "--retries", "5", "--on-missing", way, "--json", "--out", f"{way}.jsonl")
+            kept[way] = json.loads(run(*line(server, *more)).out)
+    assert kept["warn"]["captions"] == 60
+    assert 58 <= kept["retry"]["captions"] == 60 - sum(kept["retry"]["dropped"].values())
+    assert kept["warn"]["warned"] == kept["drop"]["dropped"]
+    assert kept["drop"]["captions"] == 60 - kept["drop"]["dropped"]["missing"] < 60
+    assert kept["retry"]["retried"]["missing"] >= kept["drop"]["dropped"]["missing"]
+    without = [r for r in read("warn.jsonl") if not r["checks"]["concept"]]
+    assert len(without) == kept["warn"]["warned"]["missing"]
+    assert all(r["checks"]["concept"] for r in read("retry.jsonl"))
+
+
+def test_a_changed_or_foreign_target_is_not_touched(run: Run) -> None:
+    Path("o.jsonl").write_text("mine\n")
+    ran = run("captions", "--num", "5", "--out", "o.jsonl", "-q")
+    assert (ran.code, Path("o.jsonl").read_text()) == (73, "mine\n")
+    assert "was not made by this line (--force replaces it)" in ran.err
+    assert run("captions", "--num", "5", "--out", "o.jsonl", "-q", "--force").code == 0
+    with open("o.jsonl", "a") as file:
+        file.write("\n")
+    assert "has been changed since it was made" in run("captions", "--num", "5", "--out", "o.jsonl").err
+
+
+def test_lists_and_examples_of_ones_own(run: Run) -> None:
+    Path("c.txt").write_text("okapi\nquagga\nokapi\n")
+    lacking = run("captions", "--concepts", "c.txt", "--num", "5", "--dry-run")
+    assert (lacking.code, "2 concepts have no backgrounds: okapi, quagga" in lacking.err) == (65, True)
+    Path("bg.json").write_text('{"okapi": ["forest"]}')
+    lacking = run("captions", "--concepts", "c.txt", "--backgrounds", "bg.json")
+    assert "1 concepts have no backgrounds: quagga" in lacking.err
+    Path("e.csv").write_text(
+        "pool,concept,caption\n" + "".join(f"object,emu,An emu of number {i}.\n" for i in range(3))
+    )
+    own = ("captions", "--concepts", "c.txt", "--examples", "e.csv", "--num", "5", "--out", "o.jsonl")
+    assert "--examples has none of the pool background" in run(*own, "--backgrounds", "places").err
+    ran = run(*own, "--templates", "1,0,0")
+    assert "c.txt: 1 concepts stand there more than once and were merged: okapi" in ran.err
+    assert {name for r in read("o.jsonl") for name in r["examples"]} == {"object-00", "object-01", "object-02"}
+    Path("c.txt").write_text("\n")
+    assert run("captions", "--concepts", "c.txt").code == 65
+    assert run("captions", "--concepts", "d.txt").code == 66
+
+
+# Backgrounds that are asked for
+
+
+def test_backgrounds_are_asked_for_once_and_kept(run: Run) -> None:
+    Path("c.txt").write_text("okapi\nquagga\nibis\n")
+    Path("bg.json").write_text('{"ibis": ["lake"]}')
+    with LanguageServer() as server:
+        more = ("--concepts", "c.txt", "--backgrounds", "bg.json", "--ask-backgrounds", "--num", "20")
+        assert run(*line(server, *more, "--out", "o.jsonl")).code == 0
+        asked = [body for body in server.bodies if body["prompt"].startswith("List ten")]
+        assert sorted(map(words_of, asked)) == ["okapi", "quagga"]
+        found = ["forest", "the old town", "shore"]
+        assert json.loads(Path("bg.json").read_text()) == {"ibis": ["lake"], "okapi": found, "quagga": found}
+        assert not Path("bg.json.d").exists()
+        before = len(server.bodies)
+        assert run(*line(server, *more, "--out", "o.jsonl")).code == 0
+        assert len(server.bodies) == before
+    assert {r["second"] for r in read("o.jsonl") if r["template"] == "c+background"} <= {"lake", *found}
+
+
+# Batches
+
+
+def answered(path: str, out: str, *, failing: int = 0) -> list[dict[str, Any]]:
+    """What an offline run makes of a file of requests; the first ones fail there."""
+    requests = read(path)
+    lines = []
+    for number, request in enumerate(requests):
+        text, reason = say(request["body"])
+        response = {"status_code": 200, "body": {"choices": [{"text": text, "finish_reason": reason}]}}
+        failed = {"response": None, "error": {"message": "out of memory"}}
+        whole = failed if number < failing else {"response": response, "error": None}
+        lines.append(json.dumps({"id": f"b{number}", "custom_id": request["custom_id"], **whole}))
+    Path(out).write_text("\n".join(reversed(lines)) + "\n")  # in any order
+    return requests
+
+
+def test_a_batch_ends_as_a_server_would(run: Run) -> None:
+    batch = ("captions", "--backend", "batch", "--model", "m", "--num", "60", "-q", "--out", "o.jsonl")
+    ran = run(*batch, "--write-requests", "r0.jsonl")
+    assert (ran.code, ran.out) == (0, "r0.jsonl\n")
+    requests = answered("r0.jsonl", "a0.jsonl", failing=5)
+    assert len(requests) == 60
+    assert requests[0].keys() == {"custom_id", "method", "url", "body"}
+    assert requests[0]["url"] == "/v1/completions"
+    lacking = run(*batch, "--ingest", "a0.jsonl")
+    assert lacking.code == 65
+    assert "5 captions have no answer yet (--write-requests FILE asks for them" in lacking.err
+    rounds = 0
+    while not Path("o.jsonl").exists():
+        ran = run(*batch, "--write-requests", f"r{rounds + 1}.jsonl", "--ingest", f"a{rounds}.jsonl")
+        assert ran.code == 0, ran.err
+        rounds += 1
+        if ran.out != "o.jsonl\n":
+            answered(f"r{rounds}.jsonl", f"a{rounds}.jsonl")
+    assert 2 <= rounds <= 6
+    with LanguageServer() as server:
+        assert run(*line(server, "--num", "60", "--out", "s.jsonl")).code == 0
+    assert [{**r, "backend": "server"} for r in read("o.jsonl")] == read("s.jsonl")
+
+
+def test_answers_that_belong_to_something_else(run: Run) -> None:
+    batch = ("captions", "--backend", "batch", "--model", "m", "--num", "5", "-q", "--out", "o.jsonl")
+    assert run(*batch, "--write-requests", "r.jsonl").code == 0
+    answered("r.jsonl", "a.jsonl")
+    ran = run(*batch[:-2], "--seed", "1", "--out", "p.jsonl", "--ingest", "a.jsonl")
+    assert (ran.code, "a.jsonl: line 1 answers another plan" in ran.err) == (65, True)
+    Path("a.jsonl").write_text("{}\n")
+    ran = run(*batch, "--ingest", "a.jsonl")
+    assert (ran.code, "a.jsonl: line 1 is no answer of a batch" in ran.err) == (65, True)
+    assert run(*batch, "--ingest", "nowhere.jsonl").code == 66
+
+
+# Local models
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random language model of one layer that reads and writes bytes."""
+    transformers = pytest.importorskip("transformers")
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("model")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: number for number, letter in enumerate(["</s>", *letters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    fast.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(vocabulary), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=2048, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_local_model_writes_what_its_seeds_say(run: Run, model: Path) -> None:
+    words = ("captions", "--backend", "transformers", "--model", model, "--num", "6", "--min-words", "1", "-q")
+    words += ("--retries", "9", "--max-tokens", "40", "--out")
+    assert run(*words, "a.jsonl", "--batch-size", "6").code == 0
+    assert run(*words, "b.jsonl", "--batch-size", "1").code == 0
+    records = read("a.jsonl")
+    assert records
+    assert [r["raw"] for r in records] == [r["raw"] for r in read("b.jsonl")]
+    assert all("\n" not in r["raw"] and r["finish_reason"] == "stop" for r in records)
+    assert records[0]["params"]["temperature"] == 0.8
+    assert run(*words, "c.jsonl", "--api", "chat", "--on-missing", "warn", "--temperature", "0.2").code in (0, 65)
+
+
+def test_greedy_decoding_is_the_most_likely_word(model: Path) -> None:
+    """Against a loop that takes the largest logit each time."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from corecli.captions._backend import Decoding, Request, Settings
+    from corecli.captions._prompts import Prompt
+    from corecli.captions.transformers import Local
+
+    decoding = Decoding(temperature=0, top_p=1, top_k=0, repetition_penalty=1, max_tokens=8)
+    settings: Any = dict.fromkeys(Settings.__dataclass_fields__)
+    settings |= {"api": "completions", "model": str(model), "decoding": decoding, "batch_size": 2, "device": "cpu"}
+    prompts = [Prompt(instruction="Write.", examples=(), words=words) for words in ("dog", "water lily, in")]
+    requests = [Request(index=i, attempt=0, seed=i, prompt=prompt) for i, prompt in enumerate(prompts)]
+    answers = [answer.raw for _, answer in Local(Settings(**{**settings, "precision": "fp32"})).answers(iter(requests))]
+    net, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        tokens = tokenizer(prompt.text(), return_tensors="pt").input_ids
+        start = tokens.shape[1]
+        for _ in range(8):
+            tokens = torch.cat([tokens, net(tokens).logits[:, -1:].argmax(-1)], dim=1)
+        assert answer == tokenizer.decode(tokens[0, start:]).split("\n")[0].split("</s>")[0]
+
+
+def test_noise_on_logits_samples_their_softmax() -> None:
+    import torch
+    from scipy import stats
+
+    from corecli.captions.transformers import _Gumbel
+
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0, -float("inf")])
+    drawn = _Gumbel(list(range(4000)))(torch.zeros(0), logits.expand(4000, -1)).argmax(-1)
+    counts = torch.bincount(drawn, minlength=5)
+    assert counts[4] == 0
+    assert stats.chisquare(counts[:4], logits[:4].double().softmax(0) * 4000).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("config.json", "it has no config.json"), ("tokenizer.json", "holds no tokenizer"),
+     ("model.safetensors", "the weights model.safetensors are missing")],
+)  # fmt: skip
+def test_a_folder_of_a_model_that_is_not_whole(run: Run, model: Path, file: str, message: str) -> None:
+    Path("model").mkdir()
+    for path in model.iterdir():
+        if path.name != file:
+            os.symlink(path, Path("model") / path.name)
+    ran = run("captions", "--backend", "transformers", "--model", "model", "--num", "1", "--dry-run")
+    assert ran.code == 65
+    assert message in ran.err
+    Path("model.txt").write_text("")
+    assert run("captions", "--backend", "transformers", "--model", "model.txt", "--num", "1").code == 66
