@@ -1,0 +1,151 @@
+"""SynCLR and StableRep through the command line: sets of captions' images, every term switched, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from corecli.commands._ssl_presets import PRESETS
+from corecli.data.imageset import write_set
+from corecli.data.rows import make_rows
+from corecli.nets.encoder import load_encoder
+from corecli.ssl._method import Batch
+from corecli.ssl.synclr import SynCLR
+
+NET = "--backbone vit-micro/4 --projector-hidden 32 --projector-dim 16 --batch-size 16 --steps 2 --optimizer adamw"
+HEADS = "--set predictor-hidden=32 --set patch-hidden=32 --set patch-dim=16 --set prototypes=16"
+SYNCLR = f"train-ssl --method synclr {NET} {HEADS} --lr 1e-3 --device cpu --force --out o.safetensors"
+STABLEREP = f"train-ssl --method stablerep {NET} --lr 1e-3 --device cpu --force --out o.safetensors"
+
+
+def write_captioned(path: Path, sizes: Sequence[int]) -> Path:
+    """Images named as `sample` names them, `cap003@1`: of caption i there are sizes[i], numbered from 0."""
+    keys = [f"cap{i:03d}@{variant}" for i, size in enumerate(sizes) for variant in range(size)]
+    images = np.random.default_rng(0).integers(0, 256, (len(keys), 3, 8, 8), dtype=np.uint8)
+    write_set(path, make_rows(keys), [torch.from_numpy(images)], class_names=(), header={})
+    return path
+
+
+@pytest.fixture
+def captioned(tmp_path: Path) -> Path:
+    return write_captioned(tmp_path / "captioned.safetensors", [4, 4, 3, 4, 6, 1, 4, 4, 2, 8])
+
+
+def test_positives_of_a_batch_are_images_of_one_caption(
+    run: Any, captioned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Batch] = []
+    loss = SynCLR.loss
+
+    def watched(self: SynCLR, batch: Batch) -> torch.Tensor:
+        seen.append(batch)
+        return loss(self, batch)
+
+    monkeypatch.setattr(SynCLR, "loss", watched)
+    ran = run(*SYNCLR.split(), "--data", captioned, "--images-per-group", "4")
+    assert ran.code == 0, ran.err
+    assert "short groups 3" in ran.err
+    assert len(seen) == 2
+    for batch in seen:
+        sets = batch.groups.view(4, 4)
+        assert (sets == sets[:, :1]).all()
+        assert len(batch.views) == 1
+        assert len(batch.local_views) == 4
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        "--set ema=false --set ibot=0 --views 1g",
+        "--set ibot=0 --views 1g",
+        "--views 1g",
+        "--set ibot=0",
+        "--set label-by=image --views 2g",
+        "--precision bf16",
+    ],
+)
+def test_every_term_can_be_switched(run: Any, captioned: Path, switches: str) -> None:
+    ran = run(*SYNCLR.split(), "--data", captioned, "--images-per-group", "4", *switches.split())
+    assert ran.code == 0, ran.err
+    assert all(p.isfinite().all() for p in load_encoder("o.safetensors").parameters())
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (f"{STABLEREP} --set label-by=image", "one view of an image has nothing to attract"),
+        (f"{STABLEREP} --set label-by=caption", "label-by"),
+        (f"{STABLEREP} --set label-by=class", "no label"),
+        (f"{SYNCLR} --set ema=false", "the patch loss needs a teacher"),
+        (f"{SYNCLR} --backbone resnet10-tiny", "has no patches to mask"),
+        (f"{SYNCLR} --set masked-images=0", "a share above 0"),
+        (f"{SYNCLR} --set momentum-start=1.5", "momentum"),
+        (f"{SYNCLR} --images-per-group 3", "--batch-size 16 is no multiple of --images-per-group 3"),
+        (f"{SYNCLR} --images-per-group 4 --accumulate 8", "--batch-size 16 in 8 parts is no multiple"),
+        (f"{SYNCLR} --accumulate 3", "--batch-size 16 is no multiple of --accumulate 3"),
+        (f"{SYNCLR} --images-per-group 4 --guard", "kept apart"),
+        (f"{SYNCLR} --method moco --accumulate 2 --set queue-size=32", "option of moco"),
+        (
+            "train-ssl --method moco --accumulate 2 --out o.pt --batch-size 16 --steps 2",
+            "keeps something of every batch",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(run: Any, captioned: Path, line: str, message: str) -> None:
+    ran = run(*line.split(), "--data", captioned)
+    assert ran.code in (2, 65)
+    assert message in ran.err
+    assert len(ran.err.strip().splitlines()) == 1
+
+
+def test_images_alone_in_their_group_are_refused_or_counted(run: Any, captioned: Path, tmp_path: Path) -> None:
+    alone = write_captioned(tmp_path / "alone.safetensors", [1] * 32)
+    ran = run(*STABLEREP.split(), "--data", alone)
+    assert ran.code == 65
+    assert "every image is alone in its group" in ran.err
+
+    def told(line: str, data: Path) -> dict[str, Any]:
+        return json.loads(run(*line.split(), "--data", data, "--dry-run", "--json").out)
+
+    assert told(STABLEREP, captioned)["alone_in_their_group"] == 1
+    assert told(SYNCLR, alone)["alone_in_their_group"] == 32  # whose local crops still meet the global one
+    grouped = told(f"{STABLEREP} --images-per-group 4", captioned)
+    assert (grouped["slots"], grouped["short_groups"]) == (4 * 11, 3)
+    assert "alone_in_their_group" not in grouped
+    assert "alone_in_their_group" not in told(f"{STABLEREP} --views 2g", captioned)
+
+
+def test_too_many_prototypes_are_warned_of_once(run: Any, captioned: Path) -> None:
+    warning = "warning: 999 prototypes are more than a batch's 16 masked patches"
+    assert run(*SYNCLR.split(), "--data", captioned, "--set", "prototypes=999").err.count(warning) == 1
+    assert "warning" not in run(*SYNCLR.split(), "--data", captioned).err
+
+
+def test_presets_are_read(run: Any, captioned: Path) -> None:
+    names = [name for name in PRESETS if "synclr" in name or "stablerep" in name]
+    assert len(names) == 11
+    for name in names:
+        line = ["train-ssl", "--preset", name, "--data", "digits:8:train", "--out", "o.pt", "--dry-run", "--json"]
+        line += ["--batch-size", "64", "--steps", "1000", "--warmup", "10"]
+        assert run(*line).code == 0
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole_and_one_teachers_step(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervised = f"train-ssl --method supervised {NET} --data digits:8:test --lr 1e-3 --device cpu --optimizer sgd"
+    weights = []
+    for parts in ("1", "4"):
+        assert run(*supervised.split(), "--accumulate", parts, "--out", f"{parts}.pt").code == 0
+        weights.append(torch.cat([p.flatten() for p in load_encoder(f"{parts}.pt").parameters()]))
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
+    followed: list[tuple[int, int]] = []
+    monkeypatch.setattr(SynCLR, "after_step", lambda self, step, total: followed.append((step, total)))
+    assert run(*SYNCLR.split(), "--set", "label-by=class", "--data", "digits:8:test", "--accumulate", "4").code == 0
+    assert followed == [(0, 2), (1, 2)]
