@@ -30,14 +30,28 @@ OPTIONS = {
     "moco": ["queue-size=35", "momentum-start=0.5"],
     "mocov3": ["predictor-hidden=32", "momentum-start=0.5"],
     "simsiam": ["predictor-hidden=32"],
+    "stablerep": ["label-by=class"],
+    "synclr": [
+        "prototypes=24",
+        "predictor-hidden=32",
+        "patch-hidden=32",
+        "patch-dim=16",
+        "warmup-steps=8",
+        "momentum-start=0.5",
+    ],
 }
 # And what a method may meet: skipped branches of a ViT, members drawn anew in the epoch after the stop, small crops.
 SETTINGS = {
+    "synclr": ["--method", "synclr", "--backbone", "vit-micro/4", "--set", "label-by=class"],
+    "synclr of groups, in parts": [
+        *("--method", "synclr", "--backbone", "vit-micro/4", "--views", "1g2l", "--local-px", "4"),
+        *("--images-per-group", "2", "--accumulate", "2", "--drop-path", "0.3"),
+    ],
     "byol on a vit": ["--method", "byol", "--backbone", "vit-micro/4", "--drop-path", "0.3"],
     "moco of pairs": ["--method", "moco", "--views", "real:1g,mixed:1g"],
     "dino of pairs": ["--method", "dino", "--views", "real:1g3l,synthetic:1g1l", "--local-px", "4"],
 }
-NAMES = (*registry.choices("ssl"), *SETTINGS)
+NAMES = tuple(dict.fromkeys((*registry.choices("ssl"), *SETTINGS)))
 
 
 @dataclass(frozen=True)
