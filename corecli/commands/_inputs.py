@@ -11,6 +11,7 @@ from corecli.base.config import Common, option
 from corecli.base.errors import CannotCreateError, DataError, UsageError
 from corecli.base.files import missing, sniff
 from corecli.data.imageset import ImageSet, open_set
+from corecli.nets import pipeline_files
 
 if TYPE_CHECKING:
     from corecli.data.features import FeatureTable
@@ -61,6 +62,13 @@ def check_encoder(spec: str) -> None:
 def check_header(path: Path, kind: str) -> dict[str, Any]:
     """The header of one of our own files of `kind`. Errors: MissingInputError, DataError."""
     return checkpoint.require_header(path, kind=kind)
+
+
+def check_generator(path: Path) -> dict[str, Any]:
+    """The header of a generator's file, or of its folder in diffusers' layout. Errors: MissingInputError, DataError."""
+    if pipeline_files.is_own(path):
+        return checkpoint.require_header(path / pipeline_files.OWN, kind=pipeline_files.OWN_KIND)["generator"]
+    return check_header(path, "generator")
 
 
 def check_file(out: Path | None) -> None:

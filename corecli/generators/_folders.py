@@ -15,12 +15,11 @@ from typing import Any
 
 from corecli.base import checkpoint, registry
 from corecli.base.checkpoint import Header, Tensors
-from corecli.base.errors import CannotCreateError, DataError, UsageError
+from corecli.base.errors import DataError, UsageError
 from corecli.base.files import missing, storage_errors, write_json
 from corecli.nets.autoencoder import VQ
+from corecli.nets.pipeline_files import OWN, OWN_KIND, is_own, refuse_others
 
-OWN = "corecli.safetensors"
-KIND = "generator-folder"
 _UNET, _STAGE = "network.unet.", "first_stage.autoencoder."
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _SCHEDULES = {  # by diffusers' name; its first and last beta of 1000 timesteps
@@ -32,7 +31,7 @@ _PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 
 
 def write_folder(folder: Path, tensors: Tensors, header: Header) -> None:
-    """Write the generator of a loaded checkpoint; an earlier folder of ours is replaced.
+    """Write the generator of a loaded checkpoint; a folder of another is replaced, its own is left alone.
 
     Errors: UsageError for a family or an objective that diffusers has no classes for; CannotCreateError where
     something else is in the way; StorageError.
@@ -43,14 +42,16 @@ def write_folder(folder: Path, tensors: Tensors, header: Header) -> None:
         hint = "adm and ldm are exported, with the objectives eps, v and x0"
         raise UsageError(f"diffusers has no classes for {header['arch']} {objective}".rstrip(), hint=hint)
     with storage_errors(folder):
-        _refuse_others(folder)
+        refuse_others(folder)
+        if is_own(folder) and _header(folder) == header:
+            return
         temporary = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             _write_parts(temporary, generator, unet)
             rest = {n: t for n, t in tensors.items() if not n.startswith((_UNET, _STAGE))}
-            checkpoint.save(temporary / OWN, rest, kind=KIND, generator=header)
+            checkpoint.save(temporary / OWN, rest, kind=OWN_KIND, generator=header)
             if folder.exists():
                 shutil.rmtree(folder)
             os.replace(temporary, folder)
@@ -58,19 +59,14 @@ def write_folder(folder: Path, tensors: Tensors, header: Header) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def is_folder(path: Path) -> bool:
-    """Whether `write_folder` made it."""
-    return (path / OWN).is_file()
-
-
 def read_folder(folder: Path) -> tuple[Tensors, Header]:
     """What `write_folder` was given; weights that were trained on in diffusers are taken, with a new fingerprint.
 
     Errors: MissingInputError, DataError.
     """
-    if not is_folder(folder):
+    if not is_own(folder):
         raise missing(folder / OWN)
-    rest, own = checkpoint.load(folder / OWN, kind=KIND)
+    rest, own = checkpoint.load(folder / OWN, kind=OWN_KIND)
     tensors = {**rest, **_prefixed(folder / "unet", _UNET)}
     for part in ("vae", "vqvae"):
         if (folder / part).is_dir():
@@ -146,6 +142,5 @@ def _built(header: Header, tensors: Tensors) -> Any:
     return generator.eval()
 
 
-def _refuse_others(folder: Path) -> None:
-    if folder.exists() and not is_folder(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise CannotCreateError("exists already and is something else", where=folder, hint="choose another name")
+def _header(folder: Path) -> Header:
+    return checkpoint.require_header(folder / OWN, kind=OWN_KIND)["generator"]

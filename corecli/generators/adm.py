@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from corecli.generators._diffusion import CHANNELS, Diffusion, DiffusionConfig
 from corecli.nets.unet import AdmUnet, norm_groups_for
 
+DIFFUSERS = True  # has classes for its network
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DiffusionConfig):

@@ -15,6 +15,8 @@ from corecli.generators._latent import LatentConfig, first_stage_of
 from corecli.nets.latent_unet import LatentUnet
 from corecli.nets.unet import norm_groups_for
 
+DIFFUSERS = True  # has classes for its network
+
 
 @dataclass(frozen=True, kw_only=True)
 class SharedConfig(LatentConfig):

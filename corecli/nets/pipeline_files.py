@@ -7,11 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from corecli.base.errors import DataError, UnavailableError
+from corecli.base.errors import CannotCreateError, DataError, UnavailableError
 from corecli.base.files import read_json, sha256_file
 from corecli.nets.hub import find_folder
 
 INDEX = "model_index.json"
+OWN, OWN_KIND = "corecli.safetensors", "generator-folder"  # beside the parts of a folder that we have written
 UNUSED = "safety_checker"  # blackens images, which no one who measures a generator wants
 _CONFIG = "config.json"  # only parts with weights have one
 _WEIGHTS = (".safetensors", ".bin")
@@ -45,6 +46,17 @@ def check_pipeline(folder: Path) -> None:
         if library == "transformers" and find_spec("transformers") is None:
             hint = "pip install 'corecli[text]'"
             raise UnavailableError(f"the part {name} needs transformers", where=folder, hint=hint)
+
+
+def is_own(folder: Path) -> bool:
+    """Whether it is a generator of ours, written by `generators._folders`."""
+    return (folder / OWN).is_file()
+
+
+def refuse_others(folder: Path) -> None:
+    """Errors: CannotCreateError where a generator is to be written over anything but an earlier one of ours."""
+    if folder.exists() and not is_own(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise CannotCreateError("exists already and is something else", where=folder, hint="choose another name")
 
 
 def parts_of(folder: Path) -> dict[str, str]:

@@ -14,7 +14,8 @@ from first_stages import HALVING, set_by_hand
 from corecli.base import checkpoint
 from corecli.base.errors import CannotCreateError, DataError, MissingInputError, UsageError
 from corecli.generators import adm, dit, ldm
-from corecli.generators._folders import is_folder, read_folder, write_folder
+from corecli.generators._folders import read_folder, write_folder
+from corecli.nets.pipeline_files import is_own
 
 diffusers = pytest.importorskip("diffusers")
 SMALL: dict[str, Any] = {"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "head_channels": 16}
@@ -54,7 +55,7 @@ def test_a_folder_is_read_back_to_the_bit(case: str, tmp_path: Path) -> None:
     write_folder(tmp_path / "g", tensors, header)
     write_folder(tmp_path / "g", tensors, header)  # takes the place of the first
     again, told = read_folder(tmp_path / "g")
-    assert is_folder(tmp_path / "g") and not is_folder(tmp_path)
+    assert is_own(tmp_path / "g") and not is_own(tmp_path)
     assert told == header  # its fingerprint too
     assert again.keys() == tensors.keys() and all(torch.equal(again[n], t) for n, t in tensors.items())
     assert sorted(os.listdir(tmp_path)) == ["g", "g.pt"]
