@@ -101,4 +101,7 @@ def answer_of(told: Any) -> Answer | None:
         reason = choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
         return None
-    return Answer(raw=text or "", finish_reason=str(reason or "stop")) if isinstance(text, str | None) else None
+    if not isinstance(text, str | None):
+        return None
+    whole = (text or "").encode(errors="replace").decode()  # JSON may hold halves of characters
+    return Answer(raw=whole, finish_reason=str(reason or "stop"))

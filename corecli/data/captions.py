@@ -1,7 +1,8 @@
-"""Captions in a file: JSON lines, or plain text with one caption a line."""
+"""Captions in a file: JSON lines, plain text with one caption a line, or a CSV of images' paths and captions."""
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from corecli.base.errors import DataError
 from corecli.base.files import missing
+from corecli.data.decode import EXTENSIONS
 
 _TEXT = ("caption", "text")  # the first of these keys that a line has
 
@@ -22,18 +24,16 @@ class Captions:
 
 
 def read_captions(path: Path) -> Captions:
-    """Captions of a file: objects with `caption` (or `text`) and `id`, one a line, or plain text.
+    """Captions of a file: objects with `caption` (or `text`) and `id`, one a line; plain text; or StableRep's CSV.
 
-    An id that is not told is the caption's number, 000000 the first. Blank lines are passed over, and duplicate ids are
-    found where rows are made of them. Errors: MissingInputError; DataError naming the line.
+    An id that is not told is the caption's number, 000000 the first; in a .csv it is the path without its extension.
+    Blank lines are passed over, and duplicate ids are found where rows are made of them. Errors: MissingInputError; DataError naming the line.
     """
     path = Path(path)
-    if not path.is_file():
-        raise missing(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError("not a text file in utf-8", where=path) from error
+    if path.suffix == ".csv":
+        listed = read_listed(path)
+        return Captions(ids=[name.rpartition(".")[0] for name, _ in listed], texts=[text for _, text in listed])
+    lines = _text(path).split("\n")  # splitlines would part a caption at U+2028
     told = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     if not told:
         raise DataError("holds no captions", where=path)
@@ -41,6 +41,36 @@ def read_captions(path: Path) -> Captions:
     read = [_object(path, *line) if is_json else ("", line[1]) for line in told]
     ids = [name or f"{i:06d}" for i, (name, _) in enumerate(read)]
     return Captions(ids=ids, texts=[text for _, text in read])
+
+
+def read_listed(path: Path) -> list[tuple[str, str]]:
+    """(image path, caption) of every line of a CSV of two columns; a first line that names no image is its header.
+
+    Errors: MissingInputError; DataError naming the line.
+    """
+    reader, found = csv.reader(_text(path).split("\n")), []
+    for cells in reader:
+        if not cells:
+            continue
+        is_image = cells[0].rpartition(".")[2].lower() in EXTENSIONS
+        if not is_image and reader.line_num == 1:
+            continue
+        if not is_image or len(cells) != 2 or not cells[1].strip():
+            hint = 'a line is a path and a caption, such as 000/01.png,"a dog, in the snow"'
+            raise DataError(f"line {reader.line_num} is no image with its caption", where=path, hint=hint)
+        found.append((cells[0], cells[1].strip()))
+    if not found:
+        raise DataError("holds no captions", where=path)
+    return found
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise missing(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError("not a text file in utf-8", where=path) from error
 
 
 def _object(path: Path, number: int, line: str) -> tuple[str, str]:

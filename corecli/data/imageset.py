@@ -195,7 +195,11 @@ def _format_of(spec: str) -> ModuleType:
     if is_named(spec):
         return registry.load(FORMATS, spec.partition(":")[0])
     if not Path(spec).exists():
-        hint = "named sets are digits:[size][:split] and torchvision:NAME:split" if ":" in spec else None
+        hint = (
+            "named sets are digits:[size][:split], torchvision:NAME:split and captioned:FILE.csv:FOLDER"
+            if ":" in spec
+            else None
+        )
         raise missing(spec, "file or directory", hint)
     for name in registry.choices(FORMATS):
         module = registry.load(FORMATS, name)

@@ -31,7 +31,7 @@ def line(server: LanguageServer, *more: object) -> tuple[object, ...]:
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    return [json.loads(text) for text in Path(path).read_text().splitlines()]
+    return [json.loads(text) for text in Path(path).read_text().split("\n") if text]
 
 
 def numbers(records: list[dict[str, Any]]) -> list[int]:

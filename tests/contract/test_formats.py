@@ -67,6 +67,11 @@ def _openable(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     if name == "digits":
         pytest.importorskip("sklearn")
         return "digits:12:test"
+    if name == "captioned":
+        for k in range(2):
+            write_set(folder / str(k), make_rows(["a", "b/c", "d"]), [_images(3)], class_names=(), header={})
+        (folder / "captions.csv").write_text('a.png,"a dog, wet"\nb/c.png,a cat\nd.png,a hen\n')
+        return f"captioned:{folder}/captions.csv:{folder}/0:{folder}/1"
     if name == "torchvision":
         _write_mnist(folder / "MNIST" / "raw")
         monkeypatch.setenv("TORCHVISION_DATA", str(folder))
@@ -118,7 +123,7 @@ def test_module_offers_the_protocol(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_one_format_claims_a_set(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = _openable(tmp_path, name, monkeypatch)
-    paths = [n for n in NAMES if ":" in spec or n not in ("digits", "torchvision")]
+    paths = [n for n in NAMES if ":" in spec or n not in ("digits", "torchvision", "captioned")]
     claiming = [n for n in paths if ":" not in spec and registry.load(FORMATS, n).claims(spec)]
     assert claiming == ([] if ":" in spec else [name])
     assert registry.load(FORMATS, name).claims(spec)

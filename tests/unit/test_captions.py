@@ -7,10 +7,12 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
-from corecli.base.errors import CannotCreateError, DataError
+from corecli.base.errors import CannotCreateError, DataError, MissingInputError, UsageError
 from corecli.captions import _concepts, _work
 from corecli.captions._backend import Answer
 from corecli.captions._judge import clean, judge, mentions, normalised
@@ -18,6 +20,8 @@ from corecli.captions._plan import RELATIONS, TEMPLATES, Plan
 from corecli.captions._prompts import read_examples
 from corecli.captions.grammar import Grammar
 from corecli.data.captions import read_captions
+from corecli.data.imageset import open_set
+from corecli.data.rows import SYNTHETIC
 
 TREE = ("everyday:0.91", "places:0.088", "textures:0.002")
 SYNCLR = (0.44, 0.45, 0.11)
@@ -297,3 +301,41 @@ def test_captions_with_bad_lines(tmp_path: Path, text: str, message: str) -> Non
     (tmp_path / "c.jsonl").write_text(text)
     with pytest.raises(DataError, match=message):
         read_captions(tmp_path / "c.jsonl")
+
+
+def test_captions_with_line_separators_inside(tmp_path: Path) -> None:
+    text = json.dumps({"id": 1, "caption": "a dog\u2028in the snow\x85"}, ensure_ascii=False)
+    (tmp_path / "c.jsonl").write_text(f"{text}\n\n")
+    assert read_captions(tmp_path / "c.jsonl").texts == ["a dog\u2028in the snow\x85"]
+
+
+def test_images_and_captions_in_the_layout_of_stablerep(tmp_path: Path) -> None:
+    """A CSV of paths and captions, and a folder for the k-th image of each."""
+    file, paths = tmp_path / "captions.csv", ("000/01.png", "000/00.png")
+    file.write_text('000/01.png,"a dog, wet"\n000/00.png,a cat\n')
+    for k in range(3):
+        (tmp_path / str(k) / "000").mkdir(parents=True)
+        for i, path in enumerate(paths):
+            Image.new("RGB", (4, 4), (10 * k + i, 0, 0)).save(tmp_path / str(k) / path)
+    spec = f"captioned:{file}:{tmp_path}/0:{tmp_path}/1:{tmp_path}/2"
+    images, captions = open_set(spec), read_captions(file)
+    assert captions.texts == ["a dog, wet", "a cat"]
+    assert images.rows.keys == [f"{name}@{k}" for name in captions.ids for k in range(3)]
+    assert images.rows.groups == [name for name in captions.ids for _ in range(3)]
+    assert set(images.rows.origins) == {SYNTHETIC}
+    assert images.read(np.arange(6))[:, 0, 0, 0].tolist() == [0, 10, 20, 1, 11, 21]
+    (tmp_path / "2" / paths[0]).unlink()
+    with pytest.raises(MissingInputError):
+        open_set(spec).read(np.arange(6))
+    for wrong in ("captioned:", f"captioned:{file}", f"captioned:{file}:"):
+        with pytest.raises(UsageError, match="not a captioned set"):
+            open_set(wrong)
+    with pytest.raises(MissingInputError, match="no such folder"):
+        open_set(f"captioned:{file}:{tmp_path}/9")
+
+
+@pytest.mark.parametrize("text", ["a.png,a dog\nb.txt,a cat\n", "a.png,a dog\nb.png\n", "a.png,a dog\nb.png, \n"])
+def test_listed_images_with_mistakes(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.csv").write_text(f"path,caption\n{text}")
+    with pytest.raises(DataError, match="line 3 is no image with its caption"):
+        read_captions(tmp_path / "c.csv")
