@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from corecli.metrics._scores import Predictions
     from corecli.nets.encoder import Encoder
 
-_HELD_OUT = 0.1  # of each class, to choose a setting on
 _NEIGHBOURS = {"k": (20,), "knn_temperature": 0.07}
+_CHOICE = {"holdout": 0.1}
 # The options that apply to some modes only, with the values they have there unless given.
 OF_MODE: dict[str, dict[str, Any]] = {
-    "sweep": {"epochs": 20, **_NEIGHBOURS},
-    "logistic": {**_NEIGHBOURS},
+    "sweep": {"epochs": 20, **_NEIGHBOURS, **_CHOICE},
+    "logistic": {**_NEIGHBOURS, **_CHOICE},
     "sgd": {  # MoCo v3's classifier for ResNets
         "epochs": 90,
         "augment": "crop",
@@ -92,6 +92,10 @@ def check_mode(config: Config) -> None:
             raise UsageError(f"{cfg.flag(name)} does not apply to --mode {config.mode}", hint=f"it is of {fitting}")
     if config.shots is not None and config.fraction is not None:
         raise UsageError("--shots and --fraction are two ways to say how much", hint="give one")
+    if config.holdout is not None and config.val:
+        raise UsageError("--holdout and --val are two ways to choose a setting", hint="give one")
+    if config.pool is not None or config.blocks is not None:
+        _check_pooling(config)
     for name in corruptions(config):
         check_corruption(name, SEVERITIES[0])
     if config.labels is not None:
@@ -124,6 +128,12 @@ def _check_training(config: Config) -> None:
     warmup, epochs = of_mode(config, "warmup_epochs"), of_mode(config, "epochs")
     if warmup >= epochs:
         raise UsageError(f"a warm-up of {warmup} epochs leaves nothing of {epochs}", hint="lower --warmup-epochs")
+
+
+def _check_pooling(config: Config) -> None:
+    if config.encoder is None or config.layer != "backbone" or config.mode == "segment":
+        name = "pool" if config.pool is not None else "blocks"
+        raise UsageError(f"--{name} is for an --encoder's --layer backbone, as one feature of an image")
 
 
 def _check_segment(config: Config) -> None:
@@ -225,7 +235,8 @@ def _splits(config: Config, problem: Problem) -> list[Split]:
         numbers = problem.numbers[:num_train]
         if numbers.ndim == 2:  # several classes an image: any of them may be held out
             numbers = torch.zeros(num_train, dtype=torch.int64)
-        return [holdout(numbers, _HELD_OUT, config.seed + i, rows=rows) for i, rows in enumerate(problem.subsets)]
+        share = of_mode(config, "holdout")
+        return [holdout(numbers, share, config.seed + i, rows=rows) for i, rows in enumerate(problem.subsets)]
     held = torch.arange(num_train, len(problem.numbers))
     return [
         Split(fitted=rows, held=held, final=rows if draws_subsets(config) else torch.cat([rows, held]))

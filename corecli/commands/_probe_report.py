@@ -96,6 +96,8 @@ def _record(config: Config, result: Result) -> dict[str, Any]:
         "num_classes": result.num_classes,
         "encoder": config.encoder,
         "layer": config.layer,
+        "pool": config.pool,
+        "blocks": config.blocks,
         "mode": config.mode,
         "train": result.task.train.spec,
         "test": result.of.spec,

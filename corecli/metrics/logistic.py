@@ -57,7 +57,7 @@ def fit_logistic(
     passed over), C binary classifiers with one C, chosen by mean average precision. Ties go to the lower loss.
     """
     options = options or LogisticOptions()
-    scaling = Scaling.of(features, split.final)
+    scaling = Scaling.of(features, split.fitted)
     fitted = _Rows.of(features, targets, split.fitted, scaling)
     held = _Rows.of(features, targets, split.held, scaling)
     start, best = fitted.zeros(), (-math.inf, -math.inf)
@@ -67,6 +67,7 @@ def fit_logistic(
         judged = held.quality(start) if len(options.costs) > 1 else (0.0, 0.0)
         if judged > best:
             best, chosen, cost = judged, start, value
+    scaling = Scaling.of(features, split.final)
     weight, bias = _minimise(_Rows.of(features, targets, split.final, scaling), cost, chosen, options)
     return Classifier(scaling=scaling, weight=weight.float(), bias=bias.float()), cost
 

@@ -65,6 +65,7 @@ class Encoder(nn.Module):
             image_size=preprocessing["image_size"],
             drop_path=spec.get("drop_path", 0.0),
         )
+        self._pooling: tuple[vit.Pool, int] | None = None
         self.projector = build_projector(self.num_features, spec["projector"]) if spec["projector"] else None
         self.projector_dim = spec["projector"]["dim"] if spec["projector"] else None
         self.register_buffer("mean", torch.tensor(preprocessing["mean"]).view(1, 3, 1, 1), persistent=False)
@@ -80,7 +81,7 @@ class Encoder(nn.Module):
 
         H and W are any, except that the patches of a ViT must tile them. Errors: UsageError.
         """
-        h = self.backbone(self._normalised(x))
+        h = self._features(self._normalised(x))
         return h, h if self.projector is None else self.projector(h)
 
     def encode(self, images: Tensor, layer: Layer = "backbone", *, batch_size: int | None = None) -> Tensor:
@@ -94,7 +95,7 @@ class Encoder(nn.Module):
         # No inference_mode: its tensors cannot enter a later graph, and online probes train on these features.
         with _evaluating(self), torch.no_grad():
             batches = (self._resized(b.to(self.mean.device)) for b in images.split(batch_size or max(1, len(images))))
-            return torch.cat([head(self.backbone(self._normalised(x))).float() for x in batches])
+            return torch.cat([head(self._features(self._normalised(x))).float() for x in batches])
 
     def set_projector(self, spec: ProjectorSpec | None, *, seed: int = 0) -> None:
         """Put a new projector, whose weights are a function of `seed`, in the place of the old; None takes it off.
@@ -117,6 +118,21 @@ class Encoder(nn.Module):
         if image_size != preprocessing["image_size"]:
             backbones.set_image_size(self.backbone, self.spec["backbone"], image_size)
             self.spec = {**self.spec, "preprocessing": {**preprocessing, "image_size": image_size}}
+
+    def set_pooling(self, pool: vit.Pool, num_blocks: int) -> None:
+        """From now on give what the last blocks of a vision transformer hold, as `vit.pooled`, in place of its output.
+
+        Errors: UsageError for other networks, or with a projector, which takes the output. Its file knows nothing of it.
+        """
+        if self.projector is not None:
+            raise UsageError("a projector takes the backbone's own output")
+        vit.check_pooling(self.backbone, pool, num_blocks)
+        self._pooling = (pool, num_blocks)
+        parts = {"cls": num_blocks, "mean": num_blocks, "cls+mean": num_blocks + 1}[pool]
+        self.num_features *= parts
+
+    def _features(self, x: Tensor) -> Tensor:
+        return self.backbone(x) if self._pooling is None else vit.pooled(self.backbone, x, *self._pooling)
 
     def _normalised(self, x: Tensor) -> Tensor:
         backbones.check_size(self.backbone, x.shape[-2], x.shape[-1])

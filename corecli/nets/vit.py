@@ -14,12 +14,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from corecli.base.errors import UnavailableError, UsageError, unknown_name
+
+Pool = Literal["cls", "mean", "cls+mean"]
 
 PREFIX = "vit-"
 DEFAULT_PX = 224
@@ -117,6 +119,30 @@ def watch_patches(net: Any, *, mask: Tensor | None = None, token: Tensor | None 
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def pooled(net: Any, x: Tensor, pool: Pool, num_blocks: int) -> Tensor:
+    """What the last blocks hold, all after the last norm, side by side: normalised images -> float [B, D * P].
+
+    cls: the class token of each block; mean: the mean of its patches; cls+mean: the class tokens, then the mean of the
+    last block's patches, as in DINOv2's linear evaluation.
+    """
+    blocks = net.forward_intermediates(
+        x, indices=num_blocks, norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+    )
+    means = [patches.mean(1) for patches, _ in blocks] if "mean" in pool else []
+    tokens = [prefix[:, 0] for _, prefix in blocks] if "cls" in pool else []
+    return torch.cat([*tokens, *(means[-1:] if tokens else means)], dim=1)
+
+
+def check_pooling(net: Any, pool: Pool, num_blocks: int) -> None:
+    """UsageError unless a network has such blocks and, where it is asked for, a class token."""
+    if not is_vit(net):
+        raise UsageError("this network has no blocks of patches to pool", hint="take a vision transformer")
+    if num_blocks > len(net.blocks):
+        raise UsageError(f"the network has {len(net.blocks)} blocks, fewer than {num_blocks}")
+    if "cls" in pool and getattr(net, "cls_token", None) is None:
+        raise UsageError("this transformer has no class token", hint="pool the mean of its patches")
 
 
 def sincos_positions(height: int, width: int, dim: int) -> Tensor:

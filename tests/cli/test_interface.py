@@ -536,8 +536,9 @@ EFFECTS: dict[str, list[str]] = {
     f"{PROBE} $tiny/f.safetensors": [
         "--test $tiny/syn", "--val digits:8:test", "--encoder $tiny/f1.safetensors", "--layer backbone",
         "--mode logistic", "--seeds 2", "--epochs 40", "--shots 9", "--fraction 0.5", "--k 1", "--k 20 --k 9",
-        "--knn-temperature 9", "--image-size 4", "--seed 1", "--precision bf16",
+        "--knn-temperature 9", "--image-size 4", "--seed 1", "--precision bf16", "--holdout 0.5",
     ],
+    f"{PROBE} $tiny/vit.safetensors --layer backbone": ["--pool mean", "--pool cls+mean", "--blocks 2"],
     f"{PROBE} $tiny/f.safetensors --test a=digits:8:train": ["--train a=digits:8:train"],
     f"{PROBE} $tiny/f.safetensors --test a=$tiny/syn": ["--confusion $out.csv"],
     f"{PROBE} $tiny/f.safetensors --mode sgd --epochs 3 --train-batch 32": [
@@ -591,7 +592,8 @@ ELSEWHERE = {
     "resize",  # of Inception: test_options_with_nothing_to_act_on_are_refused and tests/golden
     "splits",  # of Inception scores: test_fid_metrics.py
     "arch", "first_stage", "latent_scale",  # test_generator_families.py
-    "captions", "images", "negative_prompt",  # test_pipelines.py
+    "images", "negative_prompt",  # test_pipelines.py
+    "captions", "text_encoder", "caption_length",  # test_caption_generators.py and test_pipelines.py
     "ask_backgrounds", "examples", "backend", "model", "api", "temperature", "top_p", "top_k", "repetition_penalty",
     "max_tokens", "extensions", "url", "key_env", "concurrency", "timeout_sec", "tries", "write_requests", "ingest",
     "on_missing",  # test_captions_verb.py
@@ -658,12 +660,13 @@ IDLE_LINES = [
     (f"{GEN} --feature-noise 0.1", "--feature-noise does not apply to a generator conditioned on nothing"),
     (f"{GEN} --condition labels --feature-normalization l2", "--feature-normalization does not apply"),
     (f"{GEN} --condition-dropout 0.1", "--condition-dropout does not apply to a generator conditioned on nothing"),
-    ("sample --ckpt $tiny/unconditional.pt --rows 1 --out o", "--rows and --order need --features"),
-    ("sample --ckpt $tiny/unconditional.pt --order shuffle --out o", "--rows and --order need --features"),
+    ("sample --ckpt $tiny/unconditional.pt --rows 1 --out o", "--rows and --order need --features or --captions"),
+    ("sample --ckpt $tiny/unconditional.pt --order shuffle --out o", "--rows and --order need --features or --captions"),
     (f"{LINES['sample']} --num 3 --per-row 2", "--num and --per-row are two ways to say how many (give one)"),
     (f"{LINES['sample']} --sampler ddpm --eta 0.5 -q", "the ddpm sampler takes no eta"),
     (f"{LINES['sample']} --set noise_level=1", "--set is for pipelines of diffusers"),
-    (f"{LINES['sample']} --captions x", "--captions is for pipelines of diffusers"),
+    (f"{LINES['sample']} --captions x", "conditioned on features, not on captions (drop --captions)"),
+    (f"{GEN} --text-encoder x", "--text-encoder does not apply to a generator conditioned on nothing"),
     (f"{LINES['inflate']} --format npz", "--format needs --materialize"),
     (f"{LINES['inflate']} --beta 0.5 --repeat 2", "--beta and --repeat are two ways to say how often (give one)"),
     (f"{LINES['inflate']} --share 6/5", "--share '6/5' is not K/N (write 2/5, the second of five)"),
@@ -679,7 +682,7 @@ IDLE_LINES = [
     ("captions --concepts everyday:0", "no list of concepts has a weight above 0"),
     ("captions --concepts everyday:1:thing", "unknown kind of concepts 'thing'"),
     ("probe --train $tiny/z.safetensors --test $tiny/z.safetensors --encoder $tiny/f.safetensors", "drop --encoder"),
-    (f"{LINES['probe']} --lr 1", "--lr does not apply to --mode sweep (it is of sgd or finetune)"),
+    (f"{LINES['probe']} --lr 1", "--lr does not apply to --mode sweep (it is of sgd or finetune or segment)"),
     (f"{LINES['probe']} --mode sgd --k 5", "--k does not apply to --mode sgd (it is of sweep or logistic)"),
     (f"{LINES['probe']} --mode sgd --lars-bias adapt", "--lars-bias does not apply (it is of --optimizer lars)"),
     (f"{LINES['probe']} --mode sgd --val digits:8", "--val does not apply to --mode sgd (it chooses nothing)"),

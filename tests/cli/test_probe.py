@@ -280,15 +280,28 @@ REFUSED = [
     ("--shots 3 --fraction 0.1", "--shots and --fraction are two ways"),
     ("--corruptions fig", "unknown corruption 'fig' (did you mean 'fog'?)"),
     ("--corruptions fog", "--corruptions needs images"),
+    ("--pool mean", "--pool is for an --encoder's --layer backbone"),
+    ("--holdout 0.2 --val $z", "--holdout and --val are two ways"),
 ]
 
 
 @pytest.mark.parametrize(("line", "message"), REFUSED)
 def test_scores_that_cannot_be_had_are_refused(run: Run, tiny: Path, line: str, message: str) -> None:
     z = tiny / "z.safetensors"
-    ran = run("probe", "--train", z, "--test", z, *line.split())
+    ran = run("probe", "--train", z, "--test", z, *line.replace("$z", str(z)).split())
     assert ran.code == 2
     assert message in ran.err
+
+
+def test_a_pooled_transformer_is_fine_tuned_and_scored(run: Run, tiny: Path) -> None:
+    line = ("--encoder", tiny / "vit.safetensors", "--train", "digits:8:test", "--test", "digits:8:test")
+    more = ("--mode", "finetune", "--epochs", 1, "--warmup-epochs", 0, "--train-batch", 64, "--lr", 0.02)
+    found = [records(run, *line, *more, *pool)[0] for pool in ((), ("--pool", "cls+mean", "--blocks", 2))]
+    assert [(one["pool"], one["blocks"]) for one in found] == [(None, None), ("cls+mean", 2)]
+    assert found[0]["top1"] != found[1]["top1"]
+    ran = run("probe", *line, "--pool", "mean", "--encoder", tiny / "f.safetensors")
+    assert ran.code == 2
+    assert "no blocks of patches" in ran.err
 
 
 def test_all_corruptions_are_the_fifteen() -> None:

@@ -10,6 +10,11 @@ from corecli.base.errors import UsageError
 from corecli.engine.schedule import Stage, check_warmup, find_stage, learning_rate, parse_duration, parse_stage
 
 
+def test_a_line_to_zero_after_a_linear_warmup() -> None:
+    rates = [learning_rate(s, peak=2.0, total_steps=6, warmup_steps=2, shape="linear") for s in range(7)]
+    assert rates == pytest.approx([2 / 3, 4 / 3, 2, 1.5, 1, 0.5, 0])
+
+
 def test_cosine_after_a_linear_warmup() -> None:
     rates = [learning_rate(s, peak=0.4, total_steps=100, warmup_steps=9) for s in range(100)]
     assert rates[:10] == pytest.approx([0.4 * k / 10 for k in range(1, 11)])

@@ -200,3 +200,33 @@ def test_masked_patches_are_a_token_whatever_the_image_shows_there() -> None:
     torch.testing.assert_close(seen[0][1], patches[1])
     torch.testing.assert_close(unmasked, net(x), rtol=0, atol=0)  # and nothing is left behind
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (24, 40)])
+def test_pooled_features_are_those_of_the_last_blocks_after_the_norm(shape: tuple[int, int]) -> None:
+    encoder = build_encoder("vit-micro/8", image_size=32, projector_dim=None).eval()
+    x = torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(0))
+    net, seen = encoder.backbone, []
+    for block in net.blocks:  # type: ignore[union-attr]
+        block.register_forward_hook(lambda _, __, tokens: seen.append(net.norm(tokens)))  # type: ignore[operator]
+    own = encoder(x)[0]
+    cls, means = [t[:, 0] for t in seen], [t[:, 1:].mean(1) for t in seen]
+    torch.testing.assert_close(own, cls[-1])
+    expected = {("cls", 2): cls[-2:], ("mean", 3): means[-3:], ("cls+mean", 2): [*cls[-2:], means[-1]]}
+    for (pool, num), parts in expected.items():
+        encoder.num_features, encoder.projector = 64, None
+        encoder.set_pooling(pool, num)  # type: ignore[arg-type]
+        found = encoder(x)[0]
+        assert encoder.num_features == found.shape[1]
+        torch.testing.assert_close(found, torch.cat(parts, 1))
+
+
+def test_pooling_what_is_not_there() -> None:
+    with pytest.raises(UsageError, match="no blocks of patches"):
+        build_encoder("resnet10-tiny", image_size=8, projector_dim=None).set_pooling("mean", 1)
+    encoder = build_encoder("vit-micro/8", image_size=8, projector_dim=None)
+    with pytest.raises(UsageError, match="has 4 blocks, fewer than 5"):
+        encoder.set_pooling("mean", 5)
+    encoder.backbone.cls_token = None
+    with pytest.raises(UsageError, match="no class token"):
+        encoder.set_pooling("cls+mean", 1)
