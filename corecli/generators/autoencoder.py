@@ -42,7 +42,8 @@ class Config(SharedConfig):
 
     kind: "kl", regularised by a slight KL penalty towards a standard normal, or "vq", by a codebook.
     channels, channel_mult: widths of the levels; every level but the last halves the image.
-    attention: whether the innermost blocks attend. codes: entries of the codebook.
+    attention: whether the innermost blocks attend; attention_levels: how many of the innermost levels do as well.
+    codes: entries of the codebook.
     error: of a reconstruction, "l1" or "l2".
     kl_weight: of the KL, summed over latents, against the error, summed over pixels (LDM, Appendix G).
     commitment: how strongly encodings are drawn to their code (VQ-VAE, Eq. 3).
@@ -55,6 +56,7 @@ class Config(SharedConfig):
     num_res_blocks: int = 1
     latent_channels: int = 4
     attention: bool = True
+    attention_levels: int = 0
     codes: int = 1024
     error: str = "l1"
     kl_weight: float = 1e-6
@@ -169,13 +171,14 @@ def nearest(z: Tensor, codebook: Tensor) -> Tensor:
 
 def _spec(config: Config) -> Spec:
     """What diffusers builds it from."""
-    levels = len(config.channel_mult)
+    attend = min(config.attention_levels, len(config.channel_mult))
+    levels = ["Attn"] * attend + [""] * (len(config.channel_mult) - attend)  # the innermost first
     arguments: dict[str, Any] = {
         "in_channels": 3,
         "out_channels": 3,
         "block_out_channels": [config.channels * m for m in config.channel_mult],
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "down_block_types": [f"{attn}DownEncoderBlock2D" for attn in reversed(levels)],
+        "up_block_types": [f"{attn}UpDecoderBlock2D" for attn in levels],
         "layers_per_block": config.num_res_blocks,
         "latent_channels": config.latent_channels,
         "norm_num_groups": norm_groups_for(config.channels, config.channel_mult),

@@ -298,11 +298,14 @@ def test_option_environment_file_preset_default(run: Run, monkeypatch: pytest.Mo
 
 def test_every_preset_resolves(run: Run, tiny: Path) -> None:
     for verb in WORKING:
-        for name in load_verb(verb).PRESETS:
-            of = SEGMENT if load_verb(verb).PRESETS[name].get("mode") == "segment" else LINES[verb]
+        for name, preset in load_verb(verb).PRESETS.items():
+            of = SEGMENT if preset.get("mode") == "segment" else LINES[verb]
+            if preset.get("arch") == "autoencoder":
+                of = of.replace("--features $tiny/z.safetensors", "")
             line = [*words_of(of, tiny=tiny), *(["--batch-size", "8"] if "train" in verb else [])]
             ran = run(*line, "--preset", name, "--dry-run", "--json")
-            assert json.loads(ran.out)["config"]["preset"] == name, ran.err
+            assert ran.code == 0, (name, ran.err)
+            assert json.loads(ran.out)["config"]["preset"] == name
 
 
 def test_choices_told_without_torch_are_those_there_are() -> None:

@@ -119,7 +119,7 @@ def test_shells_can_parse_the_completions(shell: str, name: str) -> None:
         (["sample", "--sampler", "="], ["ddim", "ddpm", "dpmpp", "euler", "heun", "unipc"]),
         (["sample", "--sampler", "=", "h"], ["heun"]),
         (["sample", "--sam"], ["--sampler"]),
-        (["train-gen", "--preset", ""], ["adm-cifar", "icgan-64", "tiny"]),
+        (["train-gen", "--preset", "icgan"], ["icgan-128", "icgan-256", "icgan-64"]),
         (["train-gen", "--no-f"], ["--no-flip"]),
         (["sample", "--steps", ""], []),
         (["sample", "--ckpt", ""], ["a file.pt", "sample"]),
