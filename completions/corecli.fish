@@ -87,8 +87,7 @@ complete -c corecli -n '__fish_seen_subcommand_from train-gen' -s h -d 'show the
 complete -c corecli -n '__fish_seen_subcommand_from sample' -f
 complete -c corecli -n '__fish_seen_subcommand_from sample' -l ckpt -r -F -d 'generator file, or diffusers:FOLDER or diffusers:ID'
 complete -c corecli -n '__fish_seen_subcommand_from sample' -l features -r -F -d 'feature table to condition on'
-complete -c corecli -n '__fish_seen_subcommand_from sample' -l captions -r -F -d 'captions to make images of: JSON lines with id and caption, or text'
-complete -c corecli -n '__fish_seen_subcommand_from sample' -l text-encoder -r -F -d 'where the frozen text encoder is that the generator was trained with; default where it was then'
+complete -c corecli -n '__fish_seen_subcommand_from sample' -l captions -r -F -d 'captions for a pipeline: JSON lines with id and caption, or text'
 complete -c corecli -n '__fish_seen_subcommand_from sample' -l images -r -F -d 'image set for a pipeline to vary'
 complete -c corecli -n '__fish_seen_subcommand_from sample' -l out -r -F -d 'image set to write: .safetensors, .npz, .tar, else a directory'
 complete -c corecli -n '__fish_seen_subcommand_from sample' -l format -x -a 'directory packed tar npz' -d 'format of --out, whatever its name; of shards tar unless given'
