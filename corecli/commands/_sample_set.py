@@ -105,6 +105,8 @@ class Maker:
                 self._made, self._dropped = sum_over_ranks(counts).tolist()
             barrier(world)
             if world.is_main and not folder.missing() and not folder.is_finished():
+                if not any(folder.told(index)["num"] for index in range(cut.num)):
+                    raise self._nothing_left()
                 folder.finish(class_names=self._source.class_names, header=self._header(identity))
         return self._outcome_of_shards(folder, cut, new=bool(todo))
 
@@ -129,8 +131,7 @@ class Maker:
                 kept, chunks = self._kept(rows, shards)
                 self._dropped += len(rows) - len(kept)
                 if not len(kept) and record is None:
-                    hint = "lower --min-similarity; what is made is kept for another try"
-                    raise DataError(f"no image has a similarity of {config.min_similarity:g}", hint=hint)
+                    raise self._nothing_left("; what is made is kept for another try")
                 if len(kept):
                     watched = statistics.watch(chunks) if record else chunks
                     header = self._header(part.identity)
@@ -157,6 +158,10 @@ class Maker:
         chunks = (shard["images"][keeps(shard["similarity"])] for shard in shards.read())
         return measured.take(keeps(similarity).nonzero().flatten().numpy()), (chunk for chunk in chunks if len(chunk))
 
+    def _nothing_left(self, more: str = "") -> DataError:
+        reason = f"no image has a similarity of {self._config.min_similarity:g}"
+        return DataError(reason, hint=f"lower --min-similarity{more}")
+
     def _header(self, identity: dict[str, Any]) -> dict[str, Any]:
         config = cfg.settings(self._config)
         return {"config": config, "identity": identity, "parents": self._inputs, "sampler": self._ready.sampler}
@@ -182,6 +187,7 @@ class Maker:
             num=num,
             sampler=self._ready.sampler,
             guidance=config.guidance[0] if config.guidance else None,
+            dropped=self._dropped,
             seconds=round(seconds, 3),
             images_per_sec=self._made / seconds,
         )

@@ -1,4 +1,4 @@
-"""The same seed gives the same image: at any batch size, in any format, in shards, resumed, and one row in a thousand."""
+"""The same seed gives the same image: at any batch size, in any format, in shards, resumed, one row in a thousand."""
 
 from __future__ import annotations
 
