@@ -72,6 +72,7 @@ class Asking:
         self.params = {"api": config.api, **dataclasses.asdict(decoding)} if has_model else {"form": config.form}
         self._backend = registry.load("captions", config.backend, "backend").open_backend(settings)
         self._quiet = config.quiet
+        self.num_answers = 0
 
     def into(self, answers: Answers, label: str) -> Ask:
         """A function that asks and keeps every answer when it comes."""
@@ -80,6 +81,7 @@ class Asking:
             with Progress(label, total=num, shown=not self._quiet) as progress:
                 for request, answer in self._backend.answers(requests):
                     answers.add((request.index, request.attempt), answer)
+                    self.num_answers += 1
                     progress.advance()
 
         return ask

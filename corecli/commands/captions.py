@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -160,9 +161,8 @@ def check(config: Config) -> dict[str, Any]:
 def run(config: Config) -> Outcome:
     """Write captions. Errors: UsageError, DataError, CannotCreateError, UnavailableError, InterruptedAfterSaving."""
     out = _file(config)
-    kept = "every answer is kept" if out is not None else "nothing was kept, as there is no --out"
     try:
-        with StopAtOnce(kept):
+        with nullcontext() if out is None else StopAtOnce("every answer is kept"):
             asked = complete_backgrounds(config) if config.ask_backgrounds else 0
             return _to_stdout(config) if out is None else _to_file(config, out, ingests=not asked)
     except BatchWritten as written:
@@ -180,7 +180,7 @@ def _to_file(config: Config, out: Path, *, ingests: bool) -> Outcome:
     folder = open_folder(out, identity, force=config.force)
     answers = Answers(folder)
     try:
-        settled, seconds = _settled(config, planned, asking, answers)
+        settled, speed = _settled(config, planned, asking, answers)
         report = _report(settled)
         publish(
             out,
@@ -189,21 +189,20 @@ def _to_file(config: Config, out: Path, *, ingests: bool) -> Outcome:
         )
     finally:
         answers.close()
-    return produced(out, notes=(*planned.notes, *_notes(report, seconds)), **report, seconds=seconds)
+    return produced(out, notes=(*planned.notes, *_notes(report, speed)), **report)
 
 
 def _to_stdout(config: Config) -> Outcome:
     planned = _captions_plan.make(config)
     asking = Asking(config, _captions_plan.fingerprint(_captions_plan.identity(config)))
-    settled, seconds = _settled(config, planned, asking, Answers())
+    settled, speed = _settled(config, planned, asking, Answers())
     records = tuple(_records(config, planned.plan, asking, settled))
-    notes = (*planned.notes, *_notes(_report(settled), seconds))
+    notes = (*planned.notes, *_notes(_report(settled), speed))
     return Outcome(lines=tuple(r["caption"] for r in records), records=records, notes=notes, for_people=True)
 
 
-def _settled(
-    config: Config, planned: _captions_plan.Planned, asking: Asking, answers: Answers
-) -> tuple[Settled, float]:
+def _settled(config: Config, planned: _captions_plan.Planned, asking: Asking, answers: Answers) -> tuple[Settled, str]:
+    """What came of the plan, and how fast the answers came that were asked for now."""
     started = time.monotonic()
     rules = Rules(
         retries=config.retries,
@@ -216,7 +215,8 @@ def _settled(
     if not settled.kept:
         faults = ", ".join(f"{count} {fault}" for fault, count in settled.total("dropped").items())
         raise DataError(f"no caption was kept: dropped {faults}", hint="--force asks again")
-    return settled, time.monotonic() - started
+    seconds = time.monotonic() - started
+    return settled, f"{asking.num_answers} answers in {seconds:.1f} s, {asking.num_answers / seconds:.4g} a second"
 
 
 def _records(config: Config, plan: Plan, asking: Asking, settled: Settled) -> Iterator[dict[str, Any]]:
@@ -250,11 +250,10 @@ def _report(settled: Settled) -> dict[str, Any]:
     return {"captions": len(settled.kept), **events, **tables}
 
 
-def _notes(report: dict[str, Any], seconds: float) -> tuple[str, ...]:
+def _notes(report: dict[str, Any], speed: str) -> tuple[str, ...]:
     """The statistics as lines: in all, by template, by source."""
     whole = {"planned": sum(row["planned"] for row in report["templates"].values()), "kept": report["captions"]}
-    rate = whole["planned"] / max(seconds, 1e-9)
-    lines = [f"{_told({**whole, **report})}; {rate:.0f} captions/s"]
+    lines = [f"{_told({**whole, **report})}; {speed}"]
     for name in ("templates", "sources"):
         lines += [f"{name[:-1]} {key}: {_told(row)}" for key, row in report[name].items()]
     return tuple(lines)

@@ -27,7 +27,8 @@ def read_captions(path: Path) -> Captions:
     """Captions of a file: objects with `caption` (or `text`) and `id`, one a line; plain text; or StableRep's CSV.
 
     An id that is not told is the caption's number, 000000 the first; in a .csv it is the path without its extension.
-    Blank lines are passed over, and duplicate ids are found where rows are made of them. Errors: MissingInputError; DataError naming the line.
+    Blank lines are passed over, and duplicate ids are found where rows are made of them. Errors: MissingInputError;
+    DataError naming the line.
     """
     path = Path(path)
     if path.suffix == ".csv":

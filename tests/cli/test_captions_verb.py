@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import random
 import signal
+import subprocess
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -42,6 +45,37 @@ def often(body: dict[str, Any], number: int) -> str | None:
     """Half of all requests go wrong at first, in every way there is."""
     draw = zlib.crc32(f"{words_of(body)}{body['seed']}".encode())
     return FAULTS[draw % 10] if draw % 10 < 5 and number < 1 + draw % 2 else None
+
+
+# Streams
+
+
+def test_captions_go_to_a_pipe_as_json_lines_and_to_a_terminal_as_text(tmp_path: Path) -> None:
+    """And nothing of it imports torch."""
+    program = "import sys; from corecli.cli import run_line; code = run_line(sys.argv[1:])"
+    program += "; sys.exit(code or len({'torch', 'transformers'} & set(sys.modules)))"
+    words = [sys.executable, "-c", program, "captions", "--num", "3", "--out", "-"]
+    piped = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path)
+    records = [json.loads(text) for text in piped.stdout.splitlines()]
+    assert [record["id"] for record in records] == ["000000000", "000000001", "000000002"]
+    assert "corecli captions: kept 3 of 3; 3 answers in" in piped.stderr
+    ours, theirs = pty.openpty()
+    subprocess.run(words, stdout=theirs, stderr=subprocess.DEVNULL, check=True, cwd=tmp_path)
+    os.close(theirs)
+    assert os.read(ours, 4096).decode().splitlines() == [record["caption"] for record in records]
+    os.close(ours)
+    assert not list(tmp_path.iterdir())
+
+
+def test_stopped_without_a_file_nothing_is_saved(tmp_path: Path) -> None:
+    with LanguageServer(lambda body, number: "late") as server:
+        server.late_sec = 30
+        for number, code in ((signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)):
+            server.faults.clear()
+            running = Line(line(server, "--num", 5), folder=tmp_path)
+            wait_for(lambda: server.faults["late"] >= 1, running)
+            running.signal(number)
+            assert running.end(timeout=20).code == code
 
 
 # The server
