@@ -12,6 +12,7 @@ import sys
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -387,6 +388,33 @@ def test_a_batch_ends_as_a_server_would(run: Run) -> None:
     with LanguageServer() as server:
         assert run(*line(server, "--num", "60", "--out", "s.jsonl")).code == 0
     assert [{**r, "backend": "server"} for r in read("o.jsonl")] == read("s.jsonl")
+
+
+def test_backgrounds_by_a_batch_come_first(run: Run) -> None:
+    Path("c.txt").write_text("okapi\nquagga\n")
+    batch = ("captions", "--backend", "batch", "--model", "m", "--num", "9", "-q", "--out", "o.jsonl")
+    batch += ("--concepts", "c.txt", "--backgrounds", "bg.json", "--ask-backgrounds", "--retries", "9")
+    assert run(*batch, "--write-requests", "b.jsonl").out == "b.jsonl\n"
+    assert [words_of(request["body"]) for request in answered("b.jsonl", "ab.jsonl")] == ["okapi", "quagga"]
+    assert not Path("bg.json").exists()
+    assert run(*batch, "--ingest", "ab.jsonl", "--write-requests", "r.jsonl").out == "r.jsonl\n"
+    assert json.loads(Path("bg.json").read_text()).keys() == {"okapi", "quagga"}
+    assert len(answered("r.jsonl", "a.jsonl")) == 9
+    ran = run(*batch, "--ingest", "a.jsonl", "--write-requests", "again.jsonl")
+    assert (ran.code, ran.out) in ((0, "o.jsonl\n"), (0, "again.jsonl\n"))
+
+
+def test_waits_between_tries_grow_and_spread() -> None:
+    """Doubled each time, times a factor that is a function of the seed, the caption and the try."""
+    request: Any = SimpleNamespace(index=3, attempt=0)
+
+    def waits(seed: int) -> list[float]:
+        settings: Any = SimpleNamespace(url="http://a/v1", seed=seed)
+        return [server_module.Server(settings)._back_off(request, number) for number in range(9)]
+
+    assert waits(0) == waits(0) != waits(1)
+    for number, wait in enumerate(waits(0)):
+        assert 0.5 <= wait / min(0.5 * 2**number, 60) < 1.5
 
 
 def test_answers_that_belong_to_something_else(run: Run) -> None:
