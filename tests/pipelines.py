@@ -73,6 +73,13 @@ def save_versatile_variation(folder: Path) -> None:
     VersatileDiffusionImageVariationPipeline(**parts).save_pretrained(folder)
 
 
+def write_clip_text(folder: Path) -> None:
+    """CLIP's text encoder with its tokenizer, as transformers has them."""
+    _seeded()
+    _text_encoder().save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+
+
 def save_unconditional(folder: Path) -> None:
     """A DDPMPipeline, which is given nothing."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel

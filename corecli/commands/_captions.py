@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,58 @@ from corecli.base.errors import DataError
 from corecli.base.files import sha256_file
 from corecli.data.captions import read_captions
 from corecli.data.rows import Rows, make_rows
+from corecli.nets.text_files import TextEncoder, check_text_encoder, fingerprint
 
 if TYPE_CHECKING:
     import torch
 
-    from corecli.nets.text_files import TextEncoder
+
+class Reader:
+    """Puts captions as a generator takes them: as bytes, or embedded by the text encoder in a folder.
+
+    length: of the longest caption, in bytes or tokens; None for the default. Errors: DataError.
+    """
+
+    def __init__(self, folder: Path | None, *, length: int | None, device: torch.device) -> None:
+        from corecli.nets.text import MAX_BYTES
+
+        self._encoder = None if folder is None else TextEncoder(folder, device=device, length=length)
+        self.length = self._encoder.length if self._encoder else length or MAX_BYTES
+        self.width = self._encoder.width if self._encoder else 0  # of an embedding
+
+    def tell(self, generator: Any, captions: list[str]) -> torch.Tensor:
+        """The condition of each caption."""
+        from corecli.nets.text import to_bytes
+
+        if self._encoder is None:
+            return to_bytes(captions, self.length)
+        return self._encoder.embed(captions, tokens=generator.conditioning.attends)
+
+    def cut(self, captions: list[str]) -> tuple[str, ...]:
+        """A note when some of the captions are too long."""
+        from corecli.nets.text import num_cut
+
+        cut = self._encoder.num_cut(captions) if self._encoder else num_cut(captions, self.length)
+        unit = "tokens" if self._encoder else "bytes"
+        note = f"{cut} of {len(captions)} captions are longer than {self.length} {unit} and were cut"
+        return (note,) if cut else ()
 
 
-def of_rows(path: Path, rows: Rows) -> tuple[list[str], np.ndarray]:
-    """(The different captions of images, which of them is whose, int64 [N]): by an image's key, else by its group.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Captioned:
+    """The captions of N rows: the different `texts`, and which of them is whose, int64 [N].
+
+    folder: of the text encoder that reads them, None for bytes; inputs: fingerprints of the file and of the encoder.
+    """
+
+    texts: list[str]
+    which: np.ndarray
+    folder: Path | None
+    inputs: dict[str, str | None]
+
+
+def of_images(path: Path, rows: Rows) -> list[str]:
+    """The caption of each image, from a file: of its key, else of its group.
 
     Errors: as `read_captions`; DataError for duplicate ids, and naming the first images without a caption.
     """
@@ -30,33 +74,20 @@ def of_rows(path: Path, rows: Rows) -> tuple[list[str], np.ndarray]:
     missing = [key for key, text in zip(rows.keys, told, strict=True) if text is None]
     if missing:
         reason = f"{len(missing)} of {len(told)} images have no caption: {', '.join(missing[:3])}"
-        raise DataError(reason, where=path, hint="an id is the key of an image, or its group")
-    number: dict[str, int] = {}
-    which = np.array([number.setdefault(str(text), len(number)) for text in told], dtype=np.int64)
-    return list(number), which
+        raise DataError(reason, where=path, hint="the id of a caption is an image's key, or its group")
+    return [text for text in told if text is not None]
 
 
 def check_encoder(place: str | None) -> None:
     """A text encoder, as far as it shows without torch. Errors: as `text_files.check_text_encoder`."""
-    from corecli.nets import text_files
-
     if place is not None and Path(place).is_dir():
-        text_files.check_text_encoder(Path(place))
+        check_text_encoder(Path(place))
 
 
-def fingerprint(path: Path | None) -> str | None:
-    """Of a file of captions, where there is one."""
-    return None if path is None else sha256_file(path)
-
-
-def tell(generator: Any, captions: list[str], encoder: TextEncoder | None) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """Captions as the generator takes them, and a note when some were cut."""
-    from corecli.nets.text import to_bytes
-
-    length = generator.config.caption_length
-    if encoder is None:
-        told, cut = to_bytes(captions, length)
-    else:
-        told, cut = encoder.embed(captions, tokens=generator.conditioning.attends)
-    unit = "bytes" if encoder is None else "tokens"
-    return told, (f"{cut} of {len(captions)} captions are longer than {length} {unit} and were cut",) if cut else ()
+def captioned(path: Path, texts: list[str], *, folder: Path | None) -> Captioned:
+    """The captions `texts` of rows, from a file; read by the text encoder in a folder, or as bytes."""
+    number: dict[str, int] = {}
+    which = np.array([number.setdefault(text, len(number)) for text in texts], dtype=np.int64)
+    encoder = None if folder is None else fingerprint(folder)
+    inputs = {"captions": sha256_file(path), "text_encoder": encoder}
+    return Captioned(texts=list(number), which=which, folder=folder, inputs=inputs)

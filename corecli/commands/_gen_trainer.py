@@ -14,6 +14,7 @@ from corecli.base import checkpoint, registry
 from corecli.base.config import named_values, parse_fields
 from corecli.base.errors import CorecliError, DataError, UsageError, about
 from corecli.base.rng import derive
+from corecli.commands._captions import Captioned, Reader
 from corecli.commands._families import chosen_fields
 from corecli.commands._inputs import num_workers
 from corecli.data.neighbours import Neighbours
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _SHARED_FIELDS = (
     "objective", "learn_sigma", "min_snr", "flow_times", "schedule", "diffusion_steps", "flip",
-    "condition_dropout", "feature_normalization", "feature_noise", "latent_scale",
+    "condition_dropout", "feature_normalization", "feature_noise", "latent_scale", "caption_length",
 )  # fmt: skip
 _PREVIEW_COLUMNS, _PREVIEW_ROWS, _PREVIEW_STEPS = 10, 4, 25
 
@@ -47,15 +48,20 @@ class GenTrainer:
         data: ImageSet,
         table: FeatureTable | None,
         stage: FirstStage | None,
+        captions: Captioned | None,
         *,
         condition: str,
         world: World,
     ) -> None:
         self.config, self.data, self.world = config, data, world
-        self._table = table
+        self._table, self._captions = table, captions
+        self.notes: tuple[str, ...] = ()
         with about(config.features or config.data):
             self._conditions = _conditions(data, table, condition)
-        self.generator = place(_build(config, data, self._conditions, stage, condition), world.device)
+        reader = Reader(captions.folder, length=config.caption_length, device=world.device) if captions else None
+        self.generator = place(_build(config, data, self._conditions, reader, stage, condition), world.device)
+        if captions is not None and reader is not None:
+            self._conditions, self.notes = reader.tell(self.generator, captions.texts), reader.cut(captions.texts)
         self.generator.check_condition(self._conditions)
         family = registry.load("generators", config.arch)
         recipe = Recipe(
@@ -97,11 +103,18 @@ class GenTrainer:
         images = images if self.neighbours is None else images[0]
         first = self.world.rank * len(rows)
         draws = self.generator.draw(self.config.seed, step, batch=self.config.batch_size)[first : first + len(rows)]
-        condition = None if self._conditions is None else self._conditions[rows].to(self.world.device)
+        condition = self._told(rows)
         learned = self.learner.learn(images, condition, draws)
         bad = ~torch.stack([value.isfinite() for value in learned.values()]).all()
         self._bad_step = torch.where(bad & (self._bad_step < 0), step, self._bad_step)
         return learned
+
+    def _told(self, rows: np.ndarray) -> torch.Tensor | None:
+        """The condition of some rows of the set."""
+        if self._conditions is None:
+            return None
+        told = rows if self._captions is None else self._captions.which[rows]
+        return self._conditions[told].to(self.world.device)
 
     def _neighbours(self) -> Neighbours | None:
         """Whose images are shown as real ones in place of the image whose features are the condition (IC-GAN)."""
@@ -140,7 +153,7 @@ class GenTrainer:
         columns = min(_PREVIEW_COLUMNS, len(self.data.rows))
         rows = np.tile(np.linspace(0, len(self.data.rows) - 1, columns).astype(int), _PREVIEW_ROWS)
         seeds = [derive(self.config.seed, "preview", i) for i in range(len(rows))]
-        condition = None if self._conditions is None else self._conditions[rows]
+        condition = self._told(rows)
         with autocast(self.config.precision, self.world.device):
             average: Any = self.average
             if hasattr(average, "reconstruct"):
@@ -157,14 +170,18 @@ class GenTrainer:
         bad = next((name for name, t in weights.items() if not t.isfinite().all()), None)
         if bad is not None:
             raise self._diverged(self.config.steps - 1, f"{bad} is not finite")
-        told = {"encoder": self._table.header["encoder"], "layer": self._table.header["layer"]} if self._table else {}
+        told: dict[str, Any] = {"kind": self.generator.config.condition}
+        if self._table is not None:
+            told |= {"encoder": self._table.header["encoder"], "layer": self._table.header["layer"]}
+        if self._captions is not None:
+            told |= {"text_encoder": self.config.text_encoder, "fingerprint": self._captions.inputs["text_encoder"]}
         checkpoint.save(
             path,
             weights,
             kind="generator",
             arch=self.config.arch,
             generator=asdict(self.generator.config),
-            condition={"kind": self.generator.config.condition, **told},
+            condition=told,
             class_names=list(self.data.class_names),
             **header,
         )
@@ -175,7 +192,12 @@ class GenTrainer:
 
 
 def _build(
-    config: Config, data: ImageSet, conditions: torch.Tensor | None, stage: FirstStage | None, condition: str
+    config: Config,
+    data: ImageSet,
+    conditions: torch.Tensor | None,
+    reader: Reader | None,
+    stage: FirstStage | None,
+    condition: str,
 ) -> Any:
     """A generator of --arch for these images and conditions, its initial weights drawn from the seed."""
     family = registry.load("generators", config.arch)
@@ -186,6 +208,8 @@ def _build(
     chosen |= parse_fields(family.Config, named_values(config.set), where=config.arch)
     if condition == "features" and conditions is not None:
         chosen["condition_dim"] = conditions.shape[1]
+    if reader is not None:
+        chosen |= {"condition_dim": reader.width, "caption_length": reader.length}
     if condition == "labels":
         chosen["num_classes"] = len(data.class_names)
     if stage is not None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from corecli.generators._pipelines import Pipeline
 
 PREFIX = "diffusers:"
-_OF_GENERATORS = ("features", "spacing", "guidance_interval", "ema_length")
+_OF_GENERATORS = ("features", "text_encoder", "spacing", "guidance_interval", "ema_length")
 _GIVEN = {"captions": "--captions", "images": "--images"}
 
 

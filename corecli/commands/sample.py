@@ -6,6 +6,9 @@ function of the seed, the key and the variant: the same image whatever the batch
 rows chosen and the point a killed run resumed from. A table of another encoder than the generator was trained on is
 refused (--force accepts it).
 
+A generator that was trained on captions makes images from --captions, whose ids are keys and groups. Where a frozen
+text encoder read them in training, it reads them here; another one is refused.
+
 --num N makes N images in all, going through the rows in --order as often as it takes. --rows makes those of some rows
 alone, pixel for pixel those of the whole set: `--rows ::1000` into another --out is a check of one row in a thousand.
 
@@ -27,6 +30,7 @@ Unless --sampler names another, a generator of the objectives eps, v and x0 is s
 and one of edm or flow by heun, 18 steps, EDM's at levels even in sigma^(1/7) (EDM, Table 1). The set's header and the
 output of --json say which it was.
 
+--ckpt is a file of `train-gen`, or the folder of its --export-diffusers, which makes the same images.
 `--ckpt diffusers:PLACE` is a pipeline of diffusers: a folder with a model_index.json, or the id of a repository on the
 hub, looked for in the cache of this machine first. Stable Diffusion and other pipelines that take prompts make images
 from --captions, whose ids are keys and groups. Image variations, unCLIP and other pipelines that take images make them
@@ -49,6 +53,7 @@ from corecli.base.errors import UsageError
 from corecli.base.outcome import Outcome
 from corecli.commands import _inputs, _sample_pipeline, _sample_rows, _sample_trained
 from corecli.data.imageset import format_by_name
+from corecli.nets import pipeline_files
 
 if TYPE_CHECKING:
     from corecli.engine.dist import World
@@ -59,6 +64,7 @@ EXAMPLES = (
         "CORE's 100K images of CIFAR-10",
         "--ckpt g.pt --features z.safetensors --per-row 2 --sampler ddim --steps 50 --out syn.safetensors",
     ),
+    ("Four images a caption", "--ckpt g.pt --captions captions.jsonl --per-row 4 --guidance 2"),
     ("From an unconditional generator", "--ckpt g0.pt --num 1024 --out syn"),
     (
         "The third of sixteen jobs that make one set",
@@ -91,10 +97,18 @@ PRESETS: dict[str, Preset] = {
 class Config(Common):
     """Options of `corecli sample`."""
 
-    ckpt: str = option(help="generator file, or diffusers:FOLDER or diffusers:ID", role="input", metavar="FILE|NAME")
+    ckpt: str = option(
+        help="generator file or exported folder, or diffusers:FOLDER or diffusers:ID", role="input", metavar="FILE|NAME"
+    )
     features: Path | None = option(None, help="feature table to condition on", role="input", metavar="FILE")
     captions: Path | None = option(
-        None, help="captions for a pipeline: JSON lines with id and caption, or text", role="input", metavar="FILE"
+        None, help="captions to make images of: JSON lines with id and caption, or text", role="input", metavar="FILE"
+    )
+    text_encoder: str | None = option(
+        None,
+        help="where the frozen text encoder is that the generator was trained with; default where it was then",
+        role="input",
+        metavar="DIR|ID",
     )
     images: str | None = option(None, help="image set for a pipeline to vary", role="input", metavar="SET")
     out: Path = option(
@@ -165,8 +179,8 @@ class Config(Common):
 
     @property
     def ckpt_path(self) -> Path:
-        """The generator file."""
-        return Path(self.ckpt)
+        """The generator's file, or its folder in diffusers' layout."""
+        return Path(self.ckpt.removeprefix(_sample_pipeline.PREFIX))
 
 
 def check(config: Config) -> dict[str, Any]:
@@ -192,7 +206,7 @@ def run(config: Config, world: World) -> Outcome:
 
 
 def _is_pipeline(config: Config) -> bool:
-    return config.ckpt.startswith(_sample_pipeline.PREFIX)
+    return config.ckpt.startswith(_sample_pipeline.PREFIX) and not pipeline_files.is_own(config.ckpt_path)
 
 
 def _source(config: Config) -> _sample_pipeline.Pipelines | _sample_trained.Trained:

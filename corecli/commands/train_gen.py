@@ -1,8 +1,22 @@
-"""Train an image generator, on features (R2G), on labels or on nothing.
+"""Train an image generator, on features (R2G), on labels, on captions or on nothing.
 
 With --features every image is generated from the features of its own table row (CORE, Eq. 2): rows are joined to
 images by key, and a synthetic image takes the row of the image it was made from. The table's encoder is recorded, and
 `sample` refuses a table of another one.
+
+With --captions every image is generated from its caption: a caption's id is the image's key, or its group, as in a set
+that was sampled from captions. They are read as bytes, by a small transformer that learns with the generator; or by a
+frozen text encoder of transformers, CLIP's, T5's or another: a folder with its tokenizer, a pipeline's folder with
+both, or the id of a repository on the hub, looked for in the cache of this machine first (extra `text`). It embeds the
+different captions once, is recorded, and `sample` refuses another. adm and dit are told one vector, ldm attends to
+every byte or token. Captions longer than --caption-length are cut, and a note counts them.
+
+--export-diffusers writes an adm or ldm generator of the objectives eps, v and x0 as a folder of diffusers too, also of
+a target that is there already. unet/, scheduler/ and vae/ or vqvae/ load there by from_pretrained. diffusers has no
+place for the map from features, labels or captions to the vector that joins the time embedding, nor for the header:
+they are in corecli.safetensors beside these. A generator of pixels that is told nothing has a model_index.json and runs
+as a pipeline there, with its images to 1/255 when called with use_clipped_model_output=True. `sample --ckpt DIR` reads
+the folder back.
 
 The target holds the exponential moving average of the weights. Progress, a log and grids of fixed seeds are in the
 run folder, OUT.d/; a killed run continues when the same line is run again.
@@ -10,7 +24,7 @@ run folder, OUT.d/; a killed run continues when the same line is run again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,15 +34,19 @@ from corecli.base.config import Preset, option
 from corecli.base.errors import DataError, UsageError, unknown_name
 from corecli.base.outcome import Outcome, produced
 from corecli.base.target import is_finished
-from corecli.commands import _inputs
+from corecli.commands import _captions, _inputs
+from corecli.nets import pipeline_files
+from corecli.nets.text_files import find_text_encoder
 
 if TYPE_CHECKING:
+    from corecli.commands._captions import Captioned
     from corecli.data.imageset import ImageSet
     from corecli.engine.dist import World
     from corecli.nets.autoencoder import FirstStage
 
 EXAMPLES = (
     ("R2G: a generator conditioned on features", "--data DIR --features z.safetensors --steps 1000 --out g.pt"),
+    ("A generator that is told captions", "--data DIR --captions captions.jsonl --steps 1000 --out g.pt"),
     ("The unconditional baseline", "--data DIR --steps 1000 --out g0.pt"),
     (
         "CORE's ADM on CIFAR-10",
@@ -198,7 +216,22 @@ class Config(_inputs.ReadsImages):
 
     data: str = option(help="image set or mixture to learn", role="input", metavar="SET")
     features: Path | None = option(None, help="feature table to condition on", role="input", metavar="FILE")
+    captions: Path | None = option(
+        None, help="captions of the images: JSON lines with id and caption, or text", role="input", metavar="FILE"
+    )
+    text_encoder: str | None = option(
+        None,
+        help="frozen encoder that reads --captions; default a small one of bytes, trained along",
+        role="input",
+        metavar="DIR|ID",
+    )
+    caption_length: int | None = option(
+        None, help="longest caption, in bytes (default 256) or tokens (default all the encoder takes)", minimum=1
+    )
     out: Path = option(help="generator to write, .safetensors or .pt", role="output", metavar="FILE")
+    export_diffusers: Path | None = option(
+        None, help="write it in diffusers' folder layout as well", role="output", metavar="DIR"
+    )
     arch: str = option("adm", help="generator family", choices=lambda: registry.choices("generators"))
     first_stage: str | None = option(
         None,
@@ -209,9 +242,9 @@ class Config(_inputs.ReadsImages):
     latent_scale: Literal["auto", "published", "measured"] | None = option(
         None, help="what brings latents to unit scale; default the first stage's published numbers, or measured ones"
     )
-    condition: Literal["auto", "none", "features", "labels"] = option(
+    condition: Literal["auto", "none", "features", "labels", "captions"] = option(
         "auto",
-        help="what the generator is told; auto is features with --features, else none",
+        help="what the generator is told; auto is features with --features, captions with --captions, else none",
     )
     steps: int = option(10_000, help="optimizer steps", minimum=1)
     batch_size: int = option(128, help="images a step, over all processes", minimum=1)
@@ -276,9 +309,14 @@ def check(config: Config) -> dict[str, Any]:
         raise DataError("has no labels", where=config.data, hint="--condition labels needs class sub-folders")
     if config.features is not None:
         _inputs.check_header(config.features, "features")
+    if config.captions is not None:
+        _captions.of_images(config.captions, data.rows)
+        _captions.check_encoder(config.text_encoder)
     _inputs.check_batch(data, config.data, config.batch_size)
     _refuse_idle(config, condition)
     family = registry.constants("generators", config.arch)
+    if config.export_diffusers is not None:
+        _check_export(config, config.export_diffusers, family)
     for name in cfg.named_values(config.set):
         if name not in family["Options"]:
             raise unknown_name(f"option of {config.arch}", name, family["Options"])
@@ -289,14 +327,25 @@ def check(config: Config) -> dict[str, Any]:
     return {"num": len(data.rows), "slots": len(data.slots), "conditioned_on": condition, "out": str(config.out)}
 
 
+def _check_export(config: Config, folder: Path, family: dict[str, Any]) -> None:
+    """Errors: UsageError for what diffusers has no classes for, CannotCreateError."""
+    pipeline_files.refuse_others(folder)
+    if "DIFFUSERS" not in family or config.objective in ("edm", "flow"):
+        reason = f"diffusers has no classes for {config.arch} {config.objective or ''}".rstrip()
+        raise UsageError(reason, hint="adm and ldm are exported, with the objectives eps, v and x0")
+
+
 def condition_of(config: Config) -> str:
-    """none, features or labels. Errors: UsageError when --condition and --features disagree."""
+    """none, features, labels or captions. Errors: UsageError when --condition and what is given disagree."""
+    given = [name for name in ("features", "captions") if getattr(config, name) is not None]
+    if len(given) > 1:
+        raise UsageError("--features and --captions are two conditions", hint="give one of them")
     if config.condition == "auto":
-        return "none" if config.features is None else "features"
-    if config.condition == "features" and config.features is None:
-        raise UsageError("--condition features needs --features")
-    if config.condition != "features" and config.features is not None:
-        raise UsageError(f"--condition {config.condition} does not go with --features", hint="give one of them")
+        return given[0] if given else "none"
+    if config.condition in ("features", "captions") and not given:
+        raise UsageError(f"--condition {config.condition} needs --{config.condition}")
+    if given and given != [config.condition]:
+        raise UsageError(f"--condition {config.condition} does not go with --{given[0]}", hint="give one of them")
     return config.condition
 
 
@@ -309,11 +358,21 @@ def _first_stage(config: Config, data: ImageSet) -> FirstStage | None:
     return load_first_stage(config.first_stage, image_size=data.image_size[0])
 
 
+def _captioned(config: Config, data: ImageSet) -> Captioned | None:
+    """The captions of --captions. Errors: DataError, and as `text_files.find_text_encoder`."""
+    if config.captions is None:
+        return None
+    texts = _captions.of_images(config.captions, data.rows)
+    folder = None if config.text_encoder is None else find_text_encoder(config.text_encoder)
+    return _captions.captioned(config.captions, texts, folder=folder)
+
+
 def _refuse_idle(config: Config, condition: str) -> None:
     """UsageError for options of a condition that is not there."""
     of_features = ("feature_normalization", "feature_noise") if condition != "features" else ()
+    of_captions = ("text_encoder", "caption_length") if condition != "captions" else ()
     of_any = ("condition_dropout",) if condition == "none" else ()
-    for name in (*of_features, *of_any):
+    for name in (*of_features, *of_captions, *of_any):
         if getattr(config, name) is not None:
             given = "nothing" if condition == "none" else condition
             raise UsageError(f"{cfg.flag(name)} does not apply to a generator conditioned on {given}")
@@ -331,11 +390,13 @@ def run(config: Config, world: World) -> Outcome:
     table, stage = _inputs.load_table(config.features), _first_stage(config, data)
     inputs = {"data": data.fingerprint, "features": table.header["fingerprint"] if table else None}
     inputs["first_stage"] = checkpoint.fingerprint(stage.autoencoder.state_dict()) if stage else None
+    captions = _captioned(config, data)
+    inputs |= captions.inputs if captions else {}
     identity = cfg.identity(config, inputs)
     if is_finished(config.out, identity, force=config.force):
         clear_work(config.out)
-        return produced(config.out, notes=("already there, left alone",))
-    trainer = GenTrainer(config, data, table, stage, condition=condition_of(config), world=world)
+        return _exported(config, produced(config.out, notes=("already there, left alone",)), world)
+    trainer = GenTrainer(config, data, table, stage, captions, condition=condition_of(config), world=world)
     order = Order(
         data.slots,
         stages=data.stages,
@@ -372,4 +433,17 @@ def run(config: Config, world: World) -> Outcome:
             trainer.save(config.out, config=cfg.settings(config), parents=inputs, identity=identity)
             steps.finish()
             trainer.tidy(folder)
-    return produced(config.out, notes=_inputs.bad_files(data), steps=config.steps, folder=str(folder))
+    notes = (*_inputs.bad_files(data), *trainer.notes)
+    return _exported(config, produced(config.out, notes=notes, steps=config.steps, folder=str(folder)), world)
+
+
+def _exported(config: Config, outcome: Outcome, world: World) -> Outcome:
+    """The outcome with the folder of --export-diffusers, which holds the target's generator."""
+    if config.export_diffusers is None:
+        return outcome
+    from corecli.base import checkpoint
+    from corecli.generators._folders import write_folder
+
+    if world.is_main:
+        write_folder(config.export_diffusers, *checkpoint.load(config.out, kind="generator"))
+    return replace(outcome, lines=(*outcome.lines, str(config.export_diffusers)))

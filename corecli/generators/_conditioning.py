@@ -119,7 +119,7 @@ class CaptionConditioning(nn.Module):
         if length < 1:
             raise UsageError(f"captions of {length} bytes tell nothing", hint="give a caption length of 1 or more")
         self.length, self.attends, self.droppable = length, attends, droppable
-        self.encoder = ByteEncoder(width=width, length=length)
+        self.encoder = ByteEncoder(width=width // 2, length=length)
         self.linear = zero_linear(self.encoder.width, width)
 
     def check(self, condition: torch.Tensor) -> None:

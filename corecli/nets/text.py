@@ -22,7 +22,7 @@ class ByteEncoder(nn.Module):
 
     Bytes of 0 after a caption's end are padding: they change nothing, and their tokens repeat the first, which is the
     mean of the others and of one that stands before every caption. So a caption of no bytes is one as well.
-    `width` is what was asked for, rounded down to whole heads and at most 256.
+    `width` is what was asked for, rounded down to whole heads, from 32 to 256.
     """
 
     def __init__(self, *, width: int, length: int) -> None:
@@ -68,10 +68,14 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def to_bytes(captions: Sequence[str], length: int) -> tuple[Tensor, int]:
-    """(Captions in utf-8 as uint8 [B, L], padded with 0 to the longest, L <= length; how many were cut to `length`)."""
-    told = [caption.encode(errors="replace") for caption in captions]
-    longest = min(length, max(map(len, told), default=0))
-    rows = b"".join(caption[:longest].ljust(longest, b"\0") for caption in told)
-    table = torch.frombuffer(bytearray(rows), dtype=torch.uint8) if rows else torch.zeros(0, dtype=torch.uint8)
-    return table.reshape(len(told), longest), sum(len(caption) > length for caption in told)
+def to_bytes(captions: Sequence[str], length: int) -> Tensor:
+    """Captions in utf-8, cut to `length` bytes: uint8 [B, L], padded with 0 to the longest."""
+    told = [caption.encode(errors="replace")[:length] for caption in captions]
+    longest = max(map(len, told))
+    rows = b"".join(caption.ljust(longest, b"\0") for caption in told)
+    return torch.frombuffer(bytearray(rows), dtype=torch.uint8).reshape(len(told), longest)
+
+
+def num_cut(captions: Sequence[str], length: int) -> int:
+    """How many captions have more than `length` bytes."""
+    return sum(len(caption.encode(errors="replace")) > length for caption in captions)

@@ -79,22 +79,27 @@ class TextEncoder:
         longest = min(self._tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or 10**6)
         self.length = min(length or (longest if longest < 10**6 else MAX_TOKENS), longest)
 
-    def embed(self, captions: Sequence[str], *, tokens: bool) -> tuple[torch.Tensor, int]:
-        """(Float16 embeddings [N, T, width] on the CPU; how many captions were cut to `length` tokens).
+    def num_cut(self, captions: Sequence[str]) -> int:
+        """How many captions have more than `length` tokens."""
+        return sum(length > self.length for length in self._lengths(captions))
+
+    def embed(self, captions: Sequence[str], *, tokens: bool) -> torch.Tensor:
+        """Captions as float16 embeddings [N, T, width] on the CPU.
 
         The first embedding is of the whole caption: CLIP's at its last token, else the mean; where `tokens`, those of
         its tokens follow, as many as the longest has, the ones after its end replaced by the first; else T = 1.
         """
         import torch
 
+        longest = min(self.length, max(self._lengths(captions)))
+        parts = range(0, len(captions), _AT_ONCE)
         with _silence():
-            lengths = [len(ids) for ids in self._tokenizer(list(captions)).input_ids]
-            longest = min(self.length, max(lengths))
-            parts = [
-                self._embed(captions[first : first + _AT_ONCE], longest, tokens=tokens)
-                for first in range(0, len(captions), _AT_ONCE)
-            ]
-        return torch.cat(parts), sum(length > self.length for length in lengths)
+            told = [self._embed(captions[first : first + _AT_ONCE], longest, tokens=tokens) for first in parts]
+        return torch.cat(told)
+
+    def _lengths(self, captions: Sequence[str]) -> list[int]:
+        with _silence():
+            return [len(ids) for ids in self._tokenizer(list(captions)).input_ids]
 
     def _embed(self, captions: Sequence[str], longest: int, *, tokens: bool) -> torch.Tensor:
         import torch

@@ -552,7 +552,13 @@ EFFECTS: dict[str, list[str]] = {
         "--lars-bias adapt",
     ],
     f"{PROBE} $tiny/f.safetensors --mode finetune --epochs 3 --warmup-epochs 0 --train-batch 32 --lr 0.01": [
-        "--label-smoothing 0.9", "--layer-decay 1", "--augment none", "--layer backbone", "--shots 9",
+        "--label-smoothing 0.9", "--layer-decay 1", "--augment none", "--layer backbone", "--shots 9", "--mixup 0.8",
+        "--cutmix 1", "--rand-augment 9", "--erasing 0.9", "--ema 0.9",
+    ],
+    f"{PROBE} $tiny/f.safetensors --mode finetune --epochs 2 --warmup-epochs 0 --train-batch 32 --lr 0.01 --mixup 1 "
+    "--cutmix 1": ["--mix-switch 1"],
+    f"{PROBE} $tiny/vit.safetensors --layer backbone --mode finetune --epochs 2 --warmup-epochs 0 --train-batch 32": [
+        "--drop-path 0.5",
     ],
     f"{SEGMENT} --steps 5 --warmup-steps 1 --crop-px 8 --train-batch 4": [
         "--steps 6", "--warmup-steps 2", "--crop-px 4", "--crop-px 4 --stride-px 2", "--train-batch 2", "--lr 0.1",
@@ -664,7 +670,10 @@ IDLE_LINES = [
     (f"{GEN} --condition labels --feature-normalization l2", "--feature-normalization does not apply"),
     (f"{GEN} --condition-dropout 0.1", "--condition-dropout does not apply to a generator conditioned on nothing"),
     ("sample --ckpt $tiny/unconditional.pt --rows 1 --out o", "--rows and --order need --features or --captions"),
-    ("sample --ckpt $tiny/unconditional.pt --order shuffle --out o", "--rows and --order need --features or --captions"),
+    (
+        "sample --ckpt $tiny/unconditional.pt --order shuffle --out o",
+        "--rows and --order need --features or --captions",
+    ),
     (f"{LINES['sample']} --num 3 --per-row 2", "--num and --per-row are two ways to say how many (give one)"),
     (f"{LINES['sample']} --sampler ddpm --eta 0.5 -q", "the ddpm sampler takes no eta"),
     (f"{LINES['sample']} --set noise_level=1", "--set is for pipelines of diffusers"),

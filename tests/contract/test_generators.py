@@ -49,7 +49,7 @@ LABELS = torch.arange(8)
 FEATURES = torch.randn(8, DIM, generator=torch.Generator().manual_seed(1))
 CAPTIONS = ["one", "number two", "three", "four", "the 5th", "six", "seven", "ei\u00dfht"]
 LENGTH = 10  # of the longest, in bytes
-BYTES, _ = to_bytes(CAPTIONS, LENGTH)
+BYTES = to_bytes(CAPTIONS, LENGTH)
 EMBEDDINGS = torch.randn(8, 3, 2 * DIM, generator=torch.Generator().manual_seed(2)).half()
 CONDITIONS: dict[str, tuple[dict[str, Any], torch.Tensor | None]] = {
     "none": ({"condition": "none"}, None),

@@ -1,0 +1,160 @@
+"""Generators that are told captions, through the command line: by bytes, or by a frozen text encoder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ran import Ran, Run
+
+from corecli.base import checkpoint
+from corecli.data.imageset import ImageSet, open_set
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NET = "--preset tiny --set channels=16 --set head_channels=16 --data digits:8:test --batch-size 16 --preview-every 2 -q"
+
+
+def write_captions(path: str, texts: dict[str, str]) -> None:
+    Path(path).write_text("".join(json.dumps({"id": key, "caption": text}) + "\n" for key, text in texts.items()))
+
+
+@pytest.fixture
+def captions(run: Run) -> dict[str, str]:
+    """Of the digits, in all.jsonl; and three to make images of, in some.jsonl."""
+    rows = open_set("digits:8:test").rows
+    told = {key: f"the digit {WORDS[label]}" for key, label in zip(rows.keys, rows.labels.tolist(), strict=True)}
+    write_captions("all.jsonl", told)
+    write_captions("some.jsonl", {f"c/{i}": f"digit {WORDS[i]}" for i in range(3)})
+    return told
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CLIP's text encoder and tokenizer in one folder, with tiny random weights."""
+    pytest.importorskip("transformers")
+    import pipelines
+
+    folder = tmp_path_factory.mktemp("clip")
+    pipelines.write_clip_text(folder)
+    return folder
+
+
+def train(run: Run, *more: object, steps: int = 4) -> Ran:
+    return run("train-gen", *NET.split(), "--captions", "all.jsonl", "--steps", steps, "--lr", "0.02", *more)
+
+
+def sample(run: Run, ckpt: str, out: str, *more: object, captions: str = "some.jsonl") -> tuple[ImageSet, torch.Tensor]:
+    line = ("sample", "--ckpt", ckpt, "--captions", captions, "--steps", "3", "-q", "--out", out)
+    ran = run(*line, *more)
+    assert ran.code == 0, ran.err
+    found = open_set(out)
+    return found, found.read(np.arange(len(found.rows)))
+
+
+def nearly_equal(x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Up to the rounding of a sum that a batch's size may reorder."""
+    return x.shape == y.shape and int((x.int() - y.int()).abs().max()) <= 1
+
+
+def check_images(run: Run, ckpt: str, *more: object) -> None:
+    """An image is a function of the seed, the id, the variant and the caption; not of the others or of the batch."""
+    found, images = sample(run, ckpt, "o.npz", "--per-row", "2", *more)
+    assert found.rows.keys == [f"c/{i}@{v}" for v in (0, 1) for i in range(3)]
+    assert found.rows.groups == [f"c/{i}" for _ in (0, 1) for i in range(3)]
+    assert len({image.numpy().tobytes() for image in images}) == 6
+    assert nearly_equal(images, sample(run, ckpt, "p.npz", "--per-row", "2", "--batch-size", "1", *more)[1])
+    assert nearly_equal(images[[1]], sample(run, ckpt, "q.npz", "--rows", "1", *more)[1])
+    assert not nearly_equal(images[:3], sample(run, ckpt, "r.npz", "--guidance", "4", *more)[1])
+    assert not nearly_equal(images[:3], sample(run, ckpt, "s.npz", "--seed", "1", *more)[1])
+    write_captions("other.jsonl", {f"c/{i}": f"digit {WORDS[i + 1]}" for i in range(3)})
+    assert not nearly_equal(images[:3], sample(run, ckpt, "t.npz", *more, captions="other.jsonl")[1])
+
+
+def test_captions_read_as_bytes(run: Run, captions: dict[str, str]) -> None:
+    ran = train(run, "--out", "g.pt")
+    assert ran.code == 0, ran.err
+    check_images(run, "g.pt")
+
+
+def test_a_frozen_text_encoder(run: Run, captions: dict[str, str], clip: Path) -> None:
+    shutil.copytree(clip, "clip")
+    assert train(run, "--text-encoder", "clip", "--out", "g.pt").code == 0
+    told = checkpoint.require_header(Path("g.pt"), kind="generator")["condition"]
+    assert (told["kind"], told["text_encoder"], len(told["fingerprint"])) == ("captions", "clip", 64)
+    check_images(run, "g.pt")
+    Path("clip").rename("moved")
+    line = ("sample", "--ckpt", "g.pt", "--captions", "some.jsonl", "--steps", "1", "-q", "--out", "x.npz")
+    ran = run(*line)
+    assert ran.code == 66
+    assert "clip: no such folder (--text-encoder says where it is now)" in ran.err
+    assert run(*line, "--text-encoder", "moved").code == 0
+    config = Path("moved/config.json")
+    config.write_text(config.read_text() + "\n")
+    ran = run(*line[:-1], "y.npz", "--text-encoder", "moved")
+    assert ran.code == 65
+    assert "the generator was trained with" in ran.err
+    assert run(*line[:-1], "y.npz", "--text-encoder", "moved", "--force").code == 0
+
+
+def test_images_sampled_from_captions_are_joined_by_their_groups(run: Run, captions: dict[str, str]) -> None:
+    assert train(run, "--out", "g.pt").code == 0
+    sample(run, "g.pt", "syn.npz", "--per-row", "8")
+    again = NET.replace("digits:8:test", "syn.npz").split()
+    ran = run("train-gen", *again, "--captions", "some.jsonl", "--steps", "1", "--out", "h.pt")
+    assert ran.code == 0, ran.err
+
+
+def test_long_captions_are_cut_and_counted(run: Run, captions: dict[str, str]) -> None:
+    line = [word for word in NET.split() if word != "-q"]
+    ran = run("train-gen", *line, "--captions", "all.jsonl", "--caption-length", "14", "--steps", "1", "--out", "g.pt")
+    assert "corecli train-gen: 3 of 10 captions are longer than 14 bytes and were cut" in ran.err
+    ran = run("sample", "--ckpt", "g.pt", "--captions", "all.jsonl", "--rows", "0,40", "--steps", "1", "--out", "o.npz")
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("--features $tiny/z.safetensors", 2, "--features and --captions are two conditions (give one of them)"),
+        ("--condition labels", 2, "--condition labels does not go with --captions"),
+        ("--feature-noise 0.1", 2, "--feature-noise does not apply to a generator conditioned on captions"),
+        ("--text-encoder nowhere", 66, "nowhere: no such folder"),
+        ("--text-encoder syn", 65, "it has no config.json"),
+        ("--captions few.jsonl", 65, "few.jsonl: 354 of 355 images have no caption: 0/0009"),
+        ("--captions twice.jsonl", 65, "twice.jsonl: duplicate key 'a'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    run: Run, tiny: Path, captions: dict[str, str], words: str, code: int, message: str
+) -> None:
+    write_captions("few.jsonl", dict([next(iter(captions.items()))]))
+    Path("twice.jsonl").write_text('{"id": "a", "caption": "b"}\n' * 2)
+    Path("syn").mkdir()
+    ran = train(run, *words.replace("$tiny", str(tiny)).split(), "--out", "g.pt")
+    assert ran.code == code, ran.err
+    assert message in ran.err
+    assert not Path("g.pt").exists()
+
+
+def test_a_gan_takes_no_captions(run: Run, captions: dict[str, str]) -> None:
+    ran = run(*"train-gen --arch icgan --data digits:8:test --batch-size 16 --captions all.jsonl --out g.pt".split())
+    assert ran.code == 2
+    assert "icgan is trained on none or features or labels, not on captions" in ran.err
+
+
+def test_sampling_without_the_condition_is_refused(run: Run, tiny: Path, captions: dict[str, str]) -> None:
+    assert train(run, "--out", "g.pt", steps=1).code == 0
+    for line, message in (
+        ("--ckpt g.pt --rows 1", "the generator is conditioned on captions (give --captions)"),
+        ("--ckpt g.pt --captions nowhere", "nowhere: no such file"),
+        ("--ckpt g.pt --captions some.jsonl --text-encoder x", "was trained with no frozen text encoder"),
+        ("--ckpt g.pt --features $tiny/z.safetensors", "conditioned on captions, not on features"),
+        ("--ckpt $tiny/unconditional.pt --captions some.jsonl", "conditioned on nothing, not on captions"),
+    ):
+        ran = run("sample", *line.replace("$tiny", str(tiny)).split(), "--out", "o")
+        assert ran.code in (2, 66), ran.err
+        assert message in ran.err
