@@ -40,7 +40,7 @@ OF_MODE: dict[str, dict[str, Any]] = {
         "head": "linear",
         "lars_bias": "plain",
     },
-    "finetune": {  # SynCLR, Table 14, for a ViT-B, without its mixing, erasing and drop path
+    "finetune": {  # SynCLR, Table 14, for a ViT-B, without what its presets add
         "epochs": 100,
         "augment": "crop",
         "train_batch": 1024,
@@ -52,6 +52,13 @@ OF_MODE: dict[str, dict[str, Any]] = {
         "lars_bias": "plain",
         "label_smoothing": 0.1,
         "layer_decay": 0.65,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "mix_switch": 0.5,
+        "rand_augment": 0.0,
+        "erasing": 0.0,
+        "drop_path": None,
+        "ema": None,
     },
     "segment": {  # DINOv2's linear head: the settings of its program
         "train_masks": (),

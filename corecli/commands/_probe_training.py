@@ -6,21 +6,25 @@ import copy
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corecli.base.errors import CorecliError, DataError, about
+from corecli.base.rng import derive
 from corecli.commands import _inputs
 from corecli.commands._probe_modes import Fitted, of_mode
 from corecli.data import augment
 from corecli.data.loader import Loader
+from corecli.data.mixing import draw_mixing, erase, mix
 from corecli.data.order import Order
+from corecli.data.randaugment import rand_augment
 from corecli.data.recipes import get_recipe
 from corecli.engine import optim
 from corecli.engine.dist import World, average_gradients, gather_with_gradient
+from corecli.engine.ema import EMA
 from corecli.engine.precision import autocast, place
 from corecli.engine.progress import Progress
 from corecli.engine.schedule import learning_rate
@@ -28,6 +32,7 @@ from corecli.metrics._fitting import Classifier, Scaling
 from corecli.nets.batchnorm import synchronise_batchnorm
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
+from corecli.nets.vit import set_drop_path
 
 if TYPE_CHECKING:
     from corecli.commands._probe_problem import Problem
@@ -57,7 +62,8 @@ class Plan:
     def of(config: Config, num_rows: int, world: World) -> Plan:
         """The plan for a training set of `num_rows`; a batch is as large as asked for, or as there are rows."""
         size = min(of_mode(config, "train_batch"), num_rows)
-        size -= size % world.size
+        mixes = config.mode == "finetune" and (of_mode(config, "mixup") or of_mode(config, "cutmix"))
+        size -= size % (2 * world.size if mixes else world.size)  # pairs of images stay on their process
         if not size:
             raise DataError(f"{num_rows} images are fewer than {world.size} processes")
         per_epoch = num_rows // size
@@ -151,17 +157,25 @@ def _fine_tune(config: Config, problem: Problem, encoder: Encoder, subset: Tenso
     net = copy.deepcopy(encoder)
     if config.layer == "backbone":
         net.set_projector(None)
+    if (drop_path := of_mode(config, "drop_path")) is not None:
+        set_drop_path(net.backbone, drop_path)
     synchronise_batchnorm(place(net, world.device), world.device)
     dim = net.num_features if config.layer == "backbone" else net.projector_dim or 0
     head = _new_linear(config, dim, len(problem.space), seed).to(world.device)
     optimizers = _by_depth(config, plan, net, head)
+    decay: float | None = of_mode(config, "ema")
+    average = None if decay is None else EMA(nn.ModuleList([net, head]), decay=decay)
     loss = torch.zeros(())
     with Progress("probe finetune", total=plan.total_steps, shown=world.is_main and not config.quiet) as progress:
         for step, views, labels in _views(config, problem, net, subset, seed, plan, world):
+            torch.manual_seed(derive(seed, "dropout", step, world.rank))
             net.train()
+            views, others, keep = _distorted(config, net, views, labels, seed, step, plan, world)
             with autocast(config.precision, world.device):
                 x = _chosen_layer(config, net, views)
-            loss = F.cross_entropy(head(x.float()), labels, label_smoothing=of_mode(config, "label_smoothing"))
+            logits, smoothing = head(x.float()), of_mode(config, "label_smoothing")
+            own, other = (F.cross_entropy(logits, which, label_smoothing=smoothing) for which in (labels, others))
+            loss = keep * own + (1 - keep) * other
             for _, optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -169,9 +183,29 @@ def _fine_tune(config: Config, problem: Problem, encoder: Encoder, subset: Tenso
             for scale, optimizer in optimizers:
                 optim.set_learning_rate(optimizer, scale * plan.rate(step))
                 optimizer.step()
+            if average is not None:
+                average.update(nn.ModuleList([net, head]))
             progress.advance(images=plan.batch_size)
     check_finite(loss)
+    if average is not None:
+        net, head = cast(Iterable[Any], average.module)
     return Fitted(classifier=_classifier(head, None), encoder=net.eval())
+
+
+def _distorted(
+    config: Config, net: Encoder, views: Tensor, labels: Tensor, seed: int, step: int, plan: Plan, world: World
+) -> tuple[Tensor, Tensor, float]:
+    """(views after RandAugment, erasing and mixing, the other labels they have, the part that is their own)."""
+    first = world.rank * len(views)
+    told = {"seed": seed, "step": step, "first": first}
+    if magnitude := of_mode(config, "rand_augment"):
+        views = rand_augment(views, magnitude=magnitude, mean=net.mean, batch=plan.batch_size, **told)
+    if probability := of_mode(config, "erasing"):
+        views = erase(views, probability=probability, mean=net.mean, std=net.std, **told)
+    mixup, cutmix, switch = (of_mode(config, name) for name in ("mixup", "cutmix", "mix_switch"))
+    if not (mixup or cutmix):
+        return views, labels, 1.0
+    return mix(views, labels, draw_mixing(mixup=mixup, cutmix=cutmix, switch=switch, seed=seed, step=step))
 
 
 def depths(names: list[str]) -> tuple[dict[str, int], int]:

@@ -8,7 +8,8 @@ it and scored once. Repeated over --seeds. A weighted k-NN vote is scored from t
 With --mode logistic the classifier is a multinomial logistic regression, fitted by L-BFGS for 45 values of C from 1e-5
 to 1e6, one of which is chosen likewise (DINOv2, SynCLR). --mode sgd is the protocol of most papers: in every epoch new
 crops pass through the frozen encoder, and one classifier follows them by SGD or LARS; the presets are its published
-forms. --mode finetune trains the encoder too, lower layers at lower rates (--layer-decay).
+forms. --mode finetune trains the encoder too, lower layers at lower rates (--layer-decay), on images that may be mixed
+and distorted further; the presets synclr-b and synclr-l have all of SynCLR's Table 14.
 
 --mode segment predicts masks: BatchNorm and a linear layer on the frozen encoder's patches (of a ResNet, on its last
 map), bilinear between them, as DINOv2 does. It trains on random windows and is scored by the mean intersection over
@@ -76,6 +77,23 @@ _SGD: Preset = {
     "head": "linear",
 }
 _LARS: Preset = {**_SGD, "optimizer": "lars"}
+_SYNCLR: Preset = {
+    "mode": "finetune",
+    "lr": 5e-5,
+    "train_batch": 1024,
+    "epochs": 100,
+    "warmup_epochs": 20,
+    "weight_decay": 0.05,
+    "layer_decay": 0.65,
+    "drop_path": 0.1,
+    "label_smoothing": 0.1,
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "mix_switch": 0.5,
+    "rand_augment": 9.0,
+    "erasing": 0.25,
+    "ema": 0.9999,
+}
 PRESETS: dict[str, Preset] = {
     # SimCLR, B.6, but without Nesterov's momentum, as in lightly's ImageNet benchmark.
     "simclr": {**_SGD, "lr": 0.1, "train_batch": 4096, "epochs": 90},
@@ -87,6 +105,16 @@ PRESETS: dict[str, Preset] = {
     "mocov3": {**_SGD, "lr": 0.1, "train_batch": 1024, "epochs": 90},
     # MAE, A.1.
     "mae": {**_LARS, "lr": 0.1, "train_batch": 16384, "epochs": 90, "warmup_epochs": 10, "head": "batchnorm"},
+    # SynCLR, Table 14, but for its rate's end of 1e-6 and the crop of 0.95 in the test of the base model.
+    "synclr-b": {**_SYNCLR},
+    "synclr-l": {
+        **_SYNCLR,
+        "epochs": 50,
+        "warmup_epochs": 5,
+        "layer_decay": 0.8,
+        "drop_path": 0.3,
+        "label_smoothing": 0.2,
+    },
     "synclr-transfer": {"mode": "logistic", "holdout": 0.2},  # appendix B.5: where a set has no official --val
     "ade20k": {"mode": "segment", "num_classes": 150, "reduce_zero_label": True},
     "voc": {"mode": "segment", "num_classes": 21},
@@ -172,6 +200,27 @@ class Config(_inputs.ReadsImages):
     label_smoothing: float | None = option(None, help="of finetune; by default 0.1", minimum=0, maximum=1)
     layer_decay: float | None = option(
         None, help="factor of a layer's learning rate to that of the next one, of finetune; by default 0.65", minimum=0
+    )
+    mixup: float | None = option(
+        None,
+        help="average pairs of images in finetune, with parts from Beta(a, a) of this a; by default 0: none",
+        minimum=0,
+    )
+    cutmix: float | None = option(None, help="cut images into each other in finetune, likewise", minimum=0)
+    mix_switch: float | None = option(
+        None, help="how often --cutmix where there is --mixup, too; by default 0.5", minimum=0, maximum=1
+    )
+    rand_augment: float | None = option(
+        None, help="magnitude of two random operations on images in finetune; by default 0: none", minimum=0, maximum=10
+    )
+    erasing: float | None = option(
+        None, help="share of images with a rectangle of noise in finetune; by default 0", minimum=0, maximum=1
+    )
+    drop_path: float | None = option(
+        None, help="share of residual branches that the last block skips in finetune", minimum=0, maximum=1
+    )
+    ema: float | None = option(
+        None, help="score the moving average of finetune's weights, of this decay", minimum=0, maximum=1
     )
     k: tuple[int, ...] = option((), help="neighbours of the k-NN vote; by default 20", minimum=1)
     knn_temperature: float | None = option(None, help="of the k-NN vote; by default 0.07", minimum=1e-6)

@@ -122,7 +122,7 @@ class Encoder(nn.Module):
     def set_pooling(self, pool: vit.Pool, num_blocks: int) -> None:
         """From now on give what the last blocks of a vision transformer hold, as `vit.pooled`, in place of its output.
 
-        Errors: UsageError for other networks, or with a projector, which takes the output. Its file knows nothing of it.
+        Its file knows nothing of it. Errors: UsageError for other networks, or with a projector, which it does not fit.
         """
         if self.projector is not None:
             raise UsageError("a projector takes the backbone's own output")

@@ -87,6 +87,19 @@ def set_image_size(net: Any, image_size: int) -> None:
         _fix_positions(net, net.pos_embed.detach())
 
 
+def set_drop_path(net: Any, rate: float) -> None:
+    """Skip residual branches in training, at rates that rise linearly from 0 to `rate`, as `build_vit` does.
+
+    Errors: UsageError for other networks.
+    """
+    if not is_vit(net) or not all(hasattr(block, "drop_path1") for block in net.blocks):
+        raise UsageError("this network has no drop path", hint="leave it out, or take a vision transformer")
+    from timm.layers.drop import DropPath
+
+    for block, share in zip(net.blocks, torch.linspace(0, rate, len(net.blocks)).tolist(), strict=True):
+        block.drop_path1, block.drop_path2 = DropPath(share), DropPath(share)
+
+
 def is_vit(net: Any) -> bool:
     """Whether a backbone is a ViT of timm's that takes images of any size."""
     return getattr(net, "dynamic_img_size", False) and hasattr(net, "num_prefix_tokens")

@@ -29,8 +29,21 @@ def trained(world: World, given: dict[str, Any]) -> tuple[torch.Tensor, torch.Te
     [
         {"mode": "sgd", "epochs": 2, "train_batch": 64, "head": "batchnorm", "lr": 1.0},
         {"mode": "finetune", "epochs": 1, "warmup_epochs": 0, "train_batch": 64, "optimizer": "sgd", "lr": 0.05},
+        {
+            "mode": "finetune",
+            "epochs": 1,
+            "warmup_epochs": 0,
+            "train_batch": 64,
+            "optimizer": "sgd",
+            "lr": 0.05,
+            "mixup": 0.8,
+            "cutmix": 1.0,
+            "rand_augment": 9.0,
+            "erasing": 0.5,
+            "ema": 0.9,
+        },
     ],
-    ids=lambda given: given["mode"],
+    ids=lambda given: given["mode"] + ("-mixed" if "mixup" in given else ""),
 )
 def test_two_processes_train_what_one_does(two_ranks: Any, given: dict[str, Any]) -> None:
     alone = trained(World(), given)

@@ -107,7 +107,9 @@ def test_a_rate_is_for_256_images_and_a_batch_no_larger_than_the_set() -> None:
 
 def test_presets_are_the_published_protocols() -> None:
     told = {
-        name: (p["optimizer"], p["lr"], p["train_batch"], p["epochs"], p["schedule"]) for name, p in PRESETS.items()
+        name: (p["optimizer"], p["lr"], p["train_batch"], p["epochs"], p["schedule"])
+        for name, p in PRESETS.items()
+        if p["mode"] == "sgd"
     }
     assert told == {
         "simclr": ("sgd", 0.1, 4096, 90, "cosine"),
