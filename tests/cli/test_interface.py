@@ -610,6 +610,7 @@ ELSEWHERE = {
     "ema_length", "ema_snapshots",  # test_an_average_of_any_length_is_sampled_after_training
     "compile",  # the same numbers, faster: tests/bench
     "export",  # test_interchange.py
+    "export_diffusers",  # test_export_diffusers.py
     "shell",
 }  # fmt: skip
 # These act where there is something to act on; a verb without passes over them, as its page says.
