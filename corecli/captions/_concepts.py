@@ -13,18 +13,22 @@ from corecli.base.files import missing, read_json, sha256_file
 
 LISTS = Path(__file__).parent / "lists"
 KINDS = ("object", "place", "texture")
-_COLUMNS = ("concept", "source", "kind", "weight", "hypernym")
+_COLUMNS = ("concept", "source", "kind", "weight", "hypernym", "class")
 _MOST_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """A word to write captions of, and its share of the captions; places and textures stand alone in theirs."""
+    """A word to write captions of, and its share of the captions; places and textures stand alone in theirs.
+
+    label: the name of the class that its images are of, the concept itself unless the list says another.
+    """
 
     name: str
     source: str
     kind: str
     share: float
+    label: str
     hypernym: str = ""
 
 
@@ -127,8 +131,10 @@ def _read_rows(path: Path, kind: str) -> list[Concept]:
     header = [word.strip().lower() for word in next((line for line in lines if line.strip()), "").split(",")]
     if "concept" in header:
         return _table(path, lines, header, kind)
-    told = (line.strip() for line in lines)
-    return [Concept(name=tidy(name), source=path.stem, kind=kind, share=1) for name in told if name and name[0] != "#"]
+    told = (tidy(line) for line in lines)
+    return [
+        Concept(name=name, source=path.stem, kind=kind, share=1, label=name) for name in told if name and name[0] != "#"
+    ]
 
 
 def _table(path: Path, lines: list[str], header: list[str], kind: str) -> list[Concept]:
@@ -164,7 +170,8 @@ def _row(path: Path, number: int, row: dict[str, str], kind: str) -> Concept:
     if not 0 <= share < float("inf"):
         raise DataError(f"line {number}: {weight!r} is no weight", where=path)
     source, hypernym = row.get("source") or path.stem, row.get("hypernym") or ""
-    return Concept(name=row["concept"], source=source, kind=kind, share=share, hypernym=hypernym)
+    label = row.get("class") or row["concept"]
+    return Concept(name=row["concept"], source=source, kind=kind, share=share, hypernym=hypernym, label=label)
 
 
 def _merged(rows: list[Concept]) -> tuple[list[Concept], list[str]]:

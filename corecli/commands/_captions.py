@@ -10,8 +10,9 @@ import numpy as np
 
 from corecli.base.errors import DataError
 from corecli.base.files import sha256_file
+from corecli.base.rng import derive
 from corecli.data.captions import read_captions
-from corecli.data.rows import Rows, make_rows
+from corecli.data.rows import Rows
 from corecli.nets.text_files import TextEncoder, check_text_encoder, fingerprint
 
 if TYPE_CHECKING:
@@ -62,20 +63,28 @@ class Captioned:
     inputs: dict[str, str | None]
 
 
-def of_images(path: Path, rows: Rows) -> list[str]:
-    """The caption of each image, from a file: of its key, else of its group.
+def of_images(path: Path, rows: Rows, class_names: tuple[str, ...]) -> list[str]:
+    """The caption of each image, from a file: of its key, else of its group, else one of those of its class.
 
-    Errors: as `read_captions`; DataError for duplicate ids, and naming the first images without a caption.
+    Which one of its class is a function of its key. Errors: as `read_captions`; DataError for duplicate ids, and naming
+    the first images without a caption.
     """
     captions = read_captions(path)
-    make_rows(captions.ids, where=path)
+    captions.rows(path)
     of_id = dict(zip(captions.ids, captions.texts, strict=True))
-    told = [of_id.get(key, of_id.get(group)) for key, group in zip(rows.keys, rows.groups, strict=True)]
+    of_class: dict[str, list[str]] = {}
+    for name, text in zip(captions.classes, captions.texts, strict=True):
+        of_class.setdefault(name, []).append(text)
+    told = []
+    for key, group, label in zip(rows.keys, rows.groups, rows.labels.tolist(), strict=True):
+        alike = of_class.get(class_names[label], []) if class_names and label >= 0 else []
+        one = alike[derive(0, "caption", key) % len(alike)] if alike else None
+        told.append(of_id.get(key, of_id.get(group, one)))
     missing = [key for key, text in zip(rows.keys, told, strict=True) if text is None]
     if missing:
         reason = f"{len(missing)} of {len(told)} images have no caption: {', '.join(missing[:3])}"
-        raise DataError(reason, where=path, hint="the id of a caption is an image's key, or its group")
-    return [text for text in told if text is not None]
+        raise DataError(reason, where=path, hint="a caption's id is an image's key or group, or its class the image's")
+    return told
 
 
 def check_encoder(place: str | None) -> None:

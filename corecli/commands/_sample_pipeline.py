@@ -12,7 +12,6 @@ from corecli.base.errors import UsageError
 from corecli.commands import _sample_rows
 from corecli.data.captions import read_captions
 from corecli.data.imageset import open_set
-from corecli.data.rows import make_rows
 from corecli.nets import pipeline_files
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class Pipelines:
         if config.captions is not None:
             captions = read_captions(config.captions)
             self._texts = captions.texts
-            rows = make_rows(captions.ids, groups=captions.ids, where=config.captions)
+            rows, self.class_names = captions.rows(config.captions)
             self.plan = _sample_rows.from_rows(config, rows)
             self.inputs["captions"] = pipeline_files.sha256_file(config.captions)
         elif config.images is not None:

@@ -95,7 +95,7 @@ class Trained:
                 self.inputs["text_encoder"] = fingerprint(self._text_encoder)
             captions = read_captions(self._config.captions)
             self._texts, self.inputs["captions"] = captions.texts, sha256_file(self._config.captions)
-            rows = make_rows(captions.ids, groups=captions.ids, where=self._config.captions)
+            rows, self.class_names = captions.rows(self._config.captions)
             return _sample_rows.from_rows(self._config, rows)
         if self._header["condition"]["kind"] == "labels":
             names = self.class_names

@@ -7,11 +7,12 @@ id, its text and all that it was made of, in the order of ids; `sample --caption
 caption are one group. They go to --out, or without it to stdout: plain text on a terminal, JSON lines into a pipe.
 
 --concepts names text files with a concept a line, CSV files with the column `concept` and any of `source`, `kind`
-(object, place or texture), `weight` (in its file) and `hypernym`, or our own lists everyday, digits, places and
-textures. The number after the colon is the share of a file, the word after that the kind of its concepts. Places and
-textures stand alone in their captions. --backgrounds is a JSON dictionary of lists by concept, hypernym or source, a
-list for all concepts (`places`), or `everyday` for our own lists. With --ask-backgrounds the backend is asked for
-those of concepts that have none, and they are added to the file first.
+(object, place or texture), `weight` (in its file), `hypernym` and `class` (the name of the class that its images are
+of, if that is not the concept), or our own lists everyday, digits, places and textures. The number after the colon is
+the share of a file, the word after that the kind of its concepts. Places and textures stand alone in their captions.
+--backgrounds is a JSON dictionary of lists by concept, hypernym or source, a list for all concepts (`places`), or
+`everyday` for our own lists. With --ask-backgrounds the backend is asked for those of concepts that have none, and they
+are added to the file first.
 
 Backends: grammar needs no model; server is any that speaks OpenAI's protocol, such as vLLM, at --url; transformers is
 a causal language model in this process, a folder or an id of the hub (extra `text`); batch writes the requests of an
@@ -228,6 +229,7 @@ def _records(config: Config, plan: Plan, asking: Asking, settled: Settled) -> It
             "id": f"{index:09d}",
             "caption": kept.judged.caption,
             "concept": planned.concept.name,
+            "class": planned.concept.label,
             "source": planned.concept.source,
             "template": planned.template,
             "second": planned.second or None,

@@ -5,11 +5,12 @@ images by key, and a synthetic image takes the row of the image it was made from
 `sample` refuses a table of another one.
 
 With --captions every image is generated from its caption: a caption's id is the image's key, or its group, as in a set
-that was sampled from captions. They are read as bytes, by a small transformer that learns with the generator; or by a
-frozen text encoder of transformers, CLIP's, T5's or another: a folder with its tokenizer, a pipeline's folder with
-both, or the id of a repository on the hub, looked for in the cache of this machine first (extra `text`). It embeds the
-different captions once, is recorded, and `sample` refuses another. adm and dit are told one vector, ldm attends to
-every byte or token. Captions longer than --caption-length are cut, and a note counts them.
+that was sampled from captions; other images take one of the captions of their class, which one being a function of the
+key. Captions are read as bytes, by a small transformer that learns with the generator; or by a frozen text encoder of
+transformers, CLIP's, T5's or another: a folder with its tokenizer, a pipeline's folder with both, or the id of a
+repository on the hub, looked for in the cache of this machine first (extra `text`). It embeds the different captions
+once, is recorded, and `sample` refuses another. adm and dit are told one vector, ldm attends to every byte or token.
+Captions longer than --caption-length are cut, and a note counts them.
 
 --export-diffusers writes an adm or ldm generator of the objectives eps, v and x0 as a folder of diffusers too, also of
 a target that is there already. unet/, scheduler/ and vae/ or vqvae/ load there by from_pretrained. diffusers has no
@@ -30,11 +31,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from corecli.base import config as cfg
 from corecli.base import registry
-from corecli.base.config import Preset, option
+from corecli.base.config import option
 from corecli.base.errors import DataError, UsageError, unknown_name
 from corecli.base.outcome import Outcome, produced
 from corecli.base.target import is_finished
 from corecli.commands import _captions, _inputs
+from corecli.commands._gen_presets import PRESETS as PRESETS
 from corecli.nets import pipeline_files
 from corecli.nets.text_files import find_text_encoder
 
@@ -53,161 +55,6 @@ EXAMPLES = (
         "--preset adm-cifar --data torchvision:CIFAR10:train --features z.safetensors --out g.pt",
     ),
 )
-_ICGAN_96: Preset = {
-    "arch": "icgan",
-    "set": (
-        "channels=96",
-        "attention_px=64",
-        "neighbours=50",
-        "augment=none",
-        "ema_start=20000",
-        "discriminator_lr=1e-4",
-    ),
-    "ema_decay": 0.9999,
-    "lr": 4e-5,
-    "batch_size": 2048,
-    "steps": 500_000,
-}
-_DIT: Preset = {
-    "arch": "dit",
-    "image_size": 256,
-    "learn_sigma": True,
-    "schedule": "linear",
-    "diffusion_steps": 1000,
-    "ema_decay": 0.9999,
-    "lr": 1e-4,
-    "clip": 0.0,
-    "batch_size": 256,
-}
-_FIRST_STAGE: Preset = {"arch": "autoencoder", "image_size": 256, "lr": 4.3e-4, "batch_size": 96, "steps": 500_000}
-_TINY: Preset = {"ema_decay": 0.998, "lr": 1e-3, "batch_size": 64, "steps": 1000}
-PRESETS: dict[str, Preset] = {
-    # CORE Table 10. It states no learning rate, batch or iterations: those are the CIFAR recipe of IDDPM, whose 50M
-    # images in 500K steps of 128 it inherits, with the EMA rate, schedule and dropout of Table 10.
-    "adm-cifar": {
-        "arch": "adm",
-        "image_size": 32,
-        "set": (
-            "channels=128",
-            "num_res_blocks=3",
-            "channel_mult=1,2,2,2",
-            "attention_resolutions=16,8",
-            "head_channels=64",
-            "dropout=0.1",
-        ),
-        "learn_sigma": True,
-        "schedule": "linear",
-        "diffusion_steps": 1000,
-        "ema_decay": 0.999,
-        "lr": 1e-4,
-        "batch_size": 128,
-        "steps": 500_000,
-    },
-    # IC-GAN's icgan_res64.json; it stops when nothing has improved for 50 tests, so the number of steps is ours.
-    "icgan-64": {
-        "arch": "icgan",
-        "image_size": 64,
-        "set": ("neighbours=50", "augment=none", "ema_start=20000"),
-        "ema_decay": 0.9999,
-        "lr": 1e-4,
-        "batch_size": 256,
-        "steps": 500_000,
-    },
-    # icgan_res128.json and icgan_res256.json, whose 32 GPUs take 64 images, or four times 16, each.
-    "icgan-128": {**_ICGAN_96, "image_size": 128},
-    "icgan-256": {**_ICGAN_96, "image_size": 256},
-    # CORE Table 11: RCG's cin-ldm-vq-f8-repcond.yaml, on the latents of vq-f8, with its rate, weight decay and 40 epochs
-    # of ImageNet. Tiny-ImageNet is trained at 256 px as well.
-    "ldm-256": {
-        "arch": "ldm",
-        "image_size": 256,
-        "set": (
-            "channels=256",
-            "num_res_blocks=2",
-            "channel_mult=1,2,4",
-            "attention_resolutions=32,16,8",
-            "head_channels=32",
-            "context_dim=256",
-        ),
-        "schedule": "scaled_linear",
-        "diffusion_steps": 1000,
-        "ema_decay": 0.9999,
-        "lr": 6.4e-5,
-        "weight_decay": 0.01,
-        "batch_size": 256,
-        "steps": 200_000,
-    },
-    # DiT, section 4 and Table 4, on the latents of kl-f8; CORE's Table 4 and RCG take L/2, without saying how long.
-    "dit-l-2": {**_DIT, "set": ("size=l", "patch=2"), "steps": 400_000},
-    "dit-xl-2": {**_DIT, "set": ("size=xl", "patch=2"), "steps": 7_000_000},
-    # First stages of latent diffusion (LDM, Table 8): f8, d4, by a KL, that of Stable Diffusion, and by 16,384 codes.
-    # Its discriminator we have not; --set perceptual=FILE is the rest of its loss. The rate is its 4.5e-6 an image.
-    "kl-f8": {
-        **_FIRST_STAGE,
-        "set": ("kind=kl", "channels=128", "channel_mult=1,2,4,4", "num_res_blocks=2", "latent_channels=4"),
-    },
-    "vq-f8": {
-        **_FIRST_STAGE,
-        "set": (
-            "kind=vq",
-            "channels=128",
-            "channel_mult=1,2,2,4",
-            "num_res_blocks=2",
-            "latent_channels=4",
-            "attention_levels=1",
-            "codes=16384",
-        ),
-    },
-    # EDM, Table 7, column CIFAR-10: 200M images, an average with a half-life of 0.5M of them; on the network of Table 10,
-    # as large as its DDPM++, at a constant rate, without its augmentation.
-    "edm-cifar": {
-        "arch": "adm",
-        "objective": "edm",
-        "image_size": 32,
-        "set": (
-            "channels=128",
-            "num_res_blocks=3",
-            "channel_mult=1,2,2,2",
-            "attention_resolutions=16,8",
-            "head_channels=64",
-            "dropout=0.13",
-        ),
-        "ema_decay": 0.99929,
-        "lr": 1e-3,
-        "batch_size": 512,
-        "steps": 390_625,
-    },
-    # The smallest net that shows R2G on 8-pixel digits: 1,000 steps take two minutes of one CPU core.
-    "tiny": {
-        "arch": "adm",
-        "set": (
-            "channels=32",
-            "num_res_blocks=1",
-            "channel_mult=1,2",
-            "attention_resolutions=4",
-            "head_channels=32",
-            "dropout=0.0",
-        ),
-        "learn_sigma": False,
-        **_TINY,
-    },
-    # The other families at about the same cost a step, on images of 16 px.
-    "tiny-dit": {**_TINY, "arch": "dit", "set": ("size=tiny", "patch=2"), "learn_sigma": False},
-    "tiny-autoencoder": {**_TINY, "arch": "autoencoder", "set": ("channels=32", "channel_mult=1,2")},
-    "tiny-ldm": {
-        **_TINY,
-        "arch": "ldm",
-        "set": (
-            "channels=64",
-            "num_res_blocks=1",
-            "channel_mult=1,2",
-            "attention_resolutions=4",
-            "head_channels=32",
-            "context_dim=64",
-        ),
-    },
-    "tiny-icgan": {**_TINY, "arch": "icgan", "set": ("channels=16", "attention_px=8"), "lr": 4e-4},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,7 +157,7 @@ def check(config: Config) -> dict[str, Any]:
     if config.features is not None:
         _inputs.check_header(config.features, "features")
     if config.captions is not None:
-        _captions.of_images(config.captions, data.rows)
+        _captions.of_images(config.captions, data.rows, data.class_names)
         _captions.check_encoder(config.text_encoder)
     _inputs.check_batch(data, config.data, config.batch_size)
     _refuse_idle(config, condition)
@@ -362,7 +209,7 @@ def _captioned(config: Config, data: ImageSet) -> Captioned | None:
     """The captions of --captions. Errors: DataError, and as `text_files.find_text_encoder`."""
     if config.captions is None:
         return None
-    texts = _captions.of_images(config.captions, data.rows)
+    texts = _captions.of_images(config.captions, data.rows, data.class_names)
     folder = None if config.text_encoder is None else find_text_encoder(config.text_encoder)
     return _captions.captioned(config.captions, texts, folder=folder)
 

@@ -27,8 +27,8 @@ class Config(AdversarialConfig):
     which both attend. z_dim: of the noise, rounded down to equal chunks; condition_width: of the embedded condition.
 
     neighbours: how many nearest images, by the cosine of features, stand for an image as real ones; 0 for itself
-    alone, as always without features. augment: of what the discriminator sees, some of color, translation and cutout, or
-    none. discriminator_steps: its updates for one of the generator, each on a part of the batch; discriminator_lr:
+    alone, as always without features. augment: of what the discriminator sees, some of color, translation and cutout,
+    or none. discriminator_steps: its updates for one of the generator, each on a part of the batch; discriminator_lr:
     None for the generator's rate. ema_start: the step from which weights are averaged (IC-GAN: 20,000).
     """
 

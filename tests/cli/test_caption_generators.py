@@ -108,6 +108,20 @@ def test_images_sampled_from_captions_are_joined_by_their_groups(run: Run, capti
     assert ran.code == 0, ran.err
 
 
+def test_images_without_a_caption_take_one_of_their_class(run: Run, captions: dict[str, str]) -> None:
+    told = [{"id": f"{i}-{word}", "caption": f"{word} {i}", "class": str(i)} for i in range(10) for word in ("a", "b")]
+    Path("all.jsonl").write_text("".join(json.dumps(one) + "\n" for one in told))
+    ran = train(run, "--out", "g.pt")
+    assert ran.code == 0, ran.err
+    found, _ = sample(run, "g.pt", "syn.npz", captions="all.jsonl")
+    assert found.class_names == tuple(str(i) for i in range(10))
+    assert found.rows.labels.tolist() == [i // 2 for i in range(20)]
+    Path("all.jsonl").write_text("".join(json.dumps(one) + "\n" for one in told[2:]))
+    ran = train(run, "--out", "h.pt")
+    assert ran.code == 65
+    assert "images have no caption: 0/" in ran.err
+
+
 def test_long_captions_are_cut_and_counted(run: Run, captions: dict[str, str]) -> None:
     line = [word for word in NET.split() if word != "-q"]
     ran = run("train-gen", *line, "--captions", "all.jsonl", "--caption-length", "14", "--steps", "1", "--out", "g.pt")
@@ -141,7 +155,7 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_a_gan_takes_no_captions(run: Run, captions: dict[str, str]) -> None:
-    ran = run(*"train-gen --arch icgan --data digits:8:test --batch-size 16 --captions all.jsonl --out g.pt".split())
+    ran = run(*["train-gen", "--arch", "icgan", "--data", "digits:8:test", "--batch-size", "16", "--captions", "all.jsonl", "--out", "g.pt"])
     assert ran.code == 2
     assert "icgan is trained on none or features or labels, not on captions" in ran.err
 
