@@ -12,6 +12,7 @@ from corecli.base.errors import DataError
 if TYPE_CHECKING:
     import torch
 
+    from corecli.data.captions import Captions
     from corecli.data.features import FeatureTable
     from corecli.data.imageset import ImageSet
     from corecli.nets.encoder import Encoder
@@ -89,6 +90,47 @@ def draw_attention(out: Path, data: ImageSet, encoder: Encoder, *, columns: int,
     num_heads = attention.shape[1]
     captions = ["", *(f"head {head + 1}" for head in range(num_heads))] * len(images)
     write_sheet(out, lines, columns=1 + num_heads, head_columns=1, captions=captions)
+
+
+def draw_pca(out: Path, data: ImageSet, encoder: Encoder, *, columns: int, rows: int) -> None:
+    """Images of a set, and below each its patches, coloured by the principal components that all images share.
+
+    Images go in as large as they are in the set. Errors: UsageError for an encoder without patches.
+    """
+    import torch
+
+    from corecli.data.augment import to_float
+    from corecli.data.embedding import colour_patches
+    from corecli.data.sheet import write_sheet
+    from corecli.nets.patches import enlarge, patch_features
+
+    images = data.read(evenly(len(data.rows), columns * max(1, rows // 2)))
+    height, width = images.shape[-2:]
+    with torch.no_grad():
+        maps = torch.cat([patch_features(encoder, to_float(one.to(encoder.mean.device))) for one in images.split(16)])
+    colours = enlarge(encoder, colour_patches(maps), (height, width), mode="nearest").mul(255).round().byte().cpu()
+    columns = min(columns, len(images))
+    blank = images.new_full((-len(images) % columns, 3, height, width), 255)
+    lines = (torch.cat([part, blank]).split(columns) for part in (images, colours))
+    drawn = torch.cat([both for pair in zip(*lines, strict=True) for both in pair])
+    write_sheet(out, drawn, columns=columns, shown_px=_ATTENTION_PX)
+
+
+def draw_captioned(out: Path, data: ImageSet, captions: Captions, *, columns: int, rows: int) -> None:
+    """Groups of a set, evenly chosen: the caption that a group is named after above its images. Errors: DataError."""
+    from corecli.data.sheet import write_captioned
+
+    text_of = dict(zip(captions.ids, captions.texts, strict=True))
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(data.rows.groups):
+        if group in text_of:
+            members.setdefault(group, []).append(row)
+    if not members:
+        raise DataError(
+            f"names none of the groups, such as {data.rows.groups[0]}", hint="the images have other captions"
+        )
+    chosen = [list(members)[i] for i in evenly(len(members), rows)]
+    write_captioned(out, [(text_of[group], data.read(np.array(members[group][:columns]))) for group in chosen])
 
 
 def evenly(num: int, most: int) -> np.ndarray:

@@ -21,7 +21,7 @@ def draw_scatter(out: Path, table: FeatureTable, *, embedding: str, shown: bool)
     """A feature table as points in the plane, coloured by label; returns notes. Errors: DataError below 4 rows."""
     import torch
 
-    from corecli.data.embedding import LARGEST_TSNE, NUM_STEPS, pca_2d, tsne_2d
+    from corecli.data.embedding import LARGEST_TSNE, NUM_STEPS, pca, tsne_2d
     from corecli.data.plot import write_scatter
     from corecli.engine.progress import Progress
 
@@ -29,7 +29,7 @@ def draw_scatter(out: Path, table: FeatureTable, *, embedding: str, shown: bool)
         raise DataError(f"{len(table)} rows are too few to scatter")
     features, labels, notes = table.features, table.labels, ()
     if embedding == "pca":
-        points, shares = pca_2d(features)
+        points, shares = pca(features)
         first, second = (
             f"component {i + 1} ({100 * float(share):.1f} % of variance)" for i, share in enumerate(shares)
         )

@@ -12,6 +12,12 @@ SET with --encoder draws attention: in every row an image, then where the class 
 transformer looks, head by head, as heat, or with --mass as DINO does: the patches in view together hold that share of
 the head's attention.
 
+SET with --encoder and --picture pca draws patches: below every image the principal components of its patches as
+colours, which mean the same in all images, on what the first component tells to be foreground. Images are taken as
+large as they are, or as --image-size says.
+
+SET with --captions draws what was made from captions: above the images of a group the caption it is named after.
+
 A feature table is scattered in the plane, coloured by label: along its two principal components, or with --embedding
 tsne so that near rows are near (exact t-SNE of up to 3000 rows). The folder of a training run, FILE.d, is drawn as
 curves of all it has logged.
@@ -29,8 +35,9 @@ from corecli.base.errors import UsageError, about
 from corecli.base.files import sniff
 from corecli.base.outcome import Outcome, produced
 from corecli.commands import _inputs
-from corecli.commands._show_images import draw_attention, draw_neighbours, draw_sheet
+from corecli.commands._show_images import draw_attention, draw_captioned, draw_neighbours, draw_pca, draw_sheet
 from corecli.commands._show_plots import LOG, draw_curves, draw_scatter, read_log
+from corecli.data.captions import read_captions
 from corecli.data.imageset import ImageSet, open_set
 
 if TYPE_CHECKING:
@@ -45,6 +52,8 @@ EXAMPLES = (
         "syn --features zs.safetensors --real DIR --real-features z.safetensors --out copies.png",
     ),
     ("Where a vision transformer looks", "DIR --encoder vit.safetensors --mass 0.6 --out attention.png"),
+    ("Parts that a vision transformer finds alike", "DIR --encoder vit.safetensors --picture pca --out pca.png"),
+    ("Images below their captions", "syn --captions captions.jsonl --columns 4 --out captions.png"),
     ("A feature table in the plane", "z.safetensors --embedding tsne --out scatter.png"),
     ("How a training run went", "f.safetensors.d --out curves.png"),
 )
@@ -52,7 +61,9 @@ PRESETS: dict[str, Preset] = {}
 OPTIONS = {  # that a picture has, beyond those of every picture
     "sheet": {"real", "columns", "rows", "image_size"},
     "neighbours": {"features", "real", "real_features", "columns", "rows", "image_size"},
-    "attention": {"encoder", "mass", "columns", "rows", "image_size"},
+    "captions": {"captions", "columns", "rows", "image_size"},
+    "pca": {"encoder", "picture", "columns", "rows", "image_size"},
+    "attention": {"encoder", "picture", "mass", "columns", "rows", "image_size"},
     "scatter": {"embedding"},
     "curves": {"columns"},
 }
@@ -74,7 +85,11 @@ class Config(Common):
         None, help="features of --real, to find neighbours among them", role="input", metavar="FILE"
     )
     encoder: str | None = option(
-        None, help="vision transformer, to draw its attention", role="input", metavar="FILE|NAME"
+        None, help="vision transformer, to draw its attention or its patches", role="input", metavar="FILE|NAME"
+    )
+    picture: Literal["attention", "pca"] | None = option(None, help="what to draw of the encoder [attention]")
+    captions: Path | None = option(
+        None, help="the captions a set was made from, to draw above its images", role="input", metavar="FILE"
     )
     mass: float | None = option(
         None, help="share of a head's attention to keep in view, such as 0.6", minimum=0, maximum=1
@@ -100,6 +115,8 @@ def check(config: Config) -> dict[str, Any]:
         return plan | {"curves": list(read_log(Path(config.data)))}
     if config.encoder is not None:
         _inputs.check_encoder(config.encoder)
+    if config.captions is not None:
+        read_captions(config.captions)
     if picture == "neighbours" and (config.real is None) != (config.real_features is None):
         raise UsageError("neighbours among real images need both --real and --real-features")
     for path in (config.features, config.real_features):
@@ -111,8 +128,16 @@ def check(config: Config) -> dict[str, Any]:
 
 def run(config: Config, world: World) -> Outcome:
     """Draw the picture, replacing an earlier one. Errors: DataError, CannotCreateError, UsageError."""
-    draw = {"sheet": _sheet, "neighbours": _neighbours, "attention": _attention, "scatter": _scatter, "curves": _curves}
-    return produced(config.out, notes=draw[_picture(config)](config, world))
+    drawing = {
+        "sheet": _sheet,
+        "captions": _captions,
+        "neighbours": _neighbours,
+        "attention": _encoder,
+        "pca": _encoder,
+        "scatter": _scatter,
+        "curves": _curves,
+    }
+    return produced(config.out, notes=drawing[_picture(config)](config, world))
 
 
 def _picture(config: Config) -> str:
@@ -124,7 +149,9 @@ def _picture(config: Config) -> str:
         header = checkpoint.read_header(path)
         if header is not None and header["kind"] == "features":
             return "scatter"
-    return "attention" if config.encoder is not None else "neighbours" if config.features is not None else "sheet"
+    if config.encoder is not None:
+        return config.picture or "attention"
+    return "neighbours" if config.features is not None else "captions" if config.captions is not None else "sheet"
 
 
 def _sheet(config: Config, _: World) -> tuple[str, ...]:
@@ -141,12 +168,23 @@ def _neighbours(config: Config, _: World) -> tuple[str, ...]:
     return ()
 
 
-def _attention(config: Config, world: World) -> tuple[str, ...]:
+def _captions(config: Config, _: World) -> tuple[str, ...]:
+    assert config.captions is not None
+    with about(config.captions):
+        draw_captioned(config.out, _open(config.data, config), read_captions(config.captions), **_grid(config))
+    return ()
+
+
+def _encoder(config: Config, world: World) -> tuple[str, ...]:
     from corecli.engine.precision import place
     from corecli.nets.encoder import load_encoder
 
     encoder = place(load_encoder(str(config.encoder)), world.device).eval()
-    draw_attention(config.out, _open(config.data, config), encoder, mass=config.mass, **_grid(config))
+    data = _open(config.data, config)
+    if config.picture == "pca":
+        draw_pca(config.out, data, encoder, **_grid(config))
+    else:
+        draw_attention(config.out, data, encoder, mass=config.mass, **_grid(config))
     return ()
 
 

@@ -16,8 +16,8 @@ _EXAGGERATION = 12.0
 _HALVINGS = 50
 
 
-def pca_2d(features: Tensor) -> tuple[Tensor, Tensor]:
-    """features [N, D] along their two directions of largest variance: float64 [N, 2], and their shares of it [2].
+def pca(features: Tensor, num_axes: int = 2) -> tuple[Tensor, Tensor]:
+    """features [N, D] along their A directions of largest variance: float64 [N, A], and their shares of it [A].
 
     Signs are fixed: the largest weight of a direction is positive.
     """
@@ -27,14 +27,35 @@ def pca_2d(features: Tensor) -> tuple[Tensor, Tensor]:
         centred = block.double() - mean
         scatter.addmm_(centred.T, centred)
     values, vectors = torch.linalg.eigh(scatter)
-    axes = torch.zeros(features.shape[1], 2, dtype=torch.float64, device=features.device)
-    found = vectors.flip(1)[:, :2]
+    axes = torch.zeros(features.shape[1], num_axes, dtype=torch.float64, device=features.device)
+    found = vectors.flip(1)[:, :num_axes]
     found = found * found.gather(0, found.abs().argmax(0, keepdim=True)).sign()
     axes[:, : found.shape[1]] = found
     points = torch.cat([(block.double() - mean) @ axes for block in features.split(_BLOCK)])
-    shares = torch.zeros(2, dtype=torch.float64)
-    shares[: found.shape[1]] = (values.flip(0)[:2] / values.sum().clamp(min=1e-300)).clamp(min=0).cpu()
+    shares = torch.zeros(num_axes, dtype=torch.float64)
+    shares[: found.shape[1]] = (values.flip(0)[:num_axes] / values.sum().clamp(min=1e-300)).clamp(min=0).cpu()
     return points, shares
+
+
+def colour_patches(maps: Tensor) -> Tensor:
+    """Patches of several images, [B, D, h, w], as colours that mean the same in all: float32 [B, 3, h, w] in [0, 1].
+
+    The first principal component of all patches tells the foreground: its side of the mean on which the images' borders
+    are not, on average. The three components of the foreground are red, green and blue, each from its least value to
+    its highest; the rest is black. (DINOv2, Figure 1; SynCLR, Figure 5.) Signs are those of `pca`.
+    """
+    patches = maps.float().movedim(1, -1)
+    border = torch.ones(patches.shape[:3], dtype=torch.bool, device=maps.device)
+    border[:, 1:-1, 1:-1] = False
+    first = pca(patches.flatten(0, 2), 1)[0].view(border.shape)
+    foreground = first > 0 if first[border].mean() <= 0 else first < 0
+    if not foreground.any():
+        foreground = torch.ones_like(border)
+    points = pca(patches[foreground], 3)[0]
+    low, high = points.amin(0), points.amax(0)
+    colours = torch.zeros(*border.shape, 3, device=maps.device)
+    colours[foreground] = ((points - low) / (high - low).clamp(min=1e-12)).float()
+    return colours.movedim(-1, 1)
 
 
 def tsne_2d(
@@ -51,7 +72,7 @@ def tsne_2d(
     """
     num = len(features)
     likely = _joint(features, min(perplexity, (num - 1) / 3))
-    y = pca_2d(features)[0].float()
+    y = pca(features)[0].float()
     y = y / y[:, 0].std().clamp(min=1e-12) * 1e-4
     velocity, gains = torch.zeros_like(y), torch.ones_like(y)
     rate = max(num / _EXAGGERATION / 4, 50.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _GAP_PX = 2
 _SHOWN_PX = 64  # small images are enlarged to about this, in whole multiples, so that pixels stay pixels
 _CAPTION_PX = 14
+_LINE_PX, _LEAST_WIDTH_PX = 16, 240  # of captions above images
 _INK = (70, 70, 76)
 
 
@@ -52,6 +53,43 @@ def write_sheet(
     picture = Image.fromarray(sheet)
     for corner, caption in zip(corners, captions, strict=False):
         ImageDraw.Draw(picture).text(corner, caption, fill=_INK, font=ImageFont.load_default(11), anchor="mm")
+    _save(path, picture)
+
+
+def write_captioned(path: Path, lines: Sequence[tuple[str, torch.Tensor]], *, shown_px: int = 2 * _SHOWN_PX) -> None:
+    """Write images as a PNG, a row for each line: its caption, wrapped, above its images, uint8 [n, 3, H, W]."""
+    _, _, height, width = lines[0][1].shape
+    scale = max(1, round(shown_px / max(height, width)))
+    step = width * scale + _GAP_PX
+    whole = max(_LEAST_WIDTH_PX, _GAP_PX + step * max(len(images) for _, images in lines))
+    font = ImageFont.load_default(12)
+    wrapped = [_wrapped(text, font, whole - 4 * _GAP_PX) for text, _ in lines]
+    row_px = height * scale + 4 * _GAP_PX
+    picture = Image.new("RGB", (whole, sum(row_px + _LINE_PX * len(text) for text in wrapped)), "white")
+    y = 0
+    for text, (_, images) in zip(wrapped, lines, strict=True):
+        ImageDraw.Draw(picture).multiline_text((2 * _GAP_PX, y + _GAP_PX), "\n".join(text), fill=_INK, font=font)
+        y += _LINE_PX * len(text) + _GAP_PX
+        for number, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+            enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
+            picture.paste(Image.fromarray(enlarged), (_GAP_PX + step * number, y))
+        y += row_px - _GAP_PX
+    _save(path, picture)
+
+
+def _wrapped(text: str, font: Any, width: int) -> list[str]:
+    """The lines of a text, broken between words."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _save(path: Path, picture: Image.Image) -> None:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     with atomic_write(path) as file:

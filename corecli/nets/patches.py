@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,15 @@ def patch_features(encoder: Encoder, x: Tensor) -> Tensor:
     return maps
 
 
+def enlarge(encoder: Encoder, maps: Tensor, size: tuple[int, int], *, mode: Literal["bilinear", "nearest"]) -> Tensor:
+    """What an encoder's patches [B, C, h, w] say of the pixels of images of `size` (H, W): [B, C, H, W]."""
+    whole, net = size, encoder.backbone
+    if vit.is_vit(net):
+        height, width = _patch(net)
+        whole = (maps.shape[-2] * height, maps.shape[-1] * width)
+    return F.interpolate(maps, whole, mode=mode)[..., : size[0], : size[1]]
+
+
 class Segmenter(nn.Module):
     """A linear layer on the features of an encoder's patches, which are left as they are: DINOv2's linear segmentation.
 
@@ -55,12 +64,7 @@ class Segmenter(nn.Module):
         """x: float [B, 3, H, W] in [0, 1] -> logits of the classes, float [B, C, H, W], bilinear between patches."""
         with torch.no_grad():
             maps = patch_features(self.encoder, x)
-        logits, size = self.head(maps.float()), x.shape[-2:]
-        if vit.is_vit(self.encoder.backbone):
-            rows, columns = _patch(self.encoder.backbone)
-            size = (maps.shape[-2] * rows, maps.shape[-1] * columns)
-        logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-        return logits[..., : x.shape[-2], : x.shape[-1]]
+        return enlarge(self.encoder, self.head(maps.float()), (x.shape[-2], x.shape[-1]), mode="bilinear")
 
     def train(self, mode: bool = True) -> Segmenter:
         """Train or not; the encoder never does."""

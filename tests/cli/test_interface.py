@@ -588,7 +588,9 @@ EFFECTS: dict[str, list[str]] = {
     "show $tiny/real.safetensors --quiet --out $out.png --features $tiny/z.safetensors": [
         "--features $tiny/z1.safetensors", "--real digits:8:train --real-features $tiny/other_rows.safetensors",
     ],
-    "show $tiny/real.safetensors --quiet --out $out.png --encoder $tiny/vit.safetensors": ["--mass 0.6"],
+    "show $tiny/real.safetensors --quiet --out $out.png --encoder $tiny/vit.safetensors": [
+        "--mass 0.6", "--picture pca",
+    ],
     "show $tiny/z.safetensors --quiet --out $out.png": ["--embedding tsne"],
 }  # fmt: skip
 # Options that do not change what is computed, or have one value only.

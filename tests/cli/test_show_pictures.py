@@ -84,6 +84,41 @@ def test_attention_is_drawn_a_row_an_image_and_a_column_a_head(run: Run, tiny: P
     assert heat[head].std(axis=-1).max() > 40  # colours, of a grey image
 
 
+def test_patches_are_drawn_below_their_images_in_whole_blocks(run: Run, tiny: Path) -> None:
+    line = ("show", "digits:8:test", "--image-size", 16, "--encoder", tiny / "vit.safetensors", "--picture", "pca")
+    assert run(*line, "--columns", 3, "--rows", 4, "-q", "--out", "p.png").code == 0
+    picture = pixels("p.png")
+    assert picture.shape == (4 * 162 + 2, 3 * 162 + 2, 3)
+    data = open_set("digits:8:test", image_size=16)
+    for number, row in enumerate(np.linspace(0, len(data.rows) - 1, 6).astype(int)):
+        y, x = 2 + 324 * (number // 3), 2 + 162 * (number % 3)
+        shown = picture[y : y + 160 : 10, x : x + 160 : 10].transpose(2, 0, 1)
+        assert np.array_equal(shown, data.read(np.array([row]))[0].numpy())
+        blocks = picture[y + 162 : y + 322, x : x + 160].reshape(4, 40, 4, 40, 3)
+        assert (blocks == blocks[:, :1, :, :1]).all()  # a patch of 4 px, ten times enlarged
+    assert len(np.unique(picture[164:324, 2:162].reshape(-1, 3), axis=0)) > 1
+
+
+def test_images_stand_below_the_captions_their_groups_are_named_after(run: Run, tiny: Path) -> None:
+    groups = sorted(set(open_set(str(tiny / "syn")).rows.groups))
+    words = " ".join(["digit"] * 200)  # wrapped
+    texts = [{"id": group, "caption": words if group == groups[0] else "one"} for group in groups]
+    Path("c.jsonl").write_text("\n".join(map(json.dumps, texts)))
+    line = ("show", tiny / "syn", "--captions", "c.jsonl", "--rows", 2, "-q", "--out", "c.png")
+    assert run(*line).code == 0
+    picture = pixels("c.png")
+    assert picture.shape[1] == 240
+    corner = picture[-6 - 128 : -6, 2:130]  # of the last line's first image, 8 px enlarged 16 times
+    last = np.flatnonzero(np.array(open_set(str(tiny / "syn")).rows.groups) == groups[-1])[:1]
+    assert np.array_equal(corner[::16, ::16].transpose(2, 0, 1), open_set(str(tiny / "syn")).read(last)[0].numpy())
+    assert picture.shape[0] > 2 * 136 + 10 * 16
+    assert (picture[: 9 * 16].min(axis=(1, 2)) < 200).mean() > 0.5  # lines of text
+    Path("c.jsonl").write_text("other\n")
+    ran = run(*line)
+    assert ran.code == 65
+    assert "c.jsonl: names none of the groups" in ran.err
+
+
 def test_a_table_is_scattered_and_a_run_drawn_as_curves(run: Run, tiny: Path) -> None:
     told = {}
     records = ('{"step": 1, "loss": 2.5, "lr": 0.1, "seconds": 3}', '{"step": 2, "loss": 2.0, "probe": null}', '{"st')
@@ -116,6 +151,9 @@ def test_the_largest_tables_are_thinned_for_tsne(run: Run, tiny: Path, monkeypat
     [
         ("$tiny/real.safetensors --mass 0.6", 2, "--mass does not apply to this picture (sheet)"),
         ("$tiny/real.safetensors --features $tiny/z.safetensors --encoder x", 2, "--features does not apply"),
+        ("$tiny/real.safetensors --picture pca", 2, "--picture does not apply to this picture (sheet)"),
+        ("$tiny/real.safetensors --encoder $tiny/vit.safetensors --picture pca --mass 0.5", 2, "--mass does not apply"),
+        ("$tiny/syn --captions none.jsonl", 66, "none.jsonl"),
         ("$tiny/z.safetensors --rows 3", 2, "--rows does not apply to this picture (scatter)"),
         ("$tiny/real.safetensors --embedding pca", 2, "--embedding does not apply to this picture (sheet)"),
         ("$tiny/syn --features $tiny/z.safetensors --real $tiny/real.safetensors", 2, "need both --real and"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from corecli.data import embedding
-from corecli.data.embedding import pca_2d, tsne_2d
+from corecli.data.embedding import pca, tsne_2d
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +24,16 @@ def test_principal_components_are_those_of_scikit_learn(
     expected = oracle.transform(features.numpy())
     signs = np.sign(oracle.components_[np.arange(2), np.abs(oracle.components_).argmax(1)])
     monkeypatch.setattr(embedding, "_BLOCK", 40)
-    points, shares = pca_2d(features)
+    points, shares = pca(features)
     assert np.allclose(points.numpy(), expected * signs, atol=1e-9)
     assert np.allclose(shares.numpy(), oracle.explained_variance_ratio_, atol=1e-12)
 
 
 def test_one_dimension_and_no_variance_are_no_error() -> None:
-    points, shares = pca_2d(torch.arange(5.0)[:, None])
+    points, shares = pca(torch.arange(5.0)[:, None])
     assert points.tolist() == [[-2, 0], [-1, 0], [0, 0], [1, 0], [2, 0]]
     assert shares.tolist() == [1, 0]
-    points, shares = pca_2d(torch.ones(5, 3))
+    points, shares = pca(torch.ones(5, 3))
     assert not points.any()
     assert not shares.any()
     assert tsne_2d(torch.ones(8, 3), steps=20).isfinite().all()
@@ -83,3 +83,29 @@ def test_every_step_is_reported(features: torch.Tensor) -> None:
     done: list[int] = []
     tsne_2d(features[:10], steps=7, step_done=lambda: done.append(1))
     assert len(done) == 7
+
+
+def test_colours_of_patches_show_the_object_whichever_way_components_point() -> None:
+    """Objects of the same two parts, at several places before a common ground: a part has one colour in all images."""
+    g = torch.Generator().manual_seed(0)
+    ground, thing, difference = torch.randn(3, 12, generator=g) * torch.tensor([3.0, 3.0, 1.0])[:, None]
+    left, right = thing + difference, thing - difference
+    maps, parts = torch.empty(3, 12, 9, 10), torch.zeros(3, 9, 10, dtype=torch.long)
+    for image, (y, x) in enumerate(((2, 1), (4, 4), (3, 2))):
+        parts[image, y : y + 4, x : x + 2], parts[image, y : y + 4, x + 2 : x + 4] = 1, 2
+    for part, feature in enumerate((ground, left, right)):
+        maps.movedim(1, -1)[parts == part] = feature
+    maps += 0.05 * torch.randn(maps.shape, generator=g)
+    for sign in (1, -1):
+        colours = embedding.colour_patches(sign * maps).movedim(1, -1)
+        assert torch.equal(colours.any(-1), parts > 0)
+        assert float(colours.min()) == 0
+        assert float(colours.max()) == 1
+        red = [colours[parts == part][:, 0] for part in (1, 2)]
+        assert abs(float(red[0].mean() - red[1].mean())) > 0.7
+        assert max(float(one.std()) for one in red) < 0.1
+
+
+def test_patches_without_an_object_all_have_colours() -> None:
+    assert embedding.colour_patches(torch.ones(2, 4, 3, 3)).shape == (2, 3, 3, 3)
+    assert embedding.colour_patches(torch.randn(2, 2, 1, 1)).shape == (2, 3, 1, 1)
