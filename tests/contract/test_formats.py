@@ -89,7 +89,9 @@ def _sharded(folder: Path, num: int = 3) -> Path:
         write_set(shards.path(index), rows.take(part), chunks, class_names=CLASS_NAMES, header={})
         shards.finish_shard(index, statistics)
     shards.finish_shard(0, Statistics())
+    (folder / "..shards.json.0123.tmp").touch()  # of a job that was killed as it began
     shards.finish(class_names=CLASS_NAMES, header={})
+    assert not list(folder.glob(".*.tmp"))
     return folder
 
 

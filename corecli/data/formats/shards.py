@@ -110,6 +110,8 @@ class ShardFolder:
 
     def finish(self, *, class_names: tuple[str, ...], header: Manifest) -> None:
         """Write the manifest, all shards being there; whoever does, it has the same bytes. Errors: StorageError."""
+        for left in self.root.glob(f".*{ABOUT}.*"):  # by jobs that were killed as they began
+            left.unlink(missing_ok=True)
         entries = [self.told(i) for i in range(self.num)]
         totals = {"num": sum(entry["num"] for entry in entries), "class_names": list(class_names), "shards": entries}
         _publish(self.root / MANIFEST, {**header, "kind": "images", "complete": True, **totals})
