@@ -10,7 +10,8 @@ A generator that was trained on captions makes images from --captions, whose ids
 text encoder read them in training, it reads them here; another one is refused.
 
 --num N makes N images in all, going through the rows in --order as often as it takes. --rows makes those of some rows
-alone, pixel for pixel those of the whole set: `--rows ::1000` into another --out is a check of one row in a thousand.
+alone, the same as in the whole set: `--rows ::1000` into another --out is a check of one row in a thousand. Where
+batches are of other sizes, sums may be rounded otherwise: a pixel in tens of thousands is then off by one level.
 
 --shards N writes OUT as a directory of N tar files (--format packed or npz: files of those), for sets of millions. Each
 is a set of its own, a tar one as WebDataset reads them; OUT opens as all of them together. Beside each lies
