@@ -72,7 +72,7 @@ def erase(images: Tensor, *, probability: float, mean: Tensor, std: Tensor, seed
             continue
         for _ in range(_NUM_TRIES):
             area = height * width * g.uniform(*_AREA)
-            ratio = math.exp(g.uniform(*map(math.log, _RATIO)))
+            ratio = math.exp(g.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
             h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < h < height and 0 < w < width:
                 top, left = int(g.integers(height - h + 1)), int(g.integers(width - w + 1))

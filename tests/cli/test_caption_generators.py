@@ -155,7 +155,8 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_a_gan_takes_no_captions(run: Run, captions: dict[str, str]) -> None:
-    ran = run(*["train-gen", "--arch", "icgan", "--data", "digits:8:test", "--batch-size", "16", "--captions", "all.jsonl", "--out", "g.pt"])
+    line = "train-gen --arch icgan --data digits:8:test --batch-size 16 --captions all.jsonl --out g.pt"
+    ran = run(*line.split())
     assert ran.code == 2
     assert "icgan is trained on none or features or labels, not on captions" in ran.err
 
