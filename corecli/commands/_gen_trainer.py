@@ -36,6 +36,7 @@ _SHARED_FIELDS = (
     "objective", "learn_sigma", "min_snr", "flow_times", "schedule", "diffusion_steps", "flip",
     "condition_dropout", "feature_normalization", "feature_noise", "latent_scale", "caption_length",
 )  # fmt: skip
+_ENOUGH_CAPTIONS = 1024  # for the mean and std of each dimension of their embeddings
 _PREVIEW_COLUMNS, _PREVIEW_ROWS, _PREVIEW_STEPS = 10, 4, 25
 
 
@@ -62,6 +63,8 @@ class GenTrainer:
         self.generator = place(_build(config, data, self._conditions, reader, stage, condition), world.device)
         if captions is not None and reader is not None:
             self._conditions, self.notes = reader.tell(self.generator, captions.texts), reader.cut(captions.texts)
+            if config.text_encoder is not None:
+                self.generator.conditioning.measure(self._conditions[:_ENOUGH_CAPTIONS])
         self.generator.check_condition(self._conditions)
         family = registry.load("generators", config.arch)
         recipe = Recipe(

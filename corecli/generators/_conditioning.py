@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from corecli.base.errors import DataError, UsageError, unknown_name
-from corecli.nets.text import ByteEncoder
+from corecli.nets.text import ByteEncoder, NgramBag
 
 NULL_STD = 0.02
+_LEAST_STD = 1e-4
 
 
 class Conditioning(Protocol):
@@ -109,9 +110,10 @@ class LabelConditioning(nn.Module):
 
 class CaptionConditioning(nn.Module):
     """Captions as bytes [B, L] uint8, padded with 0 -> a zero-initialised linear map of what a `ByteEncoder` that
-    learns with the generator makes of them; the null condition is the caption of no bytes.
+    learns with the generator makes of them, plus a `NgramBag`; the null condition is the caption of no bytes.
 
-    attends: whether the network takes the tokens of captions, 1 + `length` each, instead of one vector.
+    attends: whether the network takes the tokens of captions, 1 + `length` each, instead of one vector; the bag is in
+    every one.
     """
 
     def __init__(self, *, length: int, width: int, attends: bool, droppable: bool) -> None:
@@ -121,6 +123,7 @@ class CaptionConditioning(nn.Module):
         self.length, self.attends, self.droppable = length, attends, droppable
         self.encoder = ByteEncoder(width=width // 2, length=length)
         self.linear = zero_linear(self.encoder.width, width)
+        self.words = NgramBag(width)
 
     def check(self, condition: torch.Tensor) -> None:
         """Errors: DataError unless bytes [B, L], L up to `length`."""
@@ -135,7 +138,9 @@ class CaptionConditioning(nn.Module):
         assert noise is None, "captions take no noise"
         if drop is not None and self.droppable:
             condition = condition.masked_fill(drop[:, None], 0)
-        return self.linear(_read(self.encoder(condition), self.length, attends=self.attends))
+        told = self.linear(_read(self.encoder(condition), self.length, attends=self.attends))
+        words = self.words(condition)
+        return told + (words[:, None] if self.attends else words)
 
     def null(self, batch: int) -> torch.Tensor:
         """What is made of the empty caption, [batch, ...]."""
@@ -147,7 +152,7 @@ class CaptionConditioning(nn.Module):
 
 class EmbeddingConditioning(nn.Module):
     """Embeddings [B, T, D] of captions by a frozen text encoder, the first of the whole caption -> a zero-initialised
-    linear map of them, each standardised. The null condition is a learned vector that takes their place.
+    linear map of them. The null condition is a learned vector that takes their place.
 
     attends: whether the network takes 1 + `length` tokens, the last of which repeat the first, instead of one vector.
     """
@@ -155,6 +160,7 @@ class EmbeddingConditioning(nn.Module):
     def __init__(self, *, dim: int, length: int, width: int, attends: bool, droppable: bool) -> None:
         super().__init__()
         self.dim, self.length, self.attends = dim, length, attends
+        self.standard = Standardization(dim)
         self.linear = zero_linear(dim, width)
         self.null_caption = nn.Parameter(torch.randn(dim) * NULL_STD) if droppable else None
 
@@ -171,7 +177,7 @@ class EmbeddingConditioning(nn.Module):
     ) -> torch.Tensor:
         """Vectors [B, width] or tokens [B, 1 + length, width]; captions take no noise."""
         assert noise is None, "captions take no noise"
-        z = standardize(_read(condition.float(), self.length, attends=self.attends))
+        z = self.standard(_read(condition.float(), self.length, attends=self.attends))
         if drop is not None and self.null_caption is not None:
             z = torch.where(drop.view(-1, *[1] * (z.ndim - 1)), self.null_caption, z)
         return self.linear(z)
@@ -182,14 +188,45 @@ class EmbeddingConditioning(nn.Module):
         shape = (batch, 1 + self.length, -1) if self.attends else (batch, -1)
         return self.linear(self.null_caption.expand(*shape))
 
+    def measure(self, condition: torch.Tensor) -> None:
+        """Standardise by these captions."""
+        self.standard.measure(_read(condition.float(), 0, attends=self.attends))
+
+
+class Standardization(nn.Module):
+    """(z - mean) / std of each dimension, over the captions that are told to `measure`; before, z itself.
+
+    Captions are alike for the most part: embedded, they differ little from their mean. A linear map would learn the
+    mean first, and what tells them apart an order of magnitude later.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return (z - self.mean) / self.std
+
+    def measure(self, z: torch.Tensor) -> None:
+        """z: [..., dim]."""
+        z = z.flatten(0, -2)
+        std = z.std(dim=0, correction=0)
+        self.mean.copy_(z.mean(dim=0))
+        self.std.copy_(torch.where(std > _LEAST_STD, std, 1.0))
+
 
 def _read(tokens: torch.Tensor, length: int, *, attends: bool) -> torch.Tensor:
-    """The first token [B, D] of [B, T, D], that of the whole; or 1 + `length` tokens, the last ones copies of it.
+    """The first token [B, D] of [B, T, D], that of the whole; or at least 1 + `length`, the last ones copies of it.
 
     Copies, so that no mask is needed: whoever attends to them is told of the caption as a whole.
     """
     whole = tokens[:, :1]
-    return torch.cat([tokens, whole.expand(-1, 1 + length - tokens.shape[1], -1)], dim=1) if attends else whole[:, 0]
+    missing = max(0, 1 + length - tokens.shape[1])
+    return torch.cat([tokens, whole.expand(-1, missing, -1)], dim=1) if attends else whole[:, 0]
 
 
 def check_features(features: torch.Tensor, dim: int) -> None:
@@ -223,8 +260,8 @@ def zero_linear(dim: int, width: int) -> nn.Linear:
 
 
 def standardize(z: torch.Tensor) -> torch.Tensor:
-    """(z - mean) / std over each row, the last dimension, with the unbiased std (RCG)."""
-    return (z - z.mean(dim=-1, keepdim=True)) / z.std(dim=-1, keepdim=True).clamp(min=1e-6)
+    """(z - mean) / std over each row, the unbiased std (RCG)."""
+    return (z - z.mean(dim=1, keepdim=True)) / z.std(dim=1, keepdim=True).clamp(min=1e-6)
 
 
 def unit_length(z: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from corecli.nets.dit import NORM_EPS, Attention, Mlp
 MAX_BYTES = 256  # of a caption, unless told
 WIDEST = 256
 DEPTH = 3
+GRAMS, NUM_VECTORS = (3, 5), 2**13
 _HEAD_WIDTH = 32
 _POSITION_STD, _BRANCH_STD = 0.3, 0.02
 _PADDING = 0  # the byte that no caption has
@@ -43,9 +44,37 @@ class ByteEncoder(nn.Module):
         x = self.embedding(captions.long()) + self.positions[: captions.shape[1]]
         for block in self.blocks:
             x = block(x, seen)
-        x, weight = self.norm(x), seen[:, :, None].float()
-        whole = (x * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
-        return torch.cat([whole, torch.where(seen[:, 1:, None], x[:, 1:], whole)], dim=1)
+        weight = seen[:, :, None].float()
+        whole = self.norm((x * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True))
+        return torch.cat([whole, torch.where(seen[:, 1:, None], self.norm(x)[:, 1:], whole)], dim=1)
+
+
+class NgramBag(nn.Module):
+    """Captions as bytes, uint8 [B, L] -> float32 [B, width]: the sum of a vector of each of their n-grams (fastText).
+
+    N-grams are of `GRAMS` bytes and find their vectors by a hash. They are zeros at first, and optimizers that scale
+    by gradient move the few of a caption as fast as the one of a class label: so a generator hears of words from its
+    first steps, long before a transformer has learned to read.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.zeros(NUM_VECTORS, width))
+
+    def forward(self, captions: Tensor) -> Tensor:
+        """Captions as `to_bytes` gives them -> vectors; bytes of 0 add nothing."""
+        captions = nn.functional.pad(captions, (1, 0))  # the empty caption has no bytes
+        places = torch.cat([_hashed(captions, size) for size in GRAMS], dim=1)
+        return nn.functional.embedding_bag(places, self.vectors, mode="sum", padding_idx=0)
+
+
+def _hashed(captions: Tensor, size: int) -> Tensor:
+    """The number of the vector of the n-gram that ends at each byte, int64 [B, L], 0 after a caption's end."""
+    padded = nn.functional.pad(captions.long(), (size - 1, 0))
+    number = torch.full_like(captions, size, dtype=torch.int64)
+    for k in range(size):
+        number = (number * 1_000_003 + padded[:, k : k + captions.shape[1]]) % (2**31 - 1)
+    return torch.where(captions != _PADDING, 1 + number % (NUM_VECTORS - 1), 0)
 
 
 class Block(nn.Module):

@@ -6,6 +6,7 @@ The default tests stop a run in this process; the slow ones kill runs at random 
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lines import Fork, Line, contents, wait_for
 
 from corecli.cli import run_line
 from corecli.commands._gen_trainer import GenTrainer
-from corecli.data.imageset import write_set
+from corecli.data.imageset import open_set, write_set
 from corecli.data.rows import make_rows
 
 STEPS, STOP = 10, 5
@@ -27,6 +28,7 @@ SETTINGS = {
         *("--arch", "adm", "--set", "channels=8", "--set", "channel_mult=1,2", "--set", "head_channels=8"),
         *("--set", "num_res_blocks=1", "--set", "attention_resolutions=4"),  # dropout and a learned variance are on
     ],
+    "captions": ["--arch", "dit", "--set", "size=tiny", "--set", "patch=4"],
     "dit": ["--arch", "dit", "--set", "size=tiny", "--set", "patch=2"],
     "latent dit": ["--arch", "dit", "--set", "size=tiny", "--set", "patch=2", "--objective", "flow"],
     "power averages": [
@@ -64,6 +66,15 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return table
 
 
+def captions_beside(table: Path) -> Path:
+    """Captions of the digits, of different lengths."""
+    path = table.with_name("captions.jsonl")
+    keys = open_set("digits:8:test").rows.keys
+    lines = (json.dumps({"id": key, "caption": f"number {i}, of class {key}"}) for i, key in enumerate(keys))
+    path.write_text("\n".join(lines))
+    return path
+
+
 def first_stage_beside(table: Path) -> Path:
     return table.with_name("ae.safetensors")
 
@@ -75,7 +86,8 @@ def make(*argv: object) -> int:
 def work_of(name: str, table: Path, *, save_sec: int) -> Work:
     """355 images in batches of 64: the sixth step begins the second epoch."""
     argv = ["train-gen", "--data", "digits:8:test", *SETTINGS[name], "--batch-size", 64]
-    argv += [] if "autoencoder" in name else ["--features", table]
+    told = ["--captions", captions_beside(table)] if name == "captions" else ["--features", table]
+    argv += [] if "autoencoder" in name else told
     argv += ["--first-stage", first_stage_beside(table)] if name in ("ldm", "latent dit") else []
     argv += ["--steps", STEPS, "--log-every", 5, "--save-sec", save_sec, "--preview-every", 0, "--device", "cpu"]
     return Work(argv)
