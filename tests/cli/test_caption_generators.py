@@ -173,3 +173,24 @@ def test_sampling_without_the_condition_is_refused(run: Run, tiny: Path, caption
         ran = run("sample", *line.replace("$tiny", str(tiny)).split(), "--out", "o")
         assert ran.code in (2, 66), ran.err
         assert message in ran.err
+
+
+@pytest.mark.slow
+def test_the_digit_that_the_caption_names_is_made(run: Run) -> None:
+    """After a minute or two of training, whatever the wording: chance is a tenth."""
+    wordings = ("a photo of the digit {}", "the number {} by hand", "{}", "a small handwritten {}", "a {} in white ink")
+    real = open_set("digits:8:train")
+    labels = torch.from_numpy(real.rows.labels)
+    texts = (wordings[i % 5].format(WORDS[label]) for i, label in enumerate(labels.tolist()))
+    write_captions("all.jsonl", dict(zip(real.rows.keys, texts, strict=True)))
+    write_captions("asked.jsonl", {f"{w}/{i}": text.format(w) for w in WORDS for i, text in enumerate(wordings)})
+    line = "train-gen --preset tiny --data digits:8:train --captions all.jsonl --no-flip --steps 500 -q --out g.pt"
+    assert run(*line.split()).code == 0
+    line = "sample --ckpt g.pt --captions asked.jsonl --per-row 2 --guidance 3 --steps 15 -q --out syn.npz"
+    assert run(*line.split()).code == 0
+    made = open_set("syn.npz")
+    asked = torch.tensor([WORDS.index(group.split("/")[0]) for group in made.rows.groups])
+    x = real.read(np.arange(len(labels))).float().flatten(1)
+    means = torch.stack([x[labels == digit].mean(0) for digit in range(10)])
+    seen = torch.cdist(made.read(np.arange(len(asked))).float().flatten(1), means).argmin(1)
+    assert (seen == asked).float().mean() > 0.6
