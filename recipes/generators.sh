@@ -4,6 +4,7 @@
 # Usage: DATA=train OUT=generators-out FAMILIES="adm icgan" STEPS=1000 bash recipes/generators.sh
 # Without FEATURES and JUDGE two encoders are trained here. What is done is left alone: run the same line again.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 DATA=${DATA:?a labelled image set to learn}
 OUT=${OUT:-generators-out}
@@ -21,12 +22,6 @@ GEN_FLAGS=${GEN_FLAGS:-}                 # more options of every train-gen, the 
 DIFFUSION_FLAGS=${DIFFUSION_FLAGS:-}     # more options of sample, but for icgan, e.g. "--steps 20"
 
 mkdir -p "$OUT"
-verb() { echo "+ corecli $*" >&2; corecli "$@" >&2; }
-measure() {  # measure FILE VERB...: keep the JSON result of a measuring verb
-  [[ -s $1 ]] && return
-  echo "+ corecli ${*:2}" >&2
-  corecli "${@:2}" --json >"$1.tmp" && mv "$1.tmp" "$1"
-}
 preset() { if [[ $1 == adm ]]; then echo "--preset $PRESET"; else echo "--preset $PRESET-$1"; fi; }
 encoder() { verb train-ssl --preset "$SSL_PRESET" --seed "$1" --nproc "$NPROC" --data "$DATA" $SSL_FLAGS --out "$2"; }
 

@@ -1,4 +1,4 @@
-"""recipes/mixdiff.sh and recipes/genssl.sh: with a generator of their own, and with a pipeline of diffusers."""
+"""recipes/mixdiff.sh, genssl.sh and synclr.sh: with a generator of their own, and with a pipeline of diffusers."""
 
 from __future__ import annotations
 
@@ -57,3 +57,41 @@ def test_genssl_with_a_pipeline(tmp_path: Path) -> None:
     )
     assert table[0].split() == ["probe", "top1", "p", "=", "0", "p", "=", "1"]
     assert len(table[1].split()) == 3
+
+
+SYNCLR = {
+    "NUM": "60",
+    "TRAIN": "digits:8:test",
+    "GEN_FLAGS": "--preset tiny --steps 2",
+    "SSL_FLAGS": "--preset synclr-micro --backbone vit-micro-moco/2 --views 1g --augment crop --steps 2",
+    "BATCH": "16",
+    "SAMPLE_FLAGS": "--steps 1",
+}
+
+
+@pytest.mark.slow
+def test_synclr_with_its_own_generator(tmp_path: Path) -> None:
+    table = run("synclr", **SYNCLR, OUT=str(tmp_path))
+    assert [line.split()[0] for line in table] == ["alike", "synclr", "simclr", "supervised", "untrained"]
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_synclr_with_a_pipeline(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from pipelines import save_text_to_image
+
+    save_text_to_image(tmp_path / "stable-diffusion")
+    pipeline = f"diffusers:{tmp_path / 'stable-diffusion'}"
+    flags = {"SAMPLE_FLAGS": "--steps 2 --guidance 2.5 --image-size 8"}
+    table = run("synclr", **{**SYNCLR, **flags}, GENERATOR=pipeline, ROWS="synclr", OUT=str(tmp_path / "out"))
+    assert [line.split()[0] for line in table] == ["alike", "synclr"]
+
+
+@pytest.mark.slow
+def test_the_families_of_generators(tmp_path: Path) -> None:
+    rows = {"FAMILIES": "ldm icgan", "CONDITIONS": "none features", "STEPS": "2", "NUM": "16"}
+    flags = {"SSL_PRESET": "tiny", "GEN_FLAGS": "--batch-size 16", "DIFFUSION_FLAGS": "--steps 1"}
+    table = run("generators", **{**rows, **flags}, DATA="digits:16:test", OUT=str(tmp_path))
+    assert [line.split()[0] for line in table] == ["fd", "ldm", "icgan"]
+    assert all(len(line.split()) == 1 + 2 * 3 for line in table[1:])
