@@ -212,8 +212,8 @@ _SYNCLR_REFERENCE: Values = {
     "warmup": "0.5ep",
     "set": ("temperature=0.1", "prototypes=8192"),
 }
-# Narrow enough for one CPU core, at 32 px; with --backbone vit-micro-moco/2, at 8 or 16 px. MoCo v3's initialisation, as
-# the usual one is too small for 64 channels: the class token then sees its patches only after hundreds of steps.
+# Narrow enough for one CPU core, at 32 px; with --backbone vit-micro-moco/2, at 8 or 16 px. MoCo v3's initialisation:
+# the usual one is too small for 64 channels, and the class token sees its patches only after hundreds of steps.
 _SYNCLR_MICRO: Values = {
     "method": "synclr",
     "backbone": "vit-micro-moco/4",
