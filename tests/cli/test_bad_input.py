@@ -488,7 +488,7 @@ UNKNOWN = [
     (f"{SSL} {DIGITS} --optimizer larz", "unknown optimizer 'larz' (did you mean 'lars'?)"),
     (f"{GEN} {DIGITS} --arch amd", "unknown arch 'amd' (did you mean 'adm'?)"),
     (f"{SAMPLE} --sampler ddimm", "unknown sampler 'ddimm' (did you mean 'ddim'?)"),
-    (f"{SAMPLE} --samplerr ddim", "No such option: --samplerr (Possible options: --sampler)"),
+    (f"{SAMPLE} --ssampler ddim", "No such option: --ssampler (Possible options: --sampler)"),
     ("completion bsh", "unknown shell 'bsh' (did you mean 'bash'?)"),
     (f"{EXTRACT} --data torchvision:CIFAR11", "unknown torchvision dataset 'CIFAR11' (did you mean 'CIFAR10'?)"),
 ]
