@@ -129,12 +129,6 @@ class Diffusion(nn.Module):
         self.network = network
         self.conditioning = _conditioning(config, width, attends=attends)
 
-    @property
-    def reading(self) -> list[nn.Parameter]:
-        """The parameters that read captions, where they learn with the generator."""
-        told = self.conditioning
-        return list(told.encoder.parameters()) if isinstance(told, CaptionConditioning) else []
-
     def check_condition(self, condition: torch.Tensor | None, *, guidance: float = 1.0) -> None:
         """See `Generator.check_condition`."""
         kind, droppable = self.config.condition, self.config.condition_dropout > 0

@@ -19,8 +19,6 @@ from corecli.engine.power_ema import PowerEMA
 from corecli.engine.precision import autocast
 from corecli.engine.run import Tensors, merge, split
 
-READING_LR = 1e-4
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -59,24 +57,13 @@ class Learner(Protocol):
 
 
 class OneLossLearner:
-    """One optimizer on `generator.loss`; what reads captions learns at `READING_LR` at most.
-
-    The rates that small generators like, 1e-3, make such a transformer forget within a few hundred steps what tells
-    captions apart, long before the generator has heard of it.
-    """
+    """One optimizer on `generator.loss`."""
 
     def __init__(self, generator: Any, recipe: Recipe, world: World) -> None:
         self.generator, self.recipe, self.world = generator, recipe, world
         self.optimizer = optim.build_optimizer(
-            "adamw",
-            generator.parameters(),
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-            constant_rate=getattr(generator, "reading", ()),
+            "adamw", generator.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
         )
-        for group in self.optimizer.param_groups:
-            if not group["scheduled"]:
-                group["lr"] = min(recipe.lr, READING_LR)
         power = recipe.ema == "power"
         self.ema: EMA | PowerEMA = PowerEMA(generator) if power else EMA(generator, decay=recipe.ema_decay)
 
