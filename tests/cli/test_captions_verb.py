@@ -157,6 +157,11 @@ def test_a_server_that_is_down_at_the_start(run: Run, quick: None) -> None:
     assert not Path("o.jsonl").exists()
 
 
+def num_asked(server: LanguageServer) -> int:
+    """Requests, those that a slow machine sent again counted once."""
+    return len({(body["prompt"], body["seed"]) for body in server.bodies})
+
+
 def test_a_server_that_goes_down_midway(run: Run, quick: None) -> None:
     with LanguageServer() as server:
         server.dies_after = 25
@@ -169,11 +174,12 @@ def test_a_server_that_goes_down_midway(run: Run, quick: None) -> None:
         assert differing.code == 73
         assert "seed: 0 there, 1 now" in differing.err
         server.dies_after = float("inf")
-        before = len(server.bodies)
+        server.bodies.clear()
         assert run(*line(server, "--num", "60", "--out", "o.jsonl")).code == 0
-        resumed = len(server.bodies) - before
+        resumed = num_asked(server)
+        server.bodies.clear()
         assert run(*line(server, "--num", "60", "--out", "alone.jsonl")).code == 0
-        assert resumed == len(server.bodies) - before - resumed - kept
+        assert resumed == num_asked(server) - kept
     assert Path("o.jsonl").read_bytes() == Path("alone.jsonl").read_bytes()
 
 

@@ -43,7 +43,7 @@ def test_a_newcomer_trains(package: Path) -> None:
 
 def test_a_newcomer_is_offered_and_its_options_are_checked(package: Path) -> None:
     offered = python(package, "-m", "corecli", "train-ssl", "--help")
-    assert "supervised, toy-method" in " ".join(offered.stdout.split())
+    assert ",toy-method" in "".join(offered.stdout.split())  # which may be broken at its hyphen
     out = package / "never.safetensors"
     refused = python(package, "-m", "corecli", *TRAIN, "--set", "spred=0.5", "--dry-run", "--out", out)
     assert refused.returncode == 2

@@ -93,7 +93,7 @@ def test_weights_in_files_and_of_files(tmp_path: Path) -> None:
 
 def test_duplicates_are_named_and_merged(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("crane\nmaillot\nCrane\nhen\ncrane\n")
-    found = _concepts._concepts.read_concepts([str(tmp_path / "a.txt")])
+    found = _concepts.read_concepts([str(tmp_path / "a.txt")])
     assert {c.name: c.share for c in found.concepts} == {"crane": 0.6, "maillot": 0.2, "hen": 0.2}
     assert "2 concepts stand there more than once and were merged: Crane, crane" in found.notes[0]
 
@@ -105,7 +105,7 @@ def test_backgrounds_by_concept_hypernym_source_or_for_all(tmp_path: Path) -> No
     known = _concepts.read_backgrounds(str(file))
     plan = Plan(
         seed=0,
-        concepts=_concepts._concepts.read_concepts([str(tmp_path / "a.csv")]).concepts,
+        concepts=_concepts.read_concepts([str(tmp_path / "a.csv")]).concepts,
         templates=(0, 1, 0),
         backgrounds=known,
         examples=read_examples(None),
@@ -257,7 +257,7 @@ def test_a_line_that_was_cut_is_asked_for_again(tmp_path: Path) -> None:
 def test_lists_with_mistakes(tmp_path: Path, text: str | bytes, message: str) -> None:
     (tmp_path / "c.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=message) as caught:
-        _concepts._concepts.read_concepts([str(tmp_path / "c.txt")])
+        _concepts.read_concepts([str(tmp_path / "c.txt")])
     assert caught.value.where == tmp_path / "c.txt"
 
 

@@ -205,7 +205,7 @@ def test_a_projector_is_taken_off(encoder: Encoder) -> None:
     [
         ({"backbone": "resnet81"}, "did you mean 'resnet18'"),
         ({"stem": "imagnet"}, "did you mean 'imagenet'"),
-        ({"projector_norm": "layer"}, "unknown projector norm"),
+        ({"projector_norm": "group"}, "unknown projector norm"),
         ({"backbone": "timm:resnet18", "stem": "cifar"}, "a stem of its own"),
         ({"backbone": "timm:resnet1"}, "timm has no model 'resnet1'"),
     ],
