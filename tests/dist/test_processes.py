@@ -181,7 +181,8 @@ def long_line(out: Path) -> list[object]:
     return [*TRAINING["simclr"], "--steps", 100_000, "--log-every", 2, *CPU, "--nproc", 2, "--out", out]
 
 
-@pytest.mark.parametrize("sizes", [(2, 1), pytest.param((1, 2), marks=pytest.mark.slow)], ids=["2-1", "1-2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(2, 1), (1, 2)], ids=["2-1", "1-2"])
 def test_a_run_stopped_on_some_processes_goes_on_with_others(
     sizes: tuple[int, int], inputs: Inputs, start: Start, tmp_path: Path
 ) -> None:
@@ -332,6 +333,7 @@ def test_a_second_sigint_to_the_launcher_hurries(start: Start, tmp_path: Path) -
     assert (how.code, how.out, how.err) == (130, "", "corecli train-ssl: error: interrupted, nothing saved\n")
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_killed_launcher(start: Start, tmp_path: Path) -> None:
     out = tmp_path / "f.safetensors"
     line = start(long_line(out))
