@@ -254,6 +254,7 @@ def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_inception_scores_and_an_adm_batch(run: Run, tiny: Path, inception: Path) -> None:
     """A reference batch as ADM has it: statistics of more images than those in it, which serve the other metrics."""
     pixels = np.random.default_rng(0).integers(0, 255, (14, 8, 8, 3), dtype=np.uint8)

@@ -247,6 +247,7 @@ def broken_pngs(folder: Path) -> Path:
     return last
 
 
+@pytest.mark.slow
 def test_the_error_of_one_rank_is_told_once(inputs: Inputs, start: Start, tmp_path: Path) -> None:
     """Rank 1 reads the broken image while rank 0 waits for its features in a sum over ranks."""
     broken = broken_pngs(tmp_path / "broken")
