@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from corecli.base.config import Preset
 
+# The network of CORE's Table 10, but for its dropout.
+_TABLE_10 = (
+    "channels=128",
+    "num_res_blocks=3",
+    "channel_mult=1,2,2,2",
+    "attention_resolutions=16,8",
+    "head_channels=64",
+)
 _ICGAN_96: Preset = {
     "arch": "icgan",
     "set": (
@@ -38,14 +46,7 @@ PRESETS: dict[str, Preset] = {
     "adm-cifar": {
         "arch": "adm",
         "image_size": 32,
-        "set": (
-            "channels=128",
-            "num_res_blocks=3",
-            "channel_mult=1,2,2,2",
-            "attention_resolutions=16,8",
-            "head_channels=64",
-            "dropout=0.1",
-        ),
+        "set": (*_TABLE_10, "dropout=0.1"),
         "learn_sigma": True,
         "schedule": "linear",
         "diffusion_steps": 1000,
@@ -115,14 +116,7 @@ PRESETS: dict[str, Preset] = {
         "arch": "adm",
         "objective": "edm",
         "image_size": 32,
-        "set": (
-            "channels=128",
-            "num_res_blocks=3",
-            "channel_mult=1,2,2,2",
-            "attention_resolutions=16,8",
-            "head_channels=64",
-            "dropout=0.13",
-        ),
+        "set": (*_TABLE_10, "dropout=0.13"),
         "ema_decay": 0.99929,
         "lr": 1e-3,
         "batch_size": 512,
