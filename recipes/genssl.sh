@@ -25,7 +25,6 @@ SAMPLE_FLAGS=${SAMPLE_FLAGS:-}           # of sample; with GENERATOR the paper's
 PROBE_FLAGS=${PROBE_FLAGS:-}             # e.g. "--preset genssl", its linear evaluation on ImageNet
 
 mkdir -p "$OUT"
-preset() { if [[ $PRESET == -* ]]; then echo "--preset $1$PRESET"; else echo "--preset $PRESET --method $1"; fi; }
 size=(${SIZE:+--image-size "$SIZE"})
 
 if [[ -n $GENERATOR ]]; then
@@ -33,9 +32,7 @@ if [[ -n $GENERATOR ]]; then
   SAMPLE_FLAGS=${SAMPLE_FLAGS:---sampler ddim --steps 10 --set timestep_spacing=trailing --set rescale_betas_zero_snr=true}
   source=(--ckpt "$GENERATOR" --images "$DATA")
 else
-  verb train-ssl $FIRST --nproc "$NPROC" --data "$DATA" "${size[@]}" $SSL_FLAGS --out "$OUT/f0.safetensors"
-  verb extract --nproc "$NPROC" --data "$DATA" "${size[@]}" --encoder "$OUT/f0.safetensors" --out "$OUT/z0.safetensors"
-  verb train-gen --preset "$GEN_PRESET" --nproc "$NPROC" --data "$DATA" "${size[@]}" --features "$OUT/z0.safetensors" $GEN_FLAGS --out "$OUT/g.safetensors"
+  train_r2g $FIRST
   source=(--ckpt "$OUT/g.safetensors" --features "$OUT/z0.safetensors")
 fi
 verb sample --nproc "$NPROC" "${source[@]}" --per-row "$VARIANTS" "${size[@]}" $SAMPLE_FLAGS --out "$OUT/synthetic"
@@ -44,20 +41,10 @@ verb inflate --real "$DATA" --synthetic "$OUT/synthetic" --out "$OUT/union.json"
 for method in $METHODS; do
   for p in $PROBABILITIES; do
     encoder=$OUT/$method-p$p.safetensors scores=$OUT/$method-p$p.json
-    verb train-ssl $(preset "$method") --nproc "$NPROC" --data "$OUT/union.json" --views "$VIEWS" \
+    verb train-ssl $(preset_of "$method") --nproc "$NPROC" --data "$OUT/union.json" --views "$VIEWS" \
       --synthetic-probability "$p" "${size[@]}" $SSL_FLAGS --out "$encoder"
     measure "$scores" probe --encoder "$encoder" --train "$DATA" --test "$TEST" "${size[@]}" $PROBE_FLAGS
   done
 done
 
-python - "$OUT" "$METHODS" "$PROBABILITIES" <<'PY'
-import json
-import sys
-from pathlib import Path
-
-out, methods, probabilities = Path(sys.argv[1]), sys.argv[2].split(), sys.argv[3].split()
-read = lambda method, p: json.loads((out / f"{method}-p{p}.json").read_text())["top1"]
-print(f"{'probe top1':14}" + "".join(f"{f'p = {p}':>12}" for p in probabilities))
-for method in methods:
-    print(f"{method:14}" + "".join(f"{read(method, p):12.4f}" for p in probabilities))
-PY
+top1_table "$METHODS" "$PROBABILITIES" "p = " p

@@ -22,7 +22,6 @@ SAMPLE_FLAGS=${SAMPLE_FLAGS:-}           # of sample; with GENERATOR the paper's
 PROBE_FLAGS=${PROBE_FLAGS:-}
 
 mkdir -p "$OUT"
-preset() { if [[ $PRESET == -* ]]; then echo "--preset $1$PRESET"; else echo "--preset $PRESET --method $1"; fi; }
 size=(${SIZE:+--image-size "$SIZE"})
 
 if [[ -n $GENERATOR ]]; then
@@ -31,15 +30,13 @@ if [[ -n $GENERATOR ]]; then
   source=(--ckpt "$GENERATOR" --images "$DATA")
 else
   GUIDANCE=${GUIDANCE:-1}                # more needs GEN_FLAGS="--condition-dropout 0.1"
-  verb train-ssl $FIRST --nproc "$NPROC" --data "$DATA" "${size[@]}" $SSL_FLAGS --out "$OUT/f0.safetensors"
-  verb extract --nproc "$NPROC" --data "$DATA" "${size[@]}" --encoder "$OUT/f0.safetensors" --out "$OUT/z0.safetensors"
-  verb train-gen --preset "$GEN_PRESET" --nproc "$NPROC" --data "$DATA" "${size[@]}" --features "$OUT/z0.safetensors" $GEN_FLAGS --out "$OUT/g.safetensors"
+  train_r2g $FIRST
   source=(--ckpt "$OUT/g.safetensors" --features "$OUT/z0.safetensors")
 fi
 
 learn() {  # learn NAME METHOD OPTIONS...: an encoder and its score
   local encoder=$OUT/$1.safetensors scores=$OUT/$1.json
-  verb train-ssl $(preset "$2") --nproc "$NPROC" "${@:3}" "${size[@]}" $SSL_FLAGS --out "$encoder"
+  verb train-ssl $(preset_of "$2") --nproc "$NPROC" "${@:3}" "${size[@]}" $SSL_FLAGS --out "$encoder"
   measure "$scores" probe --encoder "$encoder" --train "$DATA" --test "$TEST" "${size[@]}" $PROBE_FLAGS
 }
 

@@ -21,13 +21,10 @@ GEN_FLAGS=${GEN_FLAGS:-}
 SAMPLE_FLAGS=${SAMPLE_FLAGS:-}
 
 mkdir -p "$OUT"
-preset() { if [[ $PRESET == -* ]]; then echo "--preset $1$PRESET"; else echo "--preset $PRESET --method $1"; fi; }
 
 if [[ -z $SYNTHETIC ]]; then
   SYNTHETIC=$OUT/synthetic
-  verb train-ssl $(preset simclr) --nproc "$NPROC" --data "$DATA" $SSL_FLAGS --out "$OUT/f0.safetensors"
-  verb extract --nproc "$NPROC" --data "$DATA" --encoder "$OUT/f0.safetensors" --out "$OUT/z0.safetensors"
-  verb train-gen --preset "$GEN_PRESET" --nproc "$NPROC" --data "$DATA" --features "$OUT/z0.safetensors" $GEN_FLAGS --out "$OUT/g.safetensors"
+  SIZE="" train_r2g $(preset_of simclr)
   verb sample --nproc "$NPROC" --ckpt "$OUT/g.safetensors" --features "$OUT/z0.safetensors" --per-row "$VARIANTS" $SAMPLE_FLAGS --out "$SYNTHETIC"
 fi
 verb inflate --real "$DATA" --synthetic "$SYNTHETIC" --out "$OUT/union.json"
@@ -52,19 +49,9 @@ for method in $METHODS; do
   for name in $POLICIES; do
     options=$(policy "$name" "$method")
     encoder=$OUT/$method-$name.safetensors scores=$OUT/$method-$name.json
-    verb train-ssl $(preset "$method") --nproc "$NPROC" $options $SSL_FLAGS --out "$encoder"
+    verb train-ssl $(preset_of "$method") --nproc "$NPROC" $options $SSL_FLAGS --out "$encoder"
     measure "$scores" probe --encoder "$encoder" --train "$DATA" --test "$TEST"
   done
 done
 
-python - "$OUT" "$METHODS" "$POLICIES" <<'PY'
-import json
-import sys
-from pathlib import Path
-
-out, methods, policies = Path(sys.argv[1]), sys.argv[2].split(), sys.argv[3].split()
-read = lambda method, policy: json.loads((out / f"{method}-{policy}.json").read_text())["top1"]
-print(f"{'probe top1':14}" + "".join(f"{policy:>12}" for policy in policies))
-for method in methods:
-    print(f"{method:14}" + "".join(f"{read(method, policy):12.4f}" for policy in policies))
-PY
+top1_table "$METHODS" "$POLICIES"
