@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,6 +29,7 @@ from corecli.engine.progress import Progress
 from corecli.engine.schedule import learning_rate
 from corecli.metrics._fitting import Classifier, Scaling
 from corecli.nets.batchnorm import synchronise_batchnorm
+from corecli.nets.depth import rate_scales
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
 from corecli.nets.vit import set_drop_path
@@ -41,9 +41,7 @@ if TYPE_CHECKING:
 _LARS_ETA = 0.001  # GenSSL's, MoCo v3's and MAE's
 _DROPS = (0.6, 0.8)  # where --schedule steps divides the rate by ten: solo-learn's epochs 60 and 80 of 100
 _HEAD_STD = {"sgd": 0.01, "finetune": 2e-5}  # MoCo v3; SynCLR, Table 14
-_BEFORE_BLOCKS = ("conv1", "bn1", "stem", "patch_embed", "cls_token", "reg_token", "pos_embed", "norm_pre")
-_BLOCK = re.compile(r"(?:blocks|stages|layers)\.(\d+)\.")
-_STAGE = re.compile(r"layer(\d+)\.")
+_UNDECAYED = ("_token", "pos_embed")  # by weight decay
 
 Batches = Iterator[tuple[int, Tensor, Tensor]]
 
@@ -162,7 +160,7 @@ def _fine_tune(config: Config, problem: Problem, encoder: Encoder, subset: Tenso
     synchronise_batchnorm(place(net, world.device), world.device)
     dim = net.num_features if config.layer == "backbone" else net.projector_dim or 0
     head = _new_linear(config, dim, len(problem.space), seed).to(world.device)
-    optimizers = _by_depth(config, plan, net, head)
+    optimizers = _optimizers(config, plan, net, head)
     decay: float | None = of_mode(config, "ema")
     average = None if decay is None else EMA(nn.ModuleList([net, head]), decay=decay)
     loss = torch.zeros(())
@@ -176,12 +174,12 @@ def _fine_tune(config: Config, problem: Problem, encoder: Encoder, subset: Tenso
             logits, smoothing = head(x.float()), of_mode(config, "label_smoothing")
             own, other = (F.cross_entropy(logits, which, label_smoothing=smoothing) for which in (labels, others))
             loss = keep * own + (1 - keep) * other
-            for _, optimizer in optimizers:
+            for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             loss.backward()
             average_gradients([*net.parameters(), *head.parameters()], world)
-            for scale, optimizer in optimizers:
-                optim.set_learning_rate(optimizer, scale * plan.rate(step))
+            for optimizer in optimizers:
+                optim.set_learning_rate(optimizer, plan.rate(step))
                 optimizer.step()
             if average is not None:
                 average.update(nn.ModuleList([net, head]))
@@ -208,40 +206,23 @@ def _distorted(
     return mix(views, labels, draw_mixing(mixup=mixup, cutmix=cutmix, switch=switch, seed=seed, step=step))
 
 
-def depths(names: list[str]) -> tuple[dict[str, int], int]:
-    """The depth of each weight of a backbone, 0 before the first block or stage, and the depth of the head.
-
-    ResNets count stages, vision transformers blocks; what follows the last one is as deep as the head (BEiT, MAE).
-    """
-    found: dict[str, int] = {}
-    for name in names:
-        if block := _BLOCK.match(name):
-            found[name] = int(block[1]) + 1
-        elif stage := _STAGE.match(name):
-            found[name] = int(stage[1])
-        elif name.startswith(_BEFORE_BLOCKS):
-            found[name] = 0
-    top = max(found.values(), default=0) + 1
-    return {name: found.get(name, top) for name in names}, top
+def _optimizers(config: Config, plan: Plan, net: Encoder, head: nn.Linear) -> list[torch.optim.Optimizer]:
+    """Optimizers of the weights with weight decay and of tokens and positions, lower layers at lower rates."""
+    scales = rate_scales(net.backbone, of_mode(config, "layer_decay"))
+    undecayed = {p: None for name, p in net.backbone.named_parameters() if name.endswith(_UNDECAYED)}
+    decayed = [p for p in [*net.parameters(), *head.parameters()] if p not in undecayed]
+    parts = ((decayed, True), ([p for p in undecayed if p.requires_grad], False))
+    return [_optimizer(config, plan, part, decays=decays, scales=scales) for part, decays in parts if part]
 
 
-def _by_depth(config: Config, plan: Plan, net: Encoder, head: nn.Linear) -> list[tuple[float, torch.optim.Optimizer]]:
-    """An optimizer for the weights of each depth, with the factor of its rates: decay^(depth of the head - depth)."""
-    weights = {name: p for name, p in net.backbone.named_parameters() if p.requires_grad}
-    depth_of, top = depths(list(weights))
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for name, weight in weights.items():
-        groups.setdefault((depth_of[name], not name.endswith(("_token", "pos_embed"))), []).append(weight)
-    rest = net.projector.parameters() if net.projector is not None else []
-    groups.setdefault((top, True), []).extend([*rest, *head.parameters()])
-    decay = of_mode(config, "layer_decay")
-    return [
-        (decay ** (top - depth), _optimizer(config, plan, members, decays=decays))
-        for (depth, decays), members in groups.items()
-    ]
-
-
-def _optimizer(config: Config, plan: Plan, weights: Iterable[nn.Parameter], *, decays: bool) -> torch.optim.Optimizer:
+def _optimizer(
+    config: Config,
+    plan: Plan,
+    weights: Iterable[nn.Parameter],
+    *,
+    decays: bool,
+    scales: Mapping[nn.Parameter, float] | None = None,
+) -> torch.optim.Optimizer:
     return optim.build_optimizer(
         of_mode(config, "optimizer"),
         weights,
@@ -250,6 +231,7 @@ def _optimizer(config: Config, plan: Plan, weights: Iterable[nn.Parameter], *, d
         eta=_LARS_ETA,
         clip=False,
         exclude_1d=config.lars_bias != "adapt",
+        rate_scales=scales,
     )
 
 

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from typing import Any, overload
 
 import torch
@@ -28,16 +29,19 @@ def build_optimizer(
     clip: bool = True,
     exclude_1d: bool = True,
     constant_rate: Iterable[torch.nn.Parameter] = (),
+    rate_scales: Mapping[torch.nn.Parameter, float] | None = None,
 ) -> Optimizer:
     """An optimizer over the parameters that train, those of `constant_rate` at `lr` whatever `set_learning_rate` sets.
 
+    `rate_scales` are factors of the rates of parameters, 1 for those it leaves out.
     `momentum` serves sgd (without Nesterov) and lars, `betas` adamw, `eta` and `clip` lars (see `LARS`). With
     `exclude_1d`, biases and normalisation parameters get neither weight decay nor LARS's adaptation (SimCLR, B.9;
     BYOL, 3.3; solo-learn's `exclude_bias_n_norm`, whose CIFAR and ImageNet values eta and clip default to).
     Errors: UsageError for an unknown name.
     """
     constant = {id(p) for p in constant_rate}
-    groups = _groups(parameters, constant, lr=lr, weight_decay=weight_decay, exclude_1d=exclude_1d)
+    scales = rate_scales or {}
+    groups = _groups(parameters, constant, scales, lr=lr, weight_decay=weight_decay, exclude_1d=exclude_1d)
     if name == "lars":
         return LARS(groups, lr=lr, momentum=momentum, eta=eta, clip=clip)
     for group in groups:
@@ -50,10 +54,10 @@ def build_optimizer(
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Set the rate for the coming step, of every group but those of a constant one."""
+    """Set the rate for the coming step, of every group but those of a constant one, times the group's own factor."""
     for group in optimizer.param_groups:
         if group.get("scheduled", True):
-            group["lr"] = lr
+            group["lr"] = lr * group.get("scale", 1.0)
 
 
 def set_weight_decay(optimizer: Optimizer, weight_decay: float) -> None:
@@ -153,16 +157,22 @@ def restore_optimizer(optimizer: Optimizer, tensors: Tensors) -> None:
 
 
 def _groups(
-    parameters: Iterable[torch.nn.Parameter], constant: set[int], *, lr: float, weight_decay: float, exclude_1d: bool
+    parameters: Iterable[torch.nn.Parameter],
+    constant: set[int],
+    scales: Mapping[torch.nn.Parameter, float],
+    *,
+    lr: float,
+    weight_decay: float,
+    exclude_1d: bool,
 ) -> list[dict[str, Any]]:
     trained = [p for p in parameters if p.requires_grad]
+    kinds = [(id(p) not in constant, p.ndim > 1 or not exclude_1d, scales.get(p, 1.0)) for p in trained]
     groups = []
-    for scheduled in (True, False):
-        here = [p for p in trained if (id(p) in constant) != scheduled]
-        for decays in (True, False):
-            members = [p for p in here if (p.ndim > 1 or not exclude_1d) == decays]
-            told = {"lr": lr, "weight_decay": weight_decay if decays else 0.0}
-            groups.append({"params": members, **told, "adapt": decays, "decays": decays, "scheduled": scheduled})
+    for kind in product((True, False), (True, False), sorted({scale for *_, scale in kinds})):
+        members = [p for p, its in zip(trained, kinds, strict=True) if its == kind]
+        scheduled, decays, scale = kind
+        told = {"lr": lr * scale, "scale": scale, "weight_decay": weight_decay if decays else 0.0}
+        groups.append({"params": members, **told, "adapt": decays, "decays": decays, "scheduled": scheduled})
     return [group for group in groups if group["params"]]
 
 

@@ -17,7 +17,6 @@ from torch import nn
 from corecli.commands import _probe_training as training
 from corecli.commands.probe import PRESETS, Config
 from corecli.engine.dist import World
-from corecli.nets.backbones import build_backbone
 from corecli.nets.encoder import build_encoder, load_encoder, save_encoder
 
 NUM, DIM, CLASSES = 96, 12, 3
@@ -122,30 +121,7 @@ def test_presets_are_the_published_protocols() -> None:
     assert PRESETS["mae"]["warmup_epochs"] == 10
 
 
-# Depths
-
-
-def test_depths_of_a_resnet_are_its_stages() -> None:
-    net, _ = build_backbone("resnet18", stem="imagenet", image_size=None)
-    found, top = training.depths([name for name, _ in net.named_parameters()])
-    assert top == 5
-    assert (found["conv1.weight"], found["bn1.bias"], found["layer1.0.conv1.weight"]) == (0, 0, 1)
-    assert found["layer4.1.bn2.weight"] == 4
-
-
-def test_depths_of_a_vit_are_those_of_timm_but_for_the_last_norm() -> None:
-    """MAE's and BEiT's programs count it with the head, timm with the last block."""
-    optim = pytest.importorskip("timm.optim")
-    timm = pytest.importorskip("timm")
-    net = timm.create_model("vit_tiny_patch16_224", num_classes=7)
-    found, top = training.depths([name for name, _ in net.named_parameters()])
-    assert top == 13
-    groups = optim.param_groups_layer_decay(net, layer_decay=0.5)
-    number = {id(p): name for name, p in net.named_parameters()}
-    scales = {number[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
-    ours = {name: 0.5 ** (top - depth) for name, depth in found.items()}
-    assert {name for name in ours if ours[name] != scales[name]} == {"norm.weight", "norm.bias"}
-    assert ours["norm.weight"] == 1
+# Fine-tuning
 
 
 @pytest.fixture
