@@ -182,6 +182,7 @@ complete -c corecli -n '__fish_seen_subcommand_from train-ssl' -l set -x -d 'an 
 complete -c corecli -n '__fish_seen_subcommand_from train-ssl' -l views -x -d 'views of an image: 2g8l, real:1g,synthetic:1g, ...; default the method\'s'
 complete -c corecli -n '__fish_seen_subcommand_from train-ssl' -l synthetic-probability -x -d 'share of mixed views that are synthetic; default 0.5'
 complete -c corecli -n '__fish_seen_subcommand_from train-ssl' -l augment -x -a 'strong weak moco byol-1 byol-2 byol-cifar-1 byol-cifar-2 byol-weak-1 byol-weak-2 mocov3-1 mocov3-2 dino-1 dino-2 dino-local synclr synclr-local crop flip none byol byol-cifar byol-weak mocov3 dino' -d 'augmentation of the global views, repeatable; the last serves those that remain; default the method\'s'
+complete -c corecli -n '__fish_seen_subcommand_from train-ssl' -l augment-set -x -d 'a value of the augmentation, repeatable, such as flip=0 or crop=0.5,1'
 complete -c corecli -n '__fish_seen_subcommand_from train-ssl' -l local-px -x -d 'side of local views; default 3/7 of the image\'s'
 complete -c corecli -n '__fish_seen_subcommand_from train-ssl' -l steps -x -d 'length of training: steps, or 100ep, or 5M images'
 complete -c corecli -n '__fish_seen_subcommand_from train-ssl' -l batch-size -x -d 'images a step, over all processes'

@@ -18,11 +18,12 @@ CONCEPTS=${CONCEPTS:-digits}             # lists of concepts, each FILE[:WEIGHT[
 NUM=${NUM:-600}                          # captions
 CAPTION_FLAGS=${CAPTION_FLAGS:-}         # more options of captions, e.g. a language model's
 GENERATOR=${GENERATOR:-}                 # a pipeline or generator that takes captions; else one is trained on TRAIN
-GEN_FLAGS=${GEN_FLAGS:---preset tiny --no-flip --steps 1000}
+GEN_FLAGS=${GEN_FLAGS:---preset tiny --no-flip --steps 1500}
 PER_ROW=${PER_ROW:-4}                    # images a caption
 SAMPLE_FLAGS=${SAMPLE_FLAGS:---guidance 2 --steps 20 --batch-size 256}
-# What SynCLR is trained with; local crops of 8 px show nothing, so there are none.
-SSL_FLAGS=${SSL_FLAGS:---preset synclr-micro --backbone vit-micro-moco/2 --views 1g --augment crop --steps 500}
+# A digit of 8 px survives neither the published crops, nor half of its 16 patches masked: mild crops, no patch loss.
+SSL_FLAGS=${SSL_FLAGS:---preset synclr-micro --backbone vit-micro/2 --lr 5e-3 --set ibot=0 --views 1g --augment crop \
+  --augment-set crop=0.8,1 --augment-set flip=0 --steps 800}
 BATCH=${BATCH:-256}                      # images a step; of two views each for SimCLR, half as many
 ROWS=${ROWS:-synclr simclr supervised untrained}
 PROBE_FLAGS=${PROBE_FLAGS:-}

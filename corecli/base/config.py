@@ -189,13 +189,13 @@ def parse_fields(cls: type[Any], given: Mapping[str, str], *, where: str) -> dic
     return found
 
 
-def named_values(items: typing.Iterable[str]) -> dict[str, str]:
+def named_values(items: typing.Iterable[str], *, option: str = "--set") -> dict[str, str]:
     """NAME=VALUE items by name, dashes as underscores. Errors: UsageError for one without a value."""
     given = {}
     for text in items:
         name, equals, value = text.partition("=")
         if not (name and equals):
-            raise UsageError(f"--set {text!r} gives no value", hint="write --set NAME=VALUE")
+            raise UsageError(f"{option} {text!r} gives no value", hint=f"write {option} NAME=VALUE")
         given[name.replace("-", "_")] = value
     return given
 

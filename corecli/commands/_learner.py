@@ -13,14 +13,15 @@ from corecli.base.errors import CorecliError, DataError, UsageError, about
 from corecli.base.rng import derive
 from corecli.commands._stages import StagePlan, local_px
 from corecli.commands._views import ViewMaker, Views, pair_of_views
-from corecli.data.recipes import view_recipes
 from corecli.engine import optim, schedule
 from corecli.engine.dist import World, average_gradients, mean_over_ranks
 from corecli.engine.precision import autocast, place
 from corecli.engine.progress import tell
 from corecli.engine.run import Tensors, merge, split
 from corecli.nets.batchnorm import synchronise_batchnorm
+from corecli.nets.depth import rate_scales
 from corecli.nets.encoder import Encoder
+from corecli.nets.vit import is_vit
 from corecli.ssl._method import Batch, Method, Task, split_batch
 from corecli.ssl._online import OnlineProbe, figures, has_collapsed, subset_rows
 
@@ -83,7 +84,7 @@ class Learner:
             raise self._diverged(f"the loss is {values['loss']}")
         if self.world.is_main:
             images, labels = self.data.read(self._subset), self.data.rows.labels[self._subset]
-            pair = pair_of_views(images, view_recipes(self.stages[self._index].augment, num_views=1)[0])
+            pair = pair_of_views(images, self.stages[self._index].recipes[0])
             try:
                 values |= figures(self.encoder, images, labels, pair)
             except DataError as error:
@@ -135,6 +136,7 @@ class Learner:
             eta=config.lars_eta,
             clip=config.lars_clip,
             constant_rate=self.method.constant_rate(),
+            rate_scales=self._rate_scales(),
         )
         self._views = ViewMaker(
             stage,
@@ -150,6 +152,15 @@ class Learner:
             for note in set(self.method.notes) - self._told:
                 tell(f"train-ssl: warning: {note}")
         self._told |= set(self.method.notes)
+
+    def _rate_scales(self) -> dict[torch.nn.Parameter, float]:
+        """The factors of --layer-decay. Errors: UsageError for other networks than ViTs."""
+        decay, backbone = self.config.layer_decay, self.encoder.backbone
+        if decay == 1:
+            return {}
+        if not is_vit(backbone):
+            raise UsageError("--layer-decay is for vision transformers", hint="leave it out")
+        return rate_scales(backbone, decay)
 
     def _task(self, stage: StagePlan) -> Task:
         return Task(

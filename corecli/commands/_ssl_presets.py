@@ -178,10 +178,11 @@ _STABLEREP: Values = {
     "images_per_group": 4,
     "views": "1g",
     "augment": ("moco",),
+    "augment_set": ("shrink=0.05",),  # the released command
     "steps": "85000",  # SynCLR, section 4.1, all of Tables 2 to 5
     "warmup": "8500",
 }
-# SynCLR, section 3.4 and its appendix. Its augmentation also shrinks one image in 20, which is not done here.
+# SynCLR, section 3.4 and its appendix.
 _SYNCLR: Values = {
     "method": "synclr",
     "backbone": "vit-base/16",
@@ -210,10 +211,11 @@ _SYNCLR_REFERENCE: Values = {
     "drop_path": 0.0,
     "steps": "15ep",
     "warmup": "0.5ep",
+    "augment_set": ("shrink=0",),
     "set": ("temperature=0.1", "prototypes=8192"),
 }
-# Narrow enough for one CPU core, at 32 px; with --backbone vit-micro-moco/2, at 8 or 16 px. MoCo v3's initialisation:
-# the usual one is too small for 64 channels, and the class token sees its patches only after hundreds of steps.
+# Narrow enough for one CPU core, at 32 px; with --backbone vit-micro-moco/2, at 16 px. At this rate the usual
+# initialisation is too small for 64 channels: the class token sees its patches only after hundreds of steps.
 _SYNCLR_MICRO: Values = {
     "method": "synclr",
     "backbone": "vit-micro-moco/4",
@@ -229,7 +231,14 @@ _SYNCLR_MICRO: Values = {
     "views": "1g4l",
     "augment": ("synclr",),
     "steps": "1000",
-    "set": ("prototypes=512", "predictor_hidden=512", "patch_hidden=256", "patch_dim=64", "warmup_steps=100"),
+    "set": (
+        "momentum_start=0.9",  # of so few steps, 0.994 would remember the first
+        "prototypes=512",
+        "predictor_hidden=512",
+        "patch_hidden=256",
+        "patch_dim=64",
+        "warmup_steps=100",
+    ),
 }
 
 # GenSSL pairs the real image with its generated variant: T0 on one view, p = 1 (Figure 4, right).

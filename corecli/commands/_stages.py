@@ -15,6 +15,7 @@ from corecli.data.imageset import ImageSet
 from corecli.data.members import Entry, anchors, pairs, parse_views
 from corecli.data.mix import has_partner
 from corecli.data.order import Sets
+from corecli.data.recipes import Recipe, local_recipe, parse_changes, view_recipes
 from corecli.data.rows import REAL
 from corecli.engine.schedule import Stage, check_warmup, parse_duration, parse_stage
 
@@ -28,7 +29,8 @@ class StagePlan(Stage):
 
     options: dict[str, str]
     entries: tuple[Entry, ...]
-    augment: tuple[str, ...]
+    recipes: tuple[Recipe, ...]  # of the global views
+    local_recipe: Recipe
     slots: np.ndarray
     slot_stages: tuple[int, ...]
     sets: Sets | None
@@ -104,6 +106,8 @@ def _plan_stage(text: str, config: Config, data: ImageSet) -> StagePlan:
     registry.check("ssl", method, "method")
     told = registry.constants("ssl", method)
     entries = parse_views(views or config.views or told["VIEWS"])
+    augment = config.augment or (told["AUGMENT"],)
+    changes = parse_changes(named_values(config.augment_set, option="--augment-set"))
     with about(config.data):
         slots, slot_stages = anchors(data.rows, data.slots, data.stages, entries)
     sets = _sets(config, data, entries)
@@ -118,7 +122,8 @@ def _plan_stage(text: str, config: Config, data: ImageSet) -> StagePlan:
         steps=stage.steps,
         options={name: value for name, value in named_values(config.set).items() if name in told["Options"]},
         entries=entries,
-        augment=config.augment or (told["AUGMENT"],),
+        recipes=view_recipes(augment, num_views=sum(entry.num_global for entry in entries), changes=changes),
+        local_recipe=local_recipe(augment, changes=changes),
         slots=slots,
         slot_stages=slot_stages,
         sets=sets,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from corecli.base.rng import numpy_generator
@@ -9,7 +11,7 @@ from corecli.commands._stages import StagePlan
 from corecli.data.augment import augment, draw
 from corecli.data.members import pairs
 from corecli.data.order import positions
-from corecli.data.recipes import Recipe, local_recipe, view_recipes
+from corecli.data.recipes import Recipe
 from corecli.engine.dist import World
 
 Views = tuple[torch.Tensor, ...]
@@ -24,8 +26,7 @@ class ViewMaker:
         self._stage, self._batch_size, self._seed = stage, batch_size, seed
         self._compile = compile
         self._mine = positions(batch_size, rank=world.rank, world_size=world.size, parts=parts)
-        self._recipes = view_recipes(stage.augment, num_views=stage.num_views)
-        self._local = local_recipe(stage.augment, size=local_px)
+        self._local = replace(stage.local_recipe, size=local_px)
 
     def make(self, step: int, images: torch.Tensor) -> tuple[Views, Views]:
         """Global and local views, float [b, 3, h, w] in [0, 1], of uint8 images [E, b, 3, H, W], one of each entry."""
@@ -42,10 +43,11 @@ class ViewMaker:
     def _recipes_of(self, step: int) -> tuple[Recipe, ...]:
         """The recipe of each global view. Where views come from different members, the recipes change places from step
         to step, so that how an image was augmented does not tell where it is from."""
+        recipes = self._stage.recipes
         if not pairs(self._stage.entries):
-            return self._recipes
-        first = int(numpy_generator(self._seed, "recipes", step).integers(len(self._recipes)))
-        return self._recipes[first:] + self._recipes[:first]
+            return recipes
+        first = int(numpy_generator(self._seed, "recipes", step).integers(len(recipes)))
+        return recipes[first:] + recipes[:first]
 
     def _view(self, recipe: Recipe, step: int, view: int, images: torch.Tensor) -> torch.Tensor:
         height, width = images.shape[-2:]

@@ -16,6 +16,11 @@ without partner shows itself, unless the mixture says that it is left out or ref
 global views have recipes of their own, paired images change places under them from step to step, so that how an image
 was augmented does not tell where it is from.
 
+An augmentation is a recipe with a name; --augment-set changes its values for all views, as in flip=0 for what must not
+be mirrored. They are the probabilities shrink (a half or a quarter of the detail), flip, jitter, grey, blur and
+solarize, the strengths of the jitter brightness, contrast, saturation and hue, the ranges crop (part of the area; of
+global views only), ratio and sigma (of the blur, in px), and threshold (from where solarize inverts).
+
 For stablerep and synclr a batch should hold several images of each group: --images-per-group 4 takes 4 members of a
 group at a time, drawn anew every epoch, each once at most (those of a smaller group go round again; such groups are
 counted as short_groups). Positives are compared in every batch, so groups may be of any size and may repeat; without
@@ -25,6 +30,9 @@ The parts of synclr are switched one by one (Table 4): --set ema=false takes the
 out the patch loss, --views 1g the local crops. iBOT masks patches, so it wants a ViT, and no more prototypes than a
 batch has masked patches; a warning says when there are more. --accumulate N works a batch off in N parts; each part is
 contrasted by itself, and teachers follow once a step.
+
+--layer-decay D, below 1, is for ViTs that have learned before (--init): of L blocks, block i learns at D^(L+1-i) of the
+rate, the embeddings at that of i = 0, and all after the blocks at 1, as in fine-tuning (BEiT, and probe).
 
 Budgets are steps, so that training costs compare, and the image presentations are told before training starts; --stage
 trains several methods in turn, each with its own warm-up and schedule, as CORE's PSL-10K + G2R
@@ -124,6 +132,12 @@ class Config(_inputs.ReadsImages):
         help="augmentation of the global views, repeatable; the last serves those that remain; default the method's",
         choices=AUGMENTATIONS,
     )
+    augment_set: tuple[str, ...] = option(
+        (),
+        help="a value of the augmentation, repeatable, such as flip=0 or crop=0.5,1",
+        metavar="NAME=VALUE",
+        joined=True,
+    )
     local_px: int | None = option(None, help="side of local views; default 3/7 of the image's", minimum=1)
     steps: str = option("10000", help="length of training: steps, or 100ep, or 5M images", metavar="LENGTH")
     batch_size: int = option(256, help="images a step, over all processes", minimum=1)
@@ -136,6 +150,9 @@ class Config(_inputs.ReadsImages):
     weight_decay: float = option(1e-4, help="weight decay, of weights but not of biases and norms", minimum=0)
     weight_decay_end: float | None = option(
         None, help="weight decay at the end, reached by half a cosine; default no change", minimum=0
+    )
+    layer_decay: float = option(
+        1.0, help="factor of a layer's learning rate to that of the next one, of a ViT", minimum=0, maximum=1
     )
     momentum: float = option(0.9, help="momentum of lars and sgd", minimum=0, maximum=1)
     adam_beta2: float = option(0.999, help="second moment's decay of adamw", minimum=0, maximum=1)

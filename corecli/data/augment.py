@@ -20,6 +20,7 @@ from corecli.base.rng import numpy_generator
 from corecli.data import colour, resample
 from corecli.data.recipes import Recipe
 
+_SHRINKS = (0.5, 0.25)  # 256 px to 128 or 64 (StableRep and SynCLR)
 _NUM_TRIES = 10  # of a random crop before it falls back to the centre, as in torchvision
 _CHUNK_PIXELS = 1 << 18  # images of one chunk; together they should stay in a core's cache
 
@@ -28,6 +29,7 @@ _CHUNK_PIXELS = 1 << 18  # images of one chunk; together they should stay in a c
 class Parameters:
     """What is done to each image of a batch of B; `parameters[a:b]` or `parameters[rows]` is a part of it."""
 
+    shrink: np.ndarray  # float64 [B]: the part of the sides, and so of detail, that is left; 1: all
     boxes: np.ndarray  # int64 [B, 4]: top, left, height, width of the crop
     flip: np.ndarray  # bool [B]
     order: np.ndarray  # int64 [B, 4]: colour operations, first to last; a row of -1: no jitter
@@ -60,13 +62,17 @@ def draw(recipe: Recipe, *, seed: int, step: int, view: int, batch: int, image_s
     chances = (recipe.flip, recipe.jitter, recipe.grey, recipe.blur, recipe.solarize)
     flip, jitter, grey, blur, solarize = g.random((5, batch)) < np.array(chances)[:, None]
     order = np.where(jitter[:, None], g.random((batch, 4)).argsort(axis=1), -1)
+    boxes = _crop_boxes(recipe, image_size, g.random((batch, _NUM_TRIES, 2)), g.random((batch, 2)))
+    factors = _uniform(g, *_factor_ranges(recipe), (batch, 4))
+    sigma = np.where(blur, _uniform(g, *recipe.sigma, batch), 0.0)
     return Parameters(
-        boxes=_crop_boxes(recipe, image_size, g.random((batch, _NUM_TRIES, 2)), g.random((batch, 2))),
+        shrink=np.where(g.random(batch) < recipe.shrink, g.choice(_SHRINKS, batch), 1.0),
+        boxes=boxes,
         flip=flip,
         order=order,
-        factors=_uniform(g, *_factor_ranges(recipe), (batch, 4)),
+        factors=factors,
         grey=grey,
-        sigma=np.where(blur, _uniform(g, *recipe.sigma, batch), 0.0),
+        sigma=sigma,
         solarize=solarize,
         image_size=image_size,
         recipe=recipe,
@@ -105,6 +111,8 @@ def _chunks(p: Parameters, device: torch.device) -> list[np.ndarray]:
 
 
 def _augment_chunk(images: Tensor, p: Parameters, compile: bool) -> Tensor:
+    for part in _SHRINKS:
+        _change(images, p.shrink == part, partial(resample.shrunk, part=part))
     views = _crop(images, p)
     colour.jitter(views.view(len(p), 3, math.prod(p.size)), p.order, p.factors, compile=compile)
     _change(views, p.grey, colour.greyscale)

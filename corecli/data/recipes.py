@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
-from corecli.base.errors import unknown_name
+from corecli.base.config import parse_fields
+from corecli.base.errors import UsageError, unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How one view of an image is made, in the order of the fields; by default the image is left as it is."""
 
+    shrink: float = 0.0  # probability of a loss of detail: a half or a quarter as many pixels a side, and back
     crop: tuple[float, float] | None = None  # range of the random crop's area as a part of the image's; None: no crop
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of its width over its height, drawn on a log scale
     size: int | None = None  # side of the view in px; None: the image's own
@@ -73,8 +75,9 @@ RECIPES: dict[str, Recipe] = {
     "dino-2": replace(_DINO, blur=0.1, solarize=0.2),
     "dino-local": replace(_DINO, crop=(0.05, 0.4), blur=0.5),
     # SynCLR's code: a coin chooses one of BYOL's two for each image, on crops of 32 % and more. Here are the coin's
-    # marginals: blur in one half and in a tenth of the other, solarize in a fifth of that.
-    "synclr": replace(_BYOL, crop=(0.32, 1.0), blur=0.55, solarize=0.1),
+    # marginals: blur in one half and in a tenth of the other, solarize in a fifth of that. Shrinking is in the paper's
+    # runs (of 256 px to 128 or 64, as in StableRep's), and not in the released command.
+    "synclr": replace(_BYOL, shrink=0.05, crop=(0.32, 1.0), blur=0.55, solarize=0.1),
     "synclr-local": replace(_BYOL, crop=(0.08, 0.32), blur=0.5),
     "crop": Recipe(crop=(0.08, 1.0), flip=0.5),  # what supervised training and linear probes use; GenSSL's "crop only"
     "flip": Recipe(flip=0.5),  # MixDiff's "no augmentation"
@@ -86,6 +89,10 @@ PAIRS: dict[str, tuple[str, str]] = {
 }
 AUGMENTATIONS = (*RECIPES, *PAIRS)
 _LOCAL_CROP = (0.05, 0.4)  # DINO, section 4: scale of local crops
+_CHANGEABLE = tuple(field.name for field in fields(Recipe) if field.name not in ("size", "blur_kernel"))
+# What values of a field may be, where not from 0 to 1: no crop is empty.
+_RANGES = {"crop": (1e-4, 1), "ratio": (0.01, 100), "sigma": (1e-3, 100), "hue": (0, 0.5)}
+_RANGES |= dict.fromkeys(("brightness", "contrast", "saturation"), (0, 10))
 
 
 def get_recipe(name: str, *, size: int | None = None) -> Recipe:
@@ -95,17 +102,42 @@ def get_recipe(name: str, *, size: int | None = None) -> Recipe:
     return replace(RECIPES[name], size=size)
 
 
-def view_recipes(names: Sequence[str], *, num_views: int) -> tuple[Recipe, ...]:
-    """The recipe of each global view: those of the names in turn, the last serving the views that remain.
+def parse_changes(given: Mapping[str, str]) -> dict[str, Any]:
+    """Values for fields of a recipe from texts by name, such as flip=0 or crop=0.5,1.
+
+    Errors: UsageError for an unknown field, or a value that is none or outside its range.
+    """
+    for name in given:
+        if name not in _CHANGEABLE:
+            raise unknown_name("value of an augmentation", name, _CHANGEABLE)
+    changes = parse_fields(Recipe, given, where="augmentations")
+    for name, value in changes.items():
+        low, high = _RANGES.get(name, (0, 1))
+        values = value if isinstance(value, tuple) else (value,)
+        if isinstance(value, tuple) and (len(values) != 2 or values[0] > values[1]):
+            raise UsageError(f"{name} is a range LOW,HIGH, not {given[name]!r}")
+        if not all(low <= v <= high for v in values):
+            raise UsageError(f"{name} is from {low:g} to {high:g}, not {given[name]}")
+    return changes
+
+
+def view_recipes(names: Sequence[str], *, num_views: int, changes: Mapping[str, Any]) -> tuple[Recipe, ...]:
+    """The recipe of each global view, with changes: those of the names in turn, the last serving the views that remain.
 
     Errors: UsageError naming the nearest choice.
     """
     singles = [single for name in names for single in PAIRS.get(name, (name,))]
-    return tuple(get_recipe(singles[min(view, len(singles) - 1)]) for view in range(num_views))
+    return tuple(replace(get_recipe(singles[min(view, len(singles) - 1)]), **changes) for view in range(num_views))
 
 
-def local_recipe(names: Sequence[str], *, size: int) -> Recipe:
-    """The recipe of local views of `size` px: the name's own where it has one, else its last on DINO's small crops."""
+def local_recipe(names: Sequence[str], *, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe of local views: the name's own where it has one, else its last on DINO's small crops.
+
+    Changes are made but for the crop's, which is of global views.
+    """
     own = f"{names[-1]}-local"
-    recipe = RECIPES[own] if own in RECIPES else replace(view_recipes(names, num_views=2)[-1], crop=_LOCAL_CROP)
-    return replace(recipe, size=size)
+    if own in RECIPES:
+        recipe = RECIPES[own]
+    else:
+        recipe = replace(view_recipes(names, num_views=2, changes={})[-1], crop=_LOCAL_CROP)
+    return replace(recipe, **{name: value for name, value in changes.items() if name != "crop"})

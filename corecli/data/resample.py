@@ -44,6 +44,15 @@ def resized_crop(images: Tensor, boxes: np.ndarray, flip: np.ndarray, size: tupl
     return out
 
 
+def shrunk(images: Tensor, *, part: float) -> Tensor:
+    """uint8 images [B, C, H, W] at `part` of their sides and back, in whole levels each time, as Pillow's are."""
+    height, width = images.shape[-2:]
+    for size in ((max(1, round(height * part)), max(1, round(width * part))), (height, width)):
+        resized = F.interpolate(images.float(), size, mode="bicubic", antialias=True)
+        images = resized.round_().clamp_(0, 255).to(torch.uint8)
+    return images
+
+
 def gaussian_blur(images: Tensor, sigma: np.ndarray, *, radius: int, edge: Edge = "reflect") -> Tensor:
     """Blur every image by its own sigma with a kernel of `2 * radius + 1` px that sums to one.
 

@@ -17,7 +17,7 @@ from corecli.base.errors import UsageError
 from corecli.data import augment as augment_module
 from corecli.data import colour, resample
 from corecli.data.augment import Parameters, augment, draw, to_float
-from corecli.data.recipes import RECIPES, Recipe, get_recipe
+from corecli.data.recipes import RECIPES, Recipe, get_recipe, local_recipe, parse_changes, view_recipes
 
 EVERYTHING = replace(RECIPES["strong"], solarize=0.3)
 
@@ -233,6 +233,59 @@ def test_flip_only_mirrors_and_none_only_divides():
     assert 0 < mirrored.sum() < 12
     assert torch.equal(views[mirrored], to_float(images)[mirrored].flip(-1))
     assert torch.equal(views[~mirrored], to_float(images)[~mirrored])
+
+
+def test_one_image_in_twenty_loses_a_half_or_three_quarters_of_its_detail():
+    n = 20_000
+    shrink = draw(RECIPES["synclr"], seed=0, step=0, view=0, batch=n, image_size=(8, 8)).shrink
+    for part in (0.5, 0.25):
+        assert abs((shrink == part).mean() - 0.025) < 4 * math.sqrt(0.025 / n)
+    assert set(shrink) == {1.0, 0.5, 0.25}
+
+
+@pytest.mark.parametrize(("part", "small"), [(0.5, (16, 10)), (0.25, (8, 5))])
+def test_what_is_shrunk_is_resized_there_and_back_as_by_pillow(part, small):
+    images = images_of(3, 32, 20) // 2 + 64  # nothing is clipped: Pillow does so between rows and columns, too
+    given = images.clone()
+    p = draw(RECIPES["none"], seed=3, step=7, view=0, batch=3, image_size=(32, 20))
+    views = augment(images, replace(p, shrink=np.array([1.0, part, 1.0])))
+    assert torch.equal(images, given)
+    assert torch.equal(views[::2], to_float(images)[::2])
+    image = PIL.Image.fromarray(images[1].permute(1, 2, 0).numpy())
+    for height, width in (small, (32, 20)):
+        image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
+    expected = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+    assert (views[1] * 255 - expected).abs().max() < 2.5  # rounding, of which Pillow has twice as much
+
+
+def test_values_of_a_recipe_are_changed_in_all_views_but_the_crop_of_local_ones():
+    changes = parse_changes({"flip": "0", "crop": "0.5,1", "hue": "0.4"})
+    assert changes == {"flip": 0.0, "crop": (0.5, 1.0), "hue": 0.4}
+    first, second = view_recipes(["dino"], num_views=2, changes=changes)
+    assert first == replace(RECIPES["dino-1"], flip=0, crop=(0.5, 1.0), hue=0.4)
+    assert second == replace(RECIPES["dino-2"], flip=0, crop=(0.5, 1.0), hue=0.4)
+    assert local_recipe(["dino"], changes=changes) == replace(RECIPES["dino-local"], flip=0, hue=0.4)
+    assert local_recipe(["weak"], changes=changes) == replace(RECIPES["weak"], crop=(0.05, 0.4), flip=0, hue=0.4)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("flp", "0", "did you mean 'flip'"),
+        ("size", "32", "size"),
+        ("flip", "2", "flip is from 0 to 1, not 2"),
+        ("flip", "nan", "flip is from 0 to 1, not nan"),
+        ("flip", "often", "often"),
+        ("crop", "0.5", "crop is a range LOW,HIGH"),
+        ("crop", "1,0.5", "crop is a range LOW,HIGH"),
+        ("crop", "0,1", "crop is from 0.0001 to 1"),
+        ("hue", "0.6", "hue is from 0 to 0.5"),
+    ],
+)
+def test_impossible_values_of_a_recipe_are_refused(name, text, message):
+    with pytest.raises(UsageError) as refused:
+        parse_changes({name: text})
+    assert message in f"{refused.value} {refused.value.hint}"
 
 
 def test_size_resizes_also_without_a_crop():
