@@ -80,6 +80,12 @@ def write_clip_text(folder: Path) -> None:
     _tokenizer().save_pretrained(folder)
 
 
+def write_autoencoder(folder: Path) -> None:
+    """The autoencoder of a latent diffusion model, as diffusers has it."""
+    _seeded()
+    _vae().save_pretrained(folder)
+
+
 def save_unconditional(folder: Path) -> None:
     """A DDPMPipeline, which is given nothing."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel

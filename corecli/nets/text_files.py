@@ -22,6 +22,8 @@ MAX_TOKENS = 128  # where neither the user nor the tokenizer says
 _FILES = [f"{part}{name}" for part in ("", "*/") for name in ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")]
 _WEIGHTS = (".safetensors", ".bin")
 _AT_ONCE = 64
+_WHOLE = "copy or download the whole folder"
+_ANOTHER = "take an encoder of text, as CLIP or T5"
 
 
 def find_text_encoder(place: str) -> Path:
@@ -40,12 +42,12 @@ def check_text_encoder(folder: Path) -> None:
         raise UnavailableError("a text encoder needs transformers", where=folder, hint="pip install 'corecli[text]'")
     encoder, tokenizer = _parts(folder)
     if not (encoder / "config.json").is_file():
-        raise DataError("no text encoder of transformers: it has no config.json", where=encoder)
+        raise DataError("no text encoder of transformers: it has no config.json", where=encoder, hint=_WHOLE)
     if not any(path.suffix in _WEIGHTS for path in encoder.iterdir()):
-        raise DataError("the text encoder holds no weights", where=encoder, hint="copy or download the whole folder")
+        raise DataError("the text encoder holds no weights", where=encoder, hint=_WHOLE)
     names = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
     if not any((tokenizer / name).is_file() for name in names):
-        raise DataError("the text encoder has no tokenizer", where=tokenizer, hint="copy or download the whole folder")
+        raise DataError("the text encoder has no tokenizer", where=tokenizer, hint=_WHOLE)
 
 
 def fingerprint(folder: Path) -> str:
@@ -71,13 +73,17 @@ class TextEncoder:
                 self._tokenizer: Any = AutoTokenizer.from_pretrained(_parts(folder)[1], local_files_only=True)
         except Exception as error:  # of many kinds: safetensors', torch's, transformers', the system's
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise DataError(f"not a text encoder that loads: {reason}", where=folder) from error
+            raise DataError(f"not a text encoder that loads: {reason}", where=folder, hint=_WHOLE) from error
         if self._tokenizer.pad_token is None:
-            raise DataError("its tokenizer has no padding", where=folder, hint="take an encoder of text, as CLIP or T5")
-        config = self._model.config
-        self.width = int(config.hidden_size)
-        longest = min(self._tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or 10**6)
+            raise DataError("its tokenizer has no padding", where=folder, hint=_ANOTHER)
+        longest = self._tokenizer.model_max_length
+        longest = min(longest, getattr(self._model.config, "max_position_embeddings", None) or 10**6)
         self.length = min(length or (longest if longest < 10**6 else MAX_TOKENS), longest)
+        try:
+            self.width = self.embed(["a"], tokens=False).shape[2]
+        except Exception as error:  # whatever a model says that is not given all it wants
+            reason = f"{type(self._model).__name__} does not read text alone"
+            raise DataError(reason, where=folder, hint=_ANOTHER) from error
 
     def num_cut(self, captions: Sequence[str]) -> int:
         """How many captions have more than `length` tokens."""
@@ -119,12 +125,19 @@ class TextEncoder:
 
 
 def _load(folder: Path) -> Any:
+    """The encoder, none of its weights left at random but those of a pooler, which is not listened to."""
     import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as MODELS_OF_TEXT
 
     kind = read_json(folder / "config.json").get("model_type")
-    known = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel"}
-    model = getattr(transformers, known.get(kind, "AutoModel"))
-    return model.from_pretrained(folder, local_files_only=True, dtype="float32")
+    name = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", **MODELS_OF_TEXT}.get(kind, "AutoModel")
+    model, told = getattr(transformers, name).from_pretrained(
+        folder, local_files_only=True, dtype="float32", output_loading_info=True
+    )
+    missing = sorted(key for key in told["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise ValueError(f"{len(missing)} of its weights are missing: {missing[0]}")
+    return model
 
 
 def _parts(folder: Path) -> tuple[Path, Path]:
