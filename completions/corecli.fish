@@ -192,6 +192,7 @@ complete -c corecli -n '__fish_seen_subcommand_from train-ssl' -l optimizer -x -
 complete -c corecli -n '__fish_seen_subcommand_from train-ssl' -l lr -x -d 'peak learning rate, as it is: not scaled by the batch'
 complete -c corecli -n '__fish_seen_subcommand_from train-ssl' -l weight-decay -x -d 'weight decay, of weights but not of biases and norms'
 complete -c corecli -n '__fish_seen_subcommand_from train-ssl' -l weight-decay-end -x -d 'weight decay at the end, reached by half a cosine; default no change'
+complete -c corecli -n '__fish_seen_subcommand_from train-ssl' -l layer-decay -x -d 'factor of a layer\'s learning rate to that of the next one, of a ViT'
 complete -c corecli -n '__fish_seen_subcommand_from train-ssl' -l momentum -x -d 'momentum of lars and sgd'
 complete -c corecli -n '__fish_seen_subcommand_from train-ssl' -l adam-beta2 -x -d 'second moment\'s decay of adamw'
 complete -c corecli -n '__fish_seen_subcommand_from train-ssl' -l lars-eta -x -d 'trust coefficient of lars'

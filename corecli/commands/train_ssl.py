@@ -32,7 +32,7 @@ batch has masked patches; a warning says when there are more. --accumulate N wor
 contrasted by itself, and teachers follow once a step.
 
 --layer-decay D, below 1, is for ViTs that have learned before (--init): of L blocks, block i learns at D^(L+1-i) of the
-rate, the embeddings at that of i = 0, and all after the blocks at 1, as in fine-tuning (BEiT, and probe).
+rate, embeddings as i = 0, and what follows the blocks at the whole of it, as in fine-tuning (BEiT; probe).
 
 Budgets are steps, so that training costs compare, and the image presentations are told before training starts; --stage
 trains several methods in turn, each with its own warm-up and schedule, as CORE's PSL-10K + G2R

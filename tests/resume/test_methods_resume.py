@@ -47,7 +47,9 @@ SETTINGS = {
         *("--method", "synclr", "--backbone", "vit-micro/4", "--views", "1g2l", "--local-px", "4"),
         *("--images-per-group", "2", "--accumulate", "2", "--drop-path", "0.3"),
     ],
-    "byol on a vit": ["--method", "byol", "--backbone", "vit-micro/4", "--drop-path", "0.3"],
+    "byol on a vit": [
+        *("--method", "byol", "--backbone", "vit-micro/4", "--drop-path", "0.3", "--layer-decay", "0.6"),
+    ],
     "moco of pairs": ["--method", "moco", "--views", "real:1g,mixed:1g"],
     "dino of pairs": ["--method", "dino", "--views", "real:1g3l,synthetic:1g1l", "--local-px", "4"],
 }
