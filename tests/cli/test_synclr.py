@@ -129,7 +129,7 @@ def test_too_many_prototypes_are_warned_of_once(run: Any, captioned: Path) -> No
 
 def test_presets_are_read(run: Any, captioned: Path) -> None:
     names = [name for name in PRESETS if "synclr" in name or "stablerep" in name]
-    assert len(names) == 11
+    assert len(names) == 12
     for name in names:
         line = ["train-ssl", "--preset", name, "--data", "digits:8:train", "--out", "o.pt", "--dry-run", "--json"]
         line += ["--batch-size", "64", "--steps", "1000", "--warmup", "10"]
