@@ -14,7 +14,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-QUICKSTART, ROUND, MORE, METHODS, TESTS = (text for _, text in BLOCKS)
+QUICKSTART, ROUND, MORE, METHODS, CAPTIONS, TESTS = (text for _, text in BLOCKS)
 
 
 def is_set_up() -> bool:
@@ -36,7 +36,7 @@ def run(block: str, tmp_path: Path, **environment: str) -> str:
 
 
 def test_every_block_is_known() -> None:
-    assert [language for language, _ in BLOCKS] == ["bash"] * 5
+    assert [language for language, _ in BLOCKS] == ["bash"] * 6
     assert "quickstart.sh" in QUICKSTART
     assert "tests/run.sh" in TESTS
     first = (ROOT / "README.md").read_text().splitlines()[:10]
@@ -65,6 +65,13 @@ def test_a_round_by_hand_and_what_follows(tmp_path: Path) -> None:
     assert (tmp_path / "demo" / "sheet.png").exists()
     assert not (tmp_path / "demo" / "big.pt").exists()
     assert (tmp_path / "demo" / "backbone.pt").exists()
+
+
+def test_captions_become_images_and_an_encoder(tmp_path: Path) -> None:
+    run(CAPTIONS, tmp_path)
+    assert (tmp_path / "demo" / "synclr.safetensors").exists()
+    with Image.open(tmp_path / "demo" / "captions.png") as sheet:
+        assert sheet.width > 4 * 64
 
 
 @needs_setup
