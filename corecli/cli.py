@@ -15,6 +15,7 @@ import typer
 
 from corecli import __version__
 from corecli.base import config as cfg
+from corecli.base import registry
 from corecli.base.errors import CorecliError, StorageError, ToldElsewhere, unknown_name
 from corecli.base.files import unreadable
 from corecli.base.outcome import Outcome, to_json_line
@@ -55,7 +56,7 @@ def run_line(argv: list[str]) -> int:
         parsed = build_app(verb)(argv, prog_name="corecli", standalone_mode=False)
         return parsed if verb is None or isinstance(parsed, int) else dispatch(verb, parsed, argv)
     except _PARSER_ERROR as error:
-        return _fail(verb, str(error.format_message()).rstrip("."), 2)
+        return _fail(verb, _of_parts(verb, error) or str(error.format_message()).rstrip("."), 2)
     except ToldElsewhere as error:
         return error.exit_code
     except CorecliError as error:
@@ -97,6 +98,17 @@ def build_app(verb: str | None) -> typer.Typer:
 def load_verb(name: str) -> ModuleType:
     """The module of a verb: its docstring, Config, PRESETS, EXAMPLES, check() and run()."""
     return importlib.import_module(f"corecli.commands.{name.replace('-', '_')}")
+
+
+def _of_parts(verb: str | None, error: Any) -> str:
+    """What to say of an option that a verb has not, but methods or families of it have: how to write it."""
+    folder = getattr(load_verb(verb), "PARTS", None) if verb is not None else None
+    if folder is None or not hasattr(error, "possibilities"):  # which the parser tells of unknown options alone
+        return ""
+    option = error.option_name.lstrip("-")
+    told = {part: registry.constants(folder, part)["Options"] for part in registry.choices(folder)}
+    having = ", ".join(part for part, options in told.items() if option.replace("-", "_") in options)
+    return f"--{option} is an option of {having} (write --set {option}=VALUE)" if having else ""
 
 
 def _name_only() -> None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from corecli.engine.dist import World
     from corecli.nets.autoencoder import FirstStage
 
+PARTS = "generators"  # whose options --set gives
 EXAMPLES = (
     ("R2G: a generator conditioned on features", "--data DIR --features z.safetensors --steps 1000 --out g.pt"),
     ("A generator that is told captions", "--data DIR --captions captions.jsonl --steps 1000 --out g.pt"),
@@ -134,7 +135,7 @@ class Config(_inputs.ReadsImages):
 def tables() -> dict[str, tuple[tuple[str, str], ...]]:
     """What the manual page says of the families."""
     return {
-        "FAMILIES": tuple((n, _described(registry.constants("generators", n))) for n in registry.choices("generators"))
+        "FAMILIES": tuple((n, _described(registry.constants(PARTS, n))) for n in registry.choices(PARTS))
     }
 
 

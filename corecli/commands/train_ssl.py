@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from corecli.engine.dist import World
     from corecli.nets.encoder import Encoder
 
+PARTS = "ssl"  # whose options --set gives
 EXAMPLES = (
     ("A light SimCLR encoder", "--data DIR --method simclr --backbone resnet18 --steps 1000 --out f.safetensors"),
     (
@@ -174,7 +175,7 @@ class Config(_inputs.ReadsImages):
 
 def tables() -> dict[str, tuple[tuple[str, str], ...]]:
     """What the manual page says of the methods."""
-    return {"METHODS": tuple((name, _described(registry.constants("ssl", name))) for name in registry.choices("ssl"))}
+    return {"METHODS": tuple((name, _described(registry.constants(PARTS, name))) for name in registry.choices(PARTS))}
 
 
 def _described(told: dict[str, Any]) -> str:

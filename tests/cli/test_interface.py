@@ -718,6 +718,22 @@ def test_options_with_nothing_to_act_on_are_refused(run: Run, tiny: Path, line: 
     assert not list(Path().iterdir())
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train-ssl --label-by class", "--label-by is an option of stablerep, synclr (write --set label-by=VALUE)"),
+        ("train-gen --channels 32", "--channels is an option of adm, autoencoder, icgan, ldm (write --set channels="),
+        ("train-ssl --augmet weak", "No such option: --augmet (Possible options: --augment"),
+        ("train-ssl --lr", "Option '--lr' requires an argument"),
+        ("probe --channels 32", "No such option: --channels"),
+    ],
+)
+def test_an_unknown_option_tells_what_may_be_meant(run: Run, line: str, message: str) -> None:
+    ran = run(*line.split())
+    assert (ran.code, ran.out) == (2, "")
+    assert message in ran.err
+
+
 def test_runtime_options(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from corecli.data import loader
     from corecli.nets.encoder import Encoder
