@@ -155,10 +155,10 @@ def children(pid: int) -> Iterator[int]:
 def contents(folder: Path) -> dict[str, Any]:
     """Every file below a folder by name: its bytes, or of a log the records without the time they took.
 
-    Left out is the index that whoever reads tar shards puts beside them.
+    Left out is the indices that whoever reads tar shards puts beside them.
     """
     found: dict[str, Any] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != ".index.safetensors"):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.match(".*index.safetensors")):
         name = str(path.relative_to(folder))
         found[name] = records(path) if path.suffix == ".jsonl" else path.read_bytes()
     return found

@@ -1,4 +1,4 @@
-"""Encoders of text with tiny random weights, made on the spot with tokenizers of a few words, as transformers has them."""
+"""Encoders of text with tiny random weights, made on the spot, and tokenizers of a few words for them."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -25,10 +26,11 @@ Start = Callable[[Sequence[object]], Line | Fork]
 
 @dataclass(frozen=True)
 class Work:
-    """A line under test, without --out, and the name of what it writes."""
+    """A line under test, without --out, the name of what it writes, and of the file whose presence says it is there."""
 
     argv: Sequence[object]
     target: str = "out.safetensors"
+    sign: str = ""
 
     def line(self, folder: Path) -> list[object]:
         return [*self.argv, "-q", "--out", folder / self.target]
@@ -41,11 +43,11 @@ def survives(name: str, work: Work, start: Start, alone: Alone, folder: Path, *,
 
 
 class Watch(threading.Thread):
-    """Looks at a target every few milliseconds; whenever there is a new one, it must open and be whole."""
+    """Looks for a target every few milliseconds, by its sign; whenever one is new, it must open and be whole."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, sign: Path) -> None:
         super().__init__(daemon=True)
-        self._target, self._over = target, threading.Event()
+        self._target, self._sign, self._over = target, sign, threading.Event()
         self.broken: list[str] = []
         self.sightings = 0
 
@@ -61,7 +63,7 @@ class Watch(threading.Thread):
         seen = None
         while not self._over.wait(0.002):
             try:
-                found = os.stat(self._target)
+                found = os.stat(self._sign)
             except FileNotFoundError:
                 continue
             if (found.st_ino, found.st_mtime_ns) != seen:
@@ -117,7 +119,7 @@ def killed(work: Work, start: Start, folder: Path, alone: Alone, *, kills: int, 
         inside = folder / str(rounds)
         inside.mkdir(parents=True)
         out = inside / work.target
-        with Watch(out) as watch:
+        with Watch(out, out / work.sign) as watch:
             how = Ended(-signal.SIGKILL, "", "")
             while how.code == -signal.SIGKILL:
                 line = start(work.line(inside))
@@ -148,5 +150,7 @@ def _await_moment(line: Line | Fork, out: Path, draw: random.Random, seconds: fl
 
 
 def _being_written(out: Path) -> Iterator[Path]:
-    yield from out.parent.glob(".*.tmp")
-    yield from run.folder_of(out).glob(".*.tmp")
+    """The temporary files of a target, of saved work, and where a target is one of shards of each of these."""
+    for folder in (out.parent, run.folder_of(out), out, *out.glob("*.d")):
+        with contextlib.suppress(FileNotFoundError):  # it may go at any moment
+            yield from folder.glob(".*.tmp")

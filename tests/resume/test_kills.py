@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from killing import Alone, Start, Work, ended, left_alone, same, survives
-from lines import Ended, Line, Nursery, contents, wait_for
+from lines import Ended, Fork, Line, Nursery, contents, wait_for
 
 from corecli.base import checkpoint
 from corecli.cli import run_line
@@ -117,16 +117,18 @@ def work_of(name: str, inputs: Inputs) -> Work:
         ],
         "packed": ["sample", "--ckpt", inputs.generator, *table, "--steps", 1, "--format", "packed"],
         "tar": ["sample", "--ckpt", inputs.generator, *table, "--steps", 1, "--format", "tar"],
+        "shards": ["sample", "--ckpt", inputs.generator, *table, "--steps", 1, "--shards", 4],
     }
-    return Work([*lines[name], "--device", "cpu"], target=target_of(name, Path()).name)
+    sign = "manifest.json" if name == "shards" else ""
+    return Work([*lines[name], "--device", "cpu"], target=target_of(name, Path()).name, sign=sign)
 
 
 def target_of(name: str, folder: Path) -> Path:
-    return folder / ("out" if name in ("sample", "packed", "tar") else "out.safetensors")
+    return folder / ("out" if name in ("sample", "packed", "tar", "shards") else "out.safetensors")
 
 
 VERBS = ("train-ssl", "train-gen", "sample", "extract")
-OTHERS = ("stages", "mixture", "pngs", "packed", "tar")
+OTHERS = ("stages", "mixture", "pngs", "packed", "tar", "shards")
 
 
 @pytest.mark.parametrize("name", VERBS)
@@ -152,6 +154,28 @@ def test_kills_of_processes_started_afresh(name: str, inputs: Inputs, tmp_path: 
 
     work = work_of(name, inputs)
     survives(name, work, afresh, left_alone(work, afresh, tmp_path / "alone"), tmp_path, kills=5, seed=3)
+
+
+@pytest.mark.slow
+def test_jobs_of_an_array_are_killed_at_once(inputs: Inputs, start: Start, alone: Reference, tmp_path: Path) -> None:
+    """Each makes one of the shards; the last to end completes the set that one line makes of all of them."""
+    wanted = alone("shards")
+    folder, draw = tmp_path / "killed", random.Random(4)
+    folder.mkdir()
+    argv = work_of("shards", inputs).line(folder)
+    at = argv.index("--shards")
+
+    def jobs() -> list[Line | Fork]:
+        return [start([*argv[:at], "--shard", f"{i}/4", *argv[at + 2 :]]) for i in range(4)]
+
+    for _ in range(6):
+        running = jobs()
+        for line in running:
+            time.sleep(draw.uniform(0, wanted.seconds / 4))
+            line.signal(signal.SIGKILL)
+        assert {line.end().code for line in running} <= {0, -signal.SIGKILL}
+    assert [line.end().code for line in jobs()] == [0] * 4
+    same(contents(folder), wanted.contents)
 
 
 @pytest.mark.parametrize("step", [pytest.param(6, marks=pytest.mark.slow), 7, pytest.param(8, marks=pytest.mark.slow)])
