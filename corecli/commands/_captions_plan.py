@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from corecli.base.errors import UsageError
 from corecli.captions import _concepts
 from corecli.captions._plan import Plan
 from corecli.captions._prompts import read_examples
+from corecli.commands import _inputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,10 +54,8 @@ def make(config: Config) -> Planned:
 
 def indices(config: Config) -> Sequence[int]:
     """The captions of the shard. Errors: UsageError."""
-    found = re.fullmatch(r"(\d+)/(\d+)", config.shard)
-    if found is None or not int(found[1]) < int(found[2]):
-        raise UsageError(f"--shard {config.shard!r} is none", hint="write 0/4, 1/4, 2/4 and 3/4 for four shards")
-    return range(int(found[1]), config.num, int(found[2]))
+    index, num_shards = _inputs.shard(config.shard)
+    return range(index, config.num, num_shards)
 
 
 def identity(config: Config) -> dict[str, Any]:

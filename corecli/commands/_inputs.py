@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -98,3 +99,11 @@ def num_workers(text: str) -> Workers:
     if not text.isdigit():
         raise UsageError(f"--workers {text!r} is neither a number nor auto")
     return int(text)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """--shard I/N as (I, N), 0 <= I < N. Errors: UsageError."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise UsageError(f"--shard {text!r} names no shard", hint="0/16 to 15/16 are the first to last of 16")
+    return int(found[1]), int(found[2])

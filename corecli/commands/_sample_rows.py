@@ -9,6 +9,7 @@ import numpy as np
 
 from corecli.base.errors import DataError, UsageError
 from corecli.base.rng import derive, numpy_generator
+from corecli.commands import _inputs
 from corecli.data.rows import SYNTHETIC, Rows, make_rows, variant_key
 
 if TYPE_CHECKING:
@@ -59,10 +60,8 @@ def shards_asked(config: Config) -> tuple[int, tuple[int, ...]] | None:
         return None if config.shards is None else (config.shards, tuple(range(config.shards)))
     if config.shards is not None:
         raise UsageError("--shard I/N says how many shards there are, as --shards does", hint="give one of them")
-    index, _, num = config.shard.partition("/")
-    if not (index.isdecimal() and num.isdecimal() and int(index) < int(num)):
-        raise UsageError(f"--shard {config.shard!r} is none", hint="write 0/16 to 15/16 for the first to last of 16")
-    return int(num), (int(index),)
+    index, num = _inputs.shard(config.shard)
+    return num, (index,)
 
 
 def from_nothing(config: Config) -> Plan:

@@ -691,7 +691,7 @@ IDLE_LINES = [
     ("captions --backend server --model x --form words", "--form does not apply to --backend server"),
     ("captions --backend server", "--backend server needs --model"),
     ("captions --backend batch --model x", "--backend batch needs --out FILE"),
-    ("captions --shard 4/4", "--shard '4/4' is none (write 0/4, 1/4, 2/4 and 3/4 for four shards)"),
+    ("captions --shard 4/4", "--shard '4/4' names no shard (0/16 to 15/16 are the first to last of 16)"),
     ("captions --templates 1,0", "--templates takes three chances"),
     ("captions --ask-backgrounds", "--ask-backgrounds needs a language model and --backgrounds FILE.json"),
     ("captions --concepts everyday:0", "no list of concepts has a weight above 0"),
