@@ -15,6 +15,8 @@ complete -c corecli -n '__fish_seen_subcommand_from extract' -l encoder -r -F -d
 complete -c corecli -n '__fish_seen_subcommand_from extract' -l out -r -F -d 'feature table to write; required, but for --export'
 complete -c corecli -n '__fish_seen_subcommand_from extract' -l export -r -F -d 'write the backbone under torchvision\'s or timm\'s names instead, .safetensors or .pt'
 complete -c corecli -n '__fish_seen_subcommand_from extract' -l layer -x -a 'auto backbone projector' -d 'which features; auto is the projector\'s where there is one, as CORE conditions on'
+complete -c corecli -n '__fish_seen_subcommand_from extract' -l pool -x -a 'cls mean cls+mean' -d 'of a vision transformer\'s blocks: class tokens, means of patches, or the first and the last\'s mean'
+complete -c corecli -n '__fish_seen_subcommand_from extract' -l blocks -x -d 'features of the last so many blocks, side by side'
 complete -c corecli -n '__fish_seen_subcommand_from extract' -l batch-size -x -d 'images per forward pass'
 complete -c corecli -n '__fish_seen_subcommand_from extract' -l image-size -x -d 'resize the shorter side to this and crop the centre'
 complete -c corecli -n '__fish_seen_subcommand_from extract' -l workers -x -d 'decoding processes'

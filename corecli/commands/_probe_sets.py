@@ -14,6 +14,7 @@ from corecli.base.checkpoint import read_header
 from corecli.base.errors import DataError, UsageError
 from corecli.base.files import sniff
 from corecli.commands import _inputs
+from corecli.commands._layer import layer_name
 
 if TYPE_CHECKING:
     from corecli.commands.probe import Config
@@ -147,7 +148,7 @@ def _check_spaces(config: Config, train: str, test: str) -> None:
         if header is not None:
             spaces.append((header.get("encoder"), header.get("layer")))
         elif encoder is not None:
-            spaces.append((encoder["fingerprint"], config.layer))
+            spaces.append((encoder["fingerprint"], layer_name(config.layer, config.pool, config.blocks)))
     if len(spaces) == 2 and spaces[0] != spaces[1]:
         told = [f"{layer} of {str(fingerprint)[:12]}" for fingerprint, layer in spaces]
         hint = "extract both with one encoder and layer; --force accepts it"

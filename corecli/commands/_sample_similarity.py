@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from corecli.base.errors import DataError
+from corecli.commands._layer import take_layer
 from corecli.data.imageset import open_set
 from corecli.engine.precision import autocast, place
 from corecli.nets.encoder import Layer, load_encoder
@@ -35,10 +36,10 @@ class Judge:
             size = self._encoder.spec["preprocessing"]["image_size"]
             self._images = open_set(str(config.images), image_size=size)
             return
-        self._layer = self._table.header["layer"]
         if not config.force and self._table.header["encoder"] != self.fingerprint:
             hint = "name the encoder the table was extracted with; --force accepts another"
             raise DataError(f"not the encoder of {config.features}", where=config.encoder, hint=hint)
+        self._layer = take_layer(self._encoder, self._table.header["layer"])
 
     @torch.no_grad()
     def similarity(self, images: torch.Tensor, start: int, stop: int) -> torch.Tensor:

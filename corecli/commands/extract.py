@@ -10,6 +10,8 @@ fits nowhere is an error. Of several networks in a file it is the one its author
 MoCo, the teacher of DINO. They normalise by ImageNet's constants; for other ones, such as those of timm's own ViTs,
 write `timm:NAME:WEIGHTS`.
 
+--pool and --blocks take other features of a vision transformer than its output; tables and generators remember which.
+
 With --export it writes the backbone's weights alone and reads no images. They load with strict=True in torchvision (fc
 an Identity) and in timm (num_classes=0; for `vit-small/4` trained at 32 px, vit_small_patch16_224 with patch_size=4 and
 img_size=32).
@@ -28,7 +30,7 @@ from corecli.base.config import Preset, option
 from corecli.base.errors import UsageError
 from corecli.base.outcome import Outcome, produced
 from corecli.base.target import is_finished
-from corecli.commands import _inputs
+from corecli.commands import _inputs, _layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     import torch
 
     from corecli.engine.dist import World
+    from corecli.nets.encoder import Encoder
 
 EXAMPLES = (
     (
@@ -68,6 +71,10 @@ class Config(_inputs.ReadsImages):
         "auto",
         help="which features; auto is the projector's where there is one, as CORE conditions on",
     )
+    pool: Literal["cls", "mean", "cls+mean"] | None = option(
+        None, help="of a vision transformer's blocks: class tokens, means of patches, or the first and the last's mean"
+    )
+    blocks: int | None = option(None, help="features of the last so many blocks, side by side", minimum=1)
     batch_size: int = option(256, help="images per forward pass", role="runtime", minimum=1)
 
 
@@ -79,6 +86,8 @@ def check(config: Config) -> dict[str, Any]:
         _inputs.check_encoder(config.encoder)
         return {"out": str(config.export)}
     spec, out = _places(config)
+    if config.layer == "projector" and (config.pool or config.blocks):
+        raise UsageError("--pool and --blocks are of the backbone", hint="drop --layer")
     _inputs.check_file(out)
     data = _inputs.open_images(spec, config)
     _inputs.check_encoder(config.encoder)
@@ -109,11 +118,8 @@ def _extract(config: Config, spec: str, out: Path, world: World) -> Outcome:
     if is_finished(out, identity, force=config.force):
         clear_work(out)
         return produced(out, notes=("already there, left alone",), num=len(data.rows))
-    layer: Literal["backbone", "projector"] = "projector" if encoder.projector_dim else "backbone"
-    if config.layer != "auto":
-        layer = config.layer
-    if layer == "projector" and not encoder.projector_dim:
-        raise UsageError("this encoder has no projector", where=config.encoder, hint="use --layer backbone")
+    name, fingerprint = _layer_name(config, encoder), encoder.fingerprint
+    layer = _layer.take_layer(encoder, name)
     folder = open_folder(out, identity, world, force=config.force)
 
     def make(batches: Iterator[tuple[int, int]]) -> Iterator[dict[str, torch.Tensor]]:
@@ -129,9 +135,9 @@ def _extract(config: Config, spec: str, out: Path, world: World) -> Outcome:
         if world.is_main:
             features = torch.cat([shard["features"] for shard in shards.read()])
             header = {
-                "encoder": encoder.fingerprint,
-                "layer": layer,
-                "space": f"{encoder.spec['backbone']}/{layer}",
+                "encoder": fingerprint,
+                "layer": name,
+                "space": f"{encoder.spec['backbone']}/{name}",
                 "preprocessing": encoder.spec["preprocessing"],
                 "source": data.fingerprint,
                 "class_names": list(data.class_names),
@@ -143,7 +149,18 @@ def _extract(config: Config, spec: str, out: Path, world: World) -> Outcome:
                 features=features, keys=rows.keys, groups=rows.groups, labels=rows.labels, header=header
             )
             save_features(out, table)
-    return produced(out, notes=_inputs.bad_files(data), num=len(data.rows), layer=layer)
+    return produced(out, notes=_inputs.bad_files(data), num=len(data.rows), layer=name)
+
+
+def _layer_name(config: Config, encoder: Encoder) -> str:
+    """The features to take. Errors: UsageError."""
+    if config.pool or config.blocks:
+        return _layer.layer_name("backbone", config.pool, config.blocks)
+    if config.layer == "projector" and not encoder.projector_dim:
+        raise UsageError("this encoder has no projector", where=config.encoder, hint="use --layer backbone")
+    if config.layer == "auto":
+        return "projector" if encoder.projector_dim else "backbone"
+    return config.layer
 
 
 def _export(config: Config, out: Path, world: World) -> Outcome:
@@ -170,7 +187,7 @@ def _places(config: Config) -> tuple[str, Path]:
 
 def _check_alone(config: Config) -> None:
     """UsageError for options of extraction beside --export."""
-    given = {"data": config.data, "out": config.out, "image_size": config.image_size}
+    given = {name: getattr(config, name) for name in ("data", "out", "image_size", "pool", "blocks")}
     given["layer"] = None if config.layer == "auto" else config.layer
     for name, value in given.items():
         if value is not None:

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from corecli.base.config import Preset, option
 from corecli.base.errors import UsageError
 from corecli.base.outcome import Outcome
-from corecli.commands import _inputs, _probe_labels, _probe_modes, _probe_report, _probe_sets
+from corecli.commands import _inputs, _layer, _probe_labels, _probe_modes, _probe_report, _probe_sets
 
 if TYPE_CHECKING:
     from corecli.commands._probe_report import Result
@@ -269,9 +269,8 @@ def run(config: Config, world: World) -> Outcome:
     encoder = None if config.encoder is None else load_encoder(config.encoder).to(world.device).eval()
     if encoder is not None and config.layer == "projector" and encoder.projector is None:
         raise UsageError("this encoder has no projector", where=config.encoder, hint="use --layer backbone")
-    if encoder is not None and (config.pool or config.blocks):
-        encoder.set_projector(None)
-        encoder.set_pooling(config.pool or "cls", config.blocks or 1)
+    if encoder is not None:
+        _layer.take_layer(encoder, _layer.layer_name(config.layer, config.pool, config.blocks))
     tasks = _probe_sets.tasks(config.train, config.val, config.test)
     results = [result for task in tasks for result in _run_task(config, task, encoder, world)]
     return _probe_report.report(config, results) if world.is_main else Outcome()

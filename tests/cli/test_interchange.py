@@ -41,6 +41,7 @@ def test_export(run: Run, tiny: Path) -> None:
         ("--export b --out z", "--export reads no images, and --out is for those"),
         ("--export b --layer backbone", "--export reads no images, and --layer is for those"),
         ("--export b --image-size 8", "--export reads no images, and --image-size is for those"),
+        ("--export b --pool mean", "--export reads no images, and --pool is for those"),
         ("--out z", "--data is required (or --export FILE for the backbone's weights alone)"),
         ("--data digits:8:test", "--out is required"),
     ],

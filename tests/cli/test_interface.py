@@ -518,6 +518,9 @@ EFFECTS: dict[str, list[str]] = {
         "--data digits:8:test", "--encoder $tiny/f1.safetensors", "--layer backbone", "--image-size 4",
         "--precision bf16",
     ],
+    "extract --data $tiny/syn --quiet --out $out.safetensors --encoder $tiny/vit.safetensors": [
+        "--pool mean", "--pool cls+mean", "--blocks 2",
+    ],
     "sample --rows 0,5,9,2 --steps 2 --quiet --out $out.npz --features $tiny/z.safetensors --ckpt $tiny/g.pt": [
         "--ckpt $tiny/undropped.pt", "--features $tiny/other_rows.safetensors", "--per-row 2", "--num 3",
         "--order shuffle", "--order class-balanced", "--rows 1", "--sampler ddpm", "--steps 3", "--eta 1",
