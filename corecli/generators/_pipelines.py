@@ -11,7 +11,6 @@ import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from corecli.base.errors import DataError, UsageError
 from corecli.base.files import read_json
+from corecli.base.silence import silence
 from corecli.nets import pipeline_files
 
 Kind = Literal["none", "captions", "images"]
@@ -46,7 +46,7 @@ class Pipeline:
         """Errors: DataError for a folder that cannot be loaded; UsageError for a pipeline of a kind not known here."""
         self._folder = folder
         with _silence():
-            self._pipeline = _load(folder, dtype).to(device)
+            self._pipeline = _load(folder, dtype, device)
             self._pipeline.set_progress_bar_config(disable=True)
         self._parameters = inspect.signature(self._pipeline.__call__).parameters
         self.kind = _kind(self._parameters, folder)
@@ -136,7 +136,7 @@ class Pipeline:
             self._pipeline.scheduler = kind.from_config(scheduler.config, **arguments)
 
 
-def _load(folder: Path, dtype: torch.dtype) -> Any:
+def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     listed = read_json(folder / pipeline_files.INDEX)
@@ -144,11 +144,23 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
     without |= {"requires_safety_checker": False} if "requires_safety_checker" in listed else {}
     variant = pipeline_files.variant_of(folder)
     try:
-        return DiffusionPipeline.from_pretrained(
+        pipeline = DiffusionPipeline.from_pretrained(
             folder, local_files_only=True, torch_dtype=dtype, variant=variant, **without
         )
+        _refuse_gaps(pipeline)
     except Exception as error:  # of many kinds: safetensors', torch's, transformers', the system's
-        raise DataError(f"not a pipeline that loads: {_first_line(error)}", where=folder) from error
+        reason = f"not a pipeline that loads: {_first_line(error)}"
+        raise DataError(reason, where=folder, hint="copy or download the whole folder") from error
+    return pipeline.to(device)
+
+
+def _refuse_gaps(pipeline: Any) -> None:
+    """Errors: ValueError for weights that no file held, which diffusers leaves without values."""
+    for part, module in pipeline.components.items():
+        if isinstance(module, torch.nn.Module):
+            empty = [name for name, parameter in module.named_parameters() if parameter.is_meta]
+            if empty:
+                raise ValueError(f"{len(empty)} weights of the part {part} are missing: {empty[0]}")
 
 
 def _kind(parameters: Mapping[str, inspect.Parameter], folder: Path) -> Kind:
@@ -185,22 +197,6 @@ def _first_line(error: Exception) -> str:
 @contextmanager
 def _silence() -> Iterator[None]:
     """Without what libraries say of themselves: progress, deprecations, cut prompts (counted by `num_cut`)."""
-    from diffusers.utils import logging
-
-    loggers: list[Any] = [logging]
-    if find_spec("transformers") is not None:
-        from transformers.utils import logging as of_transformers
-
-        loggers.append(of_transformers)
-    before = [each.get_verbosity() for each in loggers]
-    for each in loggers:
-        each.set_verbosity(each.CRITICAL)
-        each.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for each, verbosity in zip(loggers, before, strict=True):
-            each.set_verbosity(verbosity)
-            each.enable_progress_bar()
+    with silence("diffusers", "transformers"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

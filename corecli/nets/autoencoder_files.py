@@ -9,8 +9,9 @@ from corecli.base import checkpoint
 from corecli.base.checkpoint import Tensors
 from corecli.base.errors import DataError, about
 from corecli.base.files import read_json
+from corecli.base.silence import silence
 from corecli.nets.autoencoder import KINDS, FirstStage, Spec, classes, spec_of
-from corecli.nets.hub import find_folder, quiet_diffusers
+from corecli.nets.hub import find_folder
 
 CONFIG = "config.json"
 _PARTS = ("vae", "vqvae", "vqmodel", "movq")  # where pipelines of diffusers keep theirs
@@ -51,7 +52,7 @@ def read_folder(folder: Path) -> Any:
         hint = f"a first stage is a folder with the {CONFIG} of an {', '.join(KINDS)}"
         raise DataError(f"holds no first stage but {_class_of(folder) or 'other things'}", where=folder, hint=hint)
     try:
-        with quiet_diffusers():
+        with silence("diffusers"):
             autoencoder, loaded = classes()[_class_of(found)].from_pretrained(
                 found, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
             )

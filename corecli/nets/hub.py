@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from corecli.base.errors import UnavailableError
@@ -38,19 +35,6 @@ def find_folder(place: str | Path, *, patterns: list[str]) -> Path:
     except Exception as error:  # of many kinds: requests', the hub's, the system's
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise _unavailable(place, f"neither in the cache of this machine nor to be fetched: {reason}") from error
-
-
-@contextmanager
-def quiet_diffusers() -> Iterator[None]:
-    """Without diffusers' own warnings, where what they say is checked and said in one line."""
-    from diffusers.utils.logging import get_verbosity, set_verbosity
-
-    level = get_verbosity()
-    set_verbosity(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        set_verbosity(level)
 
 
 def _unavailable(place: str | Path, reason: str) -> UnavailableError:

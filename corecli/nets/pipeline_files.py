@@ -15,6 +15,14 @@ INDEX = "model_index.json"
 OWN, OWN_KIND = "corecli.safetensors", "generator-folder"  # beside the parts of a folder that we have written
 UNUSED = "safety_checker"  # blackens images, which no one who measures a generator wants
 _CONFIG = "config.json"  # only parts with weights have one
+_DESCRIBED = {  # the others, by how their class is called
+    "Scheduler": "scheduler_config.json",
+    "Tokenizer": "tokenizer_config.json",
+    "Processor": "*processor_config.json",
+    "FeatureExtractor": "*processor_config.json",
+}
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken")
+_WHOLE = "copy or download the whole folder"
 _WEIGHTS = (".safetensors", ".bin")
 _HALF = ".fp16."
 _FILES = [INDEX, *(f"*/*{suffix}" for suffix in (".json", ".txt", ".model", *_WEIGHTS))]
@@ -34,18 +42,36 @@ def check_pipeline(folder: Path) -> None:
     """Errors: DataError for a folder that is no pipeline, or naming the part that is missing or has no weights;
     UnavailableError where a part needs transformers and it is not installed."""
     if not (folder / INDEX).is_file():
-        raise DataError(f"not a pipeline of diffusers: it has no {INDEX}", where=folder)
-    parts = parts_of(folder)
-    for name, library in parts.items():
+        raise DataError(f"not a pipeline of diffusers: it has no {INDEX}", where=folder, hint=_WHOLE)
+    for name, (library, kind) in parts_of(folder).items():
         part = folder / name
         if not part.is_dir() or not any(part.iterdir()):
-            hint = f"{INDEX} names it; copy or download the whole folder"
+            hint = f"{INDEX} names it; {_WHOLE}"
             raise DataError(f"the part {name} is missing", where=folder, hint=hint)
-        if (part / _CONFIG).is_file() and not _weights(part):
-            raise DataError(f"the part {name} holds no weights", where=folder, hint="copy or download the whole folder")
+        reason = _lacks(part, library, kind)
+        if reason is not None:
+            raise DataError(f"the part {name} {reason}", where=folder, hint=_WHOLE)
         if library == "transformers" and find_spec("transformers") is None:
             hint = "pip install 'corecli[text]'"
             raise UnavailableError(f"the part {name} needs transformers", where=folder, hint=hint)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether it holds the vocabulary of a tokenizer, or says that it is one of bytes, which has none."""
+    if any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
+        return True
+    about = folder / "tokenizer_config.json"
+    return about.is_file() and str(read_json(about).get("tokenizer_class")).startswith("ByT5")
+
+
+def _lacks(part: Path, library: str, kind: str) -> str | None:
+    """What is not in the folder of a part that is of a class of a library."""
+    describing = next((name for end, name in _DESCRIBED.items() if kind.removesuffix("Fast").endswith(end)), _CONFIG)
+    if library in ("diffusers", "transformers") and not any(part.glob(describing)):
+        return f"has no {describing}"
+    if (part / _CONFIG).is_file() and not _weights(part):
+        return "holds no weights"
+    return "holds no vocabulary" if "Tokenizer" in kind and not has_tokenizer(part) else None
 
 
 def is_own(folder: Path) -> bool:
@@ -59,13 +85,17 @@ def refuse_others(folder: Path) -> None:
         raise CannotCreateError("exists already and is something else", where=folder, hint="choose another name")
 
 
-def parts_of(folder: Path) -> dict[str, str]:
-    """The parts that a pipeline is loaded with: the library of each, by name. Errors: DataError."""
+def parts_of(folder: Path) -> dict[str, tuple[str, str]]:
+    """The parts that a pipeline is loaded with: the library and class of each, by name. Errors: DataError."""
     index = read_json(folder / INDEX)
     if not isinstance(index, dict) or "_class_name" not in index:
         raise DataError("names no class of pipelines", where=folder / INDEX)
     listed = {name: part for name, part in index.items() if isinstance(part, list) and len(part) == 2}
-    return {name: str(library) for name, (library, _) in listed.items() if library is not None and name != UNUSED}
+    return {
+        name: (str(library), str(kind))
+        for name, (library, kind) in listed.items()
+        if library is not None and name != UNUSED
+    }
 
 
 def variant_of(folder: Path) -> str | None:

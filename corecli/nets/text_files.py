@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corecli.base.errors import DataError, UnavailableError
 from corecli.base.files import read_json, sha256_file
+from corecli.base.silence import silence
 from corecli.nets.hub import find_folder
+from corecli.nets.pipeline_files import has_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
 
 MAX_TOKENS = 128  # where neither the user nor the tokenizer says
@@ -45,8 +44,7 @@ def check_text_encoder(folder: Path) -> None:
         raise DataError("no text encoder of transformers: it has no config.json", where=encoder, hint=_WHOLE)
     if not any(path.suffix in _WEIGHTS for path in encoder.iterdir()):
         raise DataError("the text encoder holds no weights", where=encoder, hint=_WHOLE)
-    names = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
-    if not any((tokenizer / name).is_file() for name in names):
+    if not has_tokenizer(tokenizer):
         raise DataError("the text encoder has no tokenizer", where=tokenizer, hint=_WHOLE)
 
 
@@ -68,7 +66,7 @@ class TextEncoder:
         from transformers import AutoTokenizer
 
         try:
-            with _silence():
+            with silence("transformers"):
                 self._model = _load(_parts(folder)[0]).to(device).eval().requires_grad_(False)
                 self._tokenizer: Any = AutoTokenizer.from_pretrained(_parts(folder)[1], local_files_only=True)
         except Exception as error:  # of many kinds: safetensors', torch's, transformers', the system's
@@ -99,12 +97,12 @@ class TextEncoder:
 
         longest = min(self.length, max(self._lengths(captions)))
         parts = range(0, len(captions), _AT_ONCE)
-        with _silence():
+        with silence("transformers"):
             told = [self._embed(captions[first : first + _AT_ONCE], longest, tokens=tokens) for first in parts]
         return torch.cat(told)
 
     def _lengths(self, captions: Sequence[str]) -> list[int]:
-        with _silence():
+        with silence("transformers"):
             return [len(ids) for ids in self._tokenizer(list(captions)).input_ids]
 
     def _embed(self, captions: Sequence[str], longest: int, *, tokens: bool) -> torch.Tensor:
@@ -144,20 +142,3 @@ def _parts(folder: Path) -> tuple[Path, Path]:
     """Where the encoder is, and its tokenizer."""
     is_pipeline = (folder / "text_encoder").is_dir()
     return (folder / "text_encoder", folder / "tokenizer") if is_pipeline else (folder, folder)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Without transformers' own warnings and bars."""
-    import logging as levels
-
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity(levels.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        logging.enable_progress_bar()
