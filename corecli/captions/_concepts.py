@@ -62,7 +62,8 @@ def read_concepts(specs: Sequence[str]) -> Concepts:
         rows, merged = _merged(_read_rows(path, kind))
         whole = sum(row.share for row in rows)
         if not rows or whole <= 0:
-            raise DataError("holds no concepts" if not rows else "no concept has a weight above 0", where=path)
+            reason = "holds no concepts" if not rows else "no concept has a weight above 0"
+            raise DataError(reason, where=path, hint="write one a line, or CSV with the column concept")
         found += [replace(row, share=row.share * weight / total / whole) for row in rows]
         if merged:
             told = ", ".join(merged[:_MOST_NAMED]) + (", ..." if len(merged) > _MOST_NAMED else "")
@@ -104,7 +105,7 @@ def tidy(text: str) -> str:
 
 def _parse(spec: str) -> tuple[Path, float, str]:
     """(file, weight, kind of concepts that do not tell their own)."""
-    found = re.fullmatch(r"(?P<file>.+?)(:(?P<weight>[\d.eE+-]+))?(:(?P<kind>[a-z]+))?", spec)
+    found = re.fullmatch(r"(?P<file>.*?)(:(?P<weight>[\d.eE+-]+))?(:(?P<kind>[a-z]+))?", spec, re.DOTALL)
     assert found is not None
     weight, kind = found["weight"] or "1", found["kind"] or "object"
     if kind not in KINDS:

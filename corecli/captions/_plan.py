@@ -106,7 +106,8 @@ class Plan:
                 raise DataError(f"{len(lacking)} concepts have no backgrounds: {told}", hint=hint)
         for pool in sorted(used):
             if len(self._examples.get(pool, ())) < NUM_EXAMPLES:
-                raise DataError(f"--examples has none of the pool {pool}")
+                hint = f"it takes {NUM_EXAMPLES} of every pool that the line draws from"
+                raise DataError(f"has too few of the pool {pool}", where="--examples", hint=hint)
 
 
 def backgrounds_of(concept: Concept, known: Mapping[str, Sequence[str]] | Sequence[str]) -> Sequence[str]:

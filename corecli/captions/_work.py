@@ -52,6 +52,11 @@ class Answers:
     def __len__(self) -> int:
         return len(self._by_key)
 
+    @property
+    def stay(self) -> bool:
+        """Whether they outlive this process."""
+        return self._file is not None
+
     def add(self, key: Key, answer: Answer) -> None:
         """Keep an answer, unless there is one already."""
         if key not in self._by_key:

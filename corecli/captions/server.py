@@ -94,8 +94,7 @@ class Server:
             if number + 1 < self._settings.tries:
                 stop.wait(max(self._back_off(request, number), failure.wait_sec))
         tries = f" in {self._settings.tries} tries" if failure.passes else ""
-        hint = "the answers so far are kept; when the server is mended the same line resumes"
-        raise UnavailableError(f"no answer{tries}: {failure}", where=self._settings.url, hint=hint)
+        raise UnavailableError(f"no answer{tries}: {failure}", where=self._settings.url)
 
     def _try(self, connection: http.client.HTTPConnection, request: Request) -> Answer:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}

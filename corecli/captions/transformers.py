@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corecli.base.errors import DataError, UnavailableError
 from corecli.base.files import read_json
+from corecli.base.silence import silence
 from corecli.captions._backend import STOP, Answer, Request, Settings
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 NEEDS_MODEL = True
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_WHOLE = "copy or download the whole folder"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -26,11 +29,10 @@ def open_backend(settings: Settings) -> Local:
 
 def check_folder(folder: Path) -> None:
     """Errors: DataError naming the file of a model's folder that is missing."""
-    hint = "copy or download the whole folder"
     if not (folder / "config.json").is_file():
-        raise DataError("not a model of transformers: it has no config.json", where=folder, hint=hint)
+        raise DataError("not a model of transformers: it has no config.json", where=folder, hint=_WHOLE)
     if not any((folder / name).is_file() for name in _TOKENIZERS):
-        raise DataError(f"holds no tokenizer: none of {', '.join(_TOKENIZERS)}", where=folder, hint=hint)
+        raise DataError(f"holds no tokenizer: none of {', '.join(_TOKENIZERS)}", where=folder, hint=_WHOLE)
     index = folder / "model.safetensors.index.json"
     wanted = {"model.safetensors"}
     if index.is_file():
@@ -38,7 +40,7 @@ def check_folder(folder: Path) -> None:
         wanted = set(told.get("weight_map", {}).values()) if isinstance(told, dict) else wanted
     for name in sorted(wanted):
         if not (folder / name).is_file():
-            raise DataError(f"the weights {name} are missing", where=folder, hint=hint)
+            raise DataError(f"the weights {name} are missing", where=folder, hint=_WHOLE)
 
 
 class Local:
@@ -46,26 +48,16 @@ class Local:
 
     def __init__(self, settings: Settings) -> None:
         check_folder(Path(settings.model))
-        try:
-            from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-        except ImportError as error:
+        if find_spec("transformers") is None:
             hint = "pip install 'corecli[text]'"
-            raise UnavailableError("the backend transformers needs transformers", hint=hint) from error
+            raise UnavailableError("the backend transformers needs transformers", hint=hint)
         import torch
+        from transformers import GenerationConfig
 
         self._settings = settings
         self._device = torch.device(_device(settings.device))
         is_half = settings.precision == "bf16" or (settings.precision == "auto" and self._device.type == "cuda")
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                settings.model, local_files_only=True, padding_side="left"
-            )
-            self._model: Any = AutoModelForCausalLM.from_pretrained(
-                settings.model, local_files_only=True, dtype=torch.bfloat16 if is_half else torch.float32
-            )
-        except Exception as error:  # of many kinds: the hub's, safetensors', those of single models
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-            raise DataError(f"cannot be loaded: {reason}", where=settings.model) from error
+        self._tokenizer, self._model = _load(settings.model, torch.bfloat16 if is_half else torch.float32)
         if settings.api == "chat" and self._tokenizer.chat_template is None:
             raise DataError("the model has no chat template", where=settings.model, hint="use --api completions")
         self._model.to(self._device).eval()
@@ -138,6 +130,23 @@ class Local:
             text, line_end, _ = text.partition(STOP)
             is_over = is_over or bool(line_end)
         return Answer(raw=text, finish_reason="stop" if is_over else "length")
+
+
+def _load(folder: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A tokenizer and a model, none of its weights left at random. Errors: DataError."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        with silence("transformers"):
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")
+            kind: Any = AutoModelForCausalLM
+            model, told = kind.from_pretrained(folder, local_files_only=True, dtype=dtype, output_loading_info=True)
+        if told["missing_keys"]:
+            raise ValueError(f"{len(told['missing_keys'])} of its weights are missing: {min(told['missing_keys'])}")
+    except Exception as error:  # of many kinds: the hub's, safetensors', those of single models
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise DataError(f"cannot be loaded: {reason}", where=folder, hint=_WHOLE) from error
+    return tokenizer, model
 
 
 class _Gumbel:

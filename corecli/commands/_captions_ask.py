@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from corecli.base import config as cfg
 from corecli.base import registry
-from corecli.base.errors import DataError, UsageError
+from corecli.base.errors import DataError, UnavailableError, UsageError
 from corecli.base.files import read_json, write_json
 from corecli.base.rng import derive
 from corecli.captions import _concepts
@@ -79,10 +79,15 @@ class Asking:
 
         def ask(requests: Iterator[Request], num: int) -> None:
             with Progress(label, total=num, shown=not self._quiet) as progress:
-                for request, answer in self._backend.answers(requests):
-                    answers.add((request.index, request.attempt), answer)
-                    self.num_answers += 1
-                    progress.advance()
+                try:
+                    for request, answer in self._backend.answers(requests):
+                        answers.add((request.index, request.attempt), answer)
+                        self.num_answers += 1
+                        progress.advance()
+                except UnavailableError as error:
+                    kept = "the answers so far are kept; when the server is mended the same line resumes"
+                    error.hint = kept if answers.stay else "with --out FILE the answers so far would be kept"
+                    raise
 
         return ask
 
@@ -94,7 +99,7 @@ def refuse_idle(config: Config) -> None:
         if config.backend not in backends and getattr(config, name) != options[name][0].default:
             of = " and ".join(backends)
             raise UsageError(f"{cfg.flag(name)} does not apply to --backend {config.backend} (it is of {of})")
-    if config.backend in _OF["model"] and config.model is None:
+    if config.backend in _OF["model"] and not config.model:
         raise UsageError(f"--backend {config.backend} needs --model")
     if config.ask_backgrounds and (config.backend == "grammar" or Path(config.backgrounds).suffix != ".json"):
         reason = "--ask-backgrounds needs a language model and --backgrounds FILE.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corecli.base import config as cfg
-from corecli.base.errors import UsageError
+from corecli.base.errors import UsageError, about
 from corecli.captions import _concepts
 from corecli.captions._plan import Plan
 from corecli.captions._prompts import read_examples
@@ -42,13 +42,16 @@ def make(config: Config) -> Planned:
     if len(config.templates) != 3 or sum(config.templates) <= 0:
         raise UsageError("--templates takes three chances", hint="write 0.44,0.45,0.11")
     concepts = read(config)
-    plan = Plan(
-        seed=config.seed,
-        concepts=concepts.concepts,
-        templates=config.templates,
-        backgrounds=_concepts.read_backgrounds(config.backgrounds) if config.templates[1] else {},
-        examples=read_examples(config.examples),
-    )
+    known = _concepts.read_backgrounds(config.backgrounds) if config.templates[1] else {}
+    examples = read_examples(config.examples)
+    with about(config.backgrounds):
+        plan = Plan(
+            seed=config.seed,
+            concepts=concepts.concepts,
+            templates=config.templates,
+            backgrounds=known,
+            examples=examples,
+        )
     return Planned(plan=plan, indices=indices(config), notes=concepts.notes)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 from language_server import FAULTS, LanguageServer, say, words_of
 from lines import Line, wait_for
-from ran import Ran, Run
+from ran import Ran, Run, refused
 
 from corecli.captions import server as server_module
 from corecli.data.captions import read_captions
@@ -153,8 +154,12 @@ def test_a_server_that_is_down_at_the_start(run: Run, quick: None) -> None:
         pass
     ran = run(*line(server, "--num", "3", "--tries", "2", "--out", "o.jsonl"))
     assert (ran.code, ran.out) == (69, "")
-    assert f"{server.url}: no answer in 2 tries: connection refused (the answers so far are kept" in ran.err
+    down = f"{server.url}: no answer in 2 tries: connection refused"
+    assert f"{down} (the answers so far are kept; when the server is mended the same line resumes)" in ran.err
     assert not Path("o.jsonl").exists()
+    ran = run(*line(server, "--num", "3", "--tries", "2"))
+    assert (ran.code, ran.out) == (69, "")
+    assert f"{down} (with --out FILE the answers so far would be kept)" in ran.err
 
 
 def num_asked(server: LanguageServer) -> int:
@@ -166,7 +171,7 @@ def test_a_server_that_goes_down_midway(run: Run, quick: None) -> None:
     with LanguageServer() as server:
         server.dies_after = 25
         ran = run(*line(server, "--num", "60", "--tries", "2", "--out", "o.jsonl"))
-        assert ran.code == 69, ran
+        refused(ran, "captions", 69, f"{server.url}: no answer in 2 tries: ", "the same line resumes)")
         assert not Path("o.jsonl").exists()
         kept = len(read("o.jsonl.d/answers.jsonl"))
         assert 0 < kept <= 25
@@ -318,21 +323,25 @@ def test_a_changed_or_foreign_target_is_not_touched(run: Run) -> None:
 def test_lists_and_examples_of_ones_own(run: Run) -> None:
     Path("c.txt").write_text("okapi\nquagga\nokapi\n")
     lacking = run("captions", "--concepts", "c.txt", "--num", "5", "--dry-run")
-    assert (lacking.code, "2 concepts have no backgrounds: okapi, quagga" in lacking.err) == (65, True)
+    refused(
+        lacking, "captions", 65, "everyday: 2 concepts have no backgrounds: okapi, quagga (give --backgrounds a file"
+    )
     Path("bg.json").write_text('{"okapi": ["forest"]}')
     lacking = run("captions", "--concepts", "c.txt", "--backgrounds", "bg.json")
-    assert "1 concepts have no backgrounds: quagga" in lacking.err
+    refused(lacking, "captions", 65, "bg.json: 1 concepts have no backgrounds: quagga", "or --ask-backgrounds;")
     Path("e.csv").write_text(
         "pool,concept,caption\n" + "".join(f"object,emu,An emu of number {i}.\n" for i in range(3))
     )
     own = ("captions", "--concepts", "c.txt", "--examples", "e.csv", "--num", "5", "--out", "o.jsonl")
-    assert "--examples has none of the pool background" in run(*own, "--backgrounds", "places").err
+    assert "--examples: has too few of the pool background (it takes 3" in run(*own, "--backgrounds", "places").err
     ran = run(*own, "--templates", "1,0,0")
     assert "c.txt: 1 concepts stand there more than once and were merged: okapi" in ran.err
     assert {name for r in read("o.jsonl") for name in r["examples"]} == {"object-00", "object-01", "object-02"}
     Path("c.txt").write_text("\n")
-    assert run("captions", "--concepts", "c.txt").code == 65
-    assert run("captions", "--concepts", "d.txt").code == 66
+    empty = "c.txt: holds no concepts (write one a line, or CSV with the column concept)"
+    refused(run("captions", "--concepts", "c.txt"), "captions", 65, empty)
+    refused(run("captions", "--concepts", "d.txt"), "captions", 66, "d.txt: no such file", "one of digits, everyday")
+    refused(run("captions", "--concepts", ""), "captions", 66, "no such file", "one of digits, everyday")
 
 
 # Backgrounds that are asked for
@@ -466,7 +475,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_local_model_writes_what_its_seeds_say(run: Run, model: Path) -> None:
     words = ("captions", "--backend", "transformers", "--model", model, "--num", "6", "--min-words", "1", "-q")
     words += ("--retries", "9", "--max-tokens", "40", "--out")
-    assert run(*words, "a.jsonl", "--batch-size", "6").code == 0
+    ran = run(*words, "a.jsonl", "--batch-size", "6")
+    assert (ran.code, ran.err) == (0, "")
     assert run(*words, "b.jsonl", "--batch-size", "1").code == 0
     records = read("a.jsonl")
     assert records
@@ -513,18 +523,43 @@ def test_noise_on_logits_samples_their_softmax() -> None:
     assert stats.chisquare(counts[:4], logits[:4].double().softmax(0) * 4000).pvalue > 1e-3
 
 
+def add_a_layer(folder: Path) -> None:
+    """To what the config tells; its weights are in no file."""
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**told, "num_hidden_layers": 2}))
+
+
 @pytest.mark.parametrize(
     ("file", "message"),
     [("config.json", "it has no config.json"), ("tokenizer.json", "holds no tokenizer"),
      ("model.safetensors", "the weights model.safetensors are missing")],
 )  # fmt: skip
 def test_a_folder_of_a_model_that_is_not_whole(run: Run, model: Path, file: str, message: str) -> None:
-    Path("model").mkdir()
-    for path in model.iterdir():
-        if path.name != file:
-            os.symlink(path, Path("model") / path.name)
-    ran = run("captions", "--backend", "transformers", "--model", "model", "--num", "1", "--dry-run")
-    assert ran.code == 65
-    assert message in ran.err
+    shutil.copytree(model, "model")
+    (Path("model") / file).unlink()
+    for more in ((), ("--dry-run",)):
+        ran = run("captions", "--backend", "transformers", "--model", "model", "--num", "1", *more)
+        refused(ran, "captions", 65, "model: ", message, "(copy or download the whole folder)")
     Path("model.txt").write_text("")
-    assert run("captions", "--backend", "transformers", "--model", "model.txt", "--num", "1").code == 66
+    for name in ("model.txt", "model.tx"):
+        ran = run("captions", "--backend", "transformers", "--model", name, "--num", "1")
+        refused(ran, "captions", 66, f"{name}: no such folder")
+    refused(run("captions", "--backend", "transformers", "--model", ""), "captions", 2, "needs --model")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: os.truncate(folder / "model.safetensors", 300), "cannot be loaded: "),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded: "),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be loaded: "),
+        (add_a_layer, "cannot be loaded: 9 of its weights are missing: model.layers.1."),
+    ],
+    ids=["weights", "config", "tokenizer", "layer"],
+)
+def test_a_folder_of_a_model_that_is_damaged(run: Run, model: Path, damage: Any, message: str) -> None:
+    """One line says so, and nothing that the library says of itself is beside it."""
+    shutil.copytree(model, "model")
+    damage(Path("model"))
+    ran = run("captions", "--backend", "transformers", "--model", "model", "--num", "1", "-q")
+    refused(ran, "captions", 65, f"model: {message}", "(copy or download the whole folder)")
