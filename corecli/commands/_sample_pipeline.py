@@ -41,7 +41,7 @@ def check(config: Config) -> str:
     if Path(_place(config)).is_dir():
         pipeline_files.check_pipeline(Path(_place(config)))
     if config.captions is not None:
-        read_captions(config.captions)
+        read_captions(config.captions).rows(config.captions)
     if config.images is not None:
         open_set(config.images)
     return kind

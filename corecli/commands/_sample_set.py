@@ -19,8 +19,9 @@ from corecli.base.outcome import Outcome, produced
 from corecli.base.target import is_finished
 from corecli.commands import _sample_rows
 from corecli.commands._sample_similarity import Judge
+from corecli.data.formats._writing import check_file_keys
 from corecli.data.formats.shards import ShardFolder, Statistics
-from corecli.data.imageset import open_set, write_set
+from corecli.data.imageset import format_by_name, open_set, write_set
 from corecli.data.resample import resized_crop
 from corecli.data.rows import Rows
 from corecli.engine.dist import World, barrier, sum_over_ranks
@@ -62,6 +63,8 @@ class Maker:
 
     def make(self) -> Outcome:
         """Write what is not there yet."""
+        if (self._config.format or format_by_name(self._config.out)) in ("directory", "tar"):
+            check_file_keys(self._source.plan.rows, self._config.out)  # now, not when all images are made
         cut = _sample_rows.cut_of(self._config, len(self._source.plan.rows))
         return self._make_whole() if cut is None else self._make_shards(cut)
 

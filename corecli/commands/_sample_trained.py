@@ -176,7 +176,7 @@ def _check_captions(config: Config, generator: dict[str, Any]) -> None:
         hint = "drop --text-encoder"
         raise UsageError("the generator was trained with no frozen text encoder", where=config.ckpt, hint=hint)
     if config.captions is not None:
-        read_captions(config.captions)
+        read_captions(config.captions).rows(config.captions)
         _captions.check_encoder(config.text_encoder or told["text_encoder"])
 
 

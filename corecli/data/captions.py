@@ -16,6 +16,7 @@ from corecli.data.decode import EXTENSIONS
 from corecli.data.rows import Rows, make_rows
 
 _TEXT = ("caption", "text")  # the first of these keys that a line has
+_LINES = 'each line is an object such as {"id": "dog-1", "caption": "a dog in the snow"}, or each is plain text'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +53,8 @@ def read_captions(path: Path) -> Captions:
     lines = _text(path).split("\n")  # splitlines would part a caption at U+2028
     told = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     if not told:
-        raise DataError("holds no captions", where=path)
-    is_json = told[0][1].startswith("{")
+        raise DataError("holds no captions", where=path, hint=_LINES)
+    is_json = any(line.startswith("{") for _, line in told)  # whichever of its lines are damaged
     read = [_object(path, *line) if is_json else ("", line[1], "") for line in told]
     ids = [name or f"{i:06d}" for i, (name, _, _) in enumerate(read)]
     return Captions(ids=ids, texts=[text for _, text, _ in read], classes=[label for _, _, label in read])
@@ -94,11 +95,10 @@ def _object(path: Path, number: int, line: str) -> tuple[str, str, str]:
     try:
         record: Any = json.loads(line)
     except ValueError as error:
-        raise DataError(f"line {number} is not JSON: {error}", where=path) from error
+        raise DataError(f"line {number} is not JSON: {error}", where=path, hint=_LINES) from error
     texts = [record.get(key) for key in _TEXT if key in record] if isinstance(record, dict) else []
     if not texts or not isinstance(texts[0], str) or not texts[0].strip():
-        hint = 'a line is an object such as {"id": "dog-1", "caption": "a dog in the snow"}'
-        raise DataError(f"line {number} holds no caption", where=path, hint=hint)
+        raise DataError(f"line {number} holds no caption", where=path, hint=_LINES)
     name = record.get("id", "")
     if not isinstance(name, str | int):
         raise DataError(f"the id of line {number} is neither a word nor a number", where=path)

@@ -140,6 +140,7 @@ def test_long_captions_are_cut_and_counted(run: Run, captions: dict[str, str]) -
         ("--text-encoder syn", 65, "it has no config.json"),
         ("--captions few.jsonl", 65, "few.jsonl: 354 of 355 images have no caption: 0/0009"),
         ("--captions twice.jsonl", 65, "twice.jsonl: duplicate key 'a'"),
+        ("--captions cut.jsonl", 65, "cut.jsonl: line 2 is not JSON: "),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -147,6 +148,7 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     write_captions("few.jsonl", dict([next(iter(captions.items()))]))
     Path("twice.jsonl").write_text('{"id": "a", "caption": "b"}\n' * 2)
+    Path("cut.jsonl").write_text('{"id": "a", "caption": "b"}\n{"id": "c", "cap')
     Path("syn").mkdir()
     ran = train(run, *words.replace("$tiny", str(tiny)).split(), "--out", "g.pt")
     assert ran.code == code, ran.err

@@ -256,3 +256,40 @@ def test_weights_of_half_size_alone_are_found(run: Run, folder: Path) -> None:
         path.rename(path.with_suffix(".fp16.safetensors"))
     line = ("sample", "--ckpt", "diffusers:half", "--captions", folder / "captions.jsonl", "--steps", "1", "-q")
     assert len(made(run(*line, "--out", "o"))[0].rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"id": "a", "caption": "A dog."}\n{"id": "b", "cap\n', "line 2 is not JSON: "),
+        ('{"id": "a", "caption": "A dog."}\n{"id": "b"}\n', "line 2 holds no caption (each line is an object such as"),
+        ('{"id": "a", "caption": "A dog."}\n' * 2, "duplicate key 'a' ("),
+        ("\n", "holds no captions (each line is an object such as"),
+    ],
+)
+def test_captions_with_bad_lines(run: Run, folder: Path, text: str, message: str) -> None:
+    Path("bad.jsonl").write_text(text)
+    line = ("sample", "--ckpt", f"diffusers:{folder / 'text_to_image'}", "--captions", "bad.jsonl", "--out", "o")
+    for more in ((), ("--dry-run",)):
+        refused(run(*line, *more), "sample", 65, f"bad.jsonl: {message}")
+
+
+def test_names_that_no_file_can_have_are_refused_before_images_are_made(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("bad.jsonl").write_text('{"id": "a/../b", "caption": "A dog."}\n')
+    line = (
+        "sample",
+        "--ckpt",
+        f"diffusers:{folder / 'text_to_image'}",
+        "--captions",
+        "bad.jsonl",
+        "--steps",
+        "1",
+        "-q",
+    )
+    assert run(*line, "--out", "o.npz").code == 0
+    monkeypatch.setattr("corecli.commands._sample_pipeline.Pipelines.prepare", None)
+    for more in ((), ("--format", "tar"), ("--shards", "1")):
+        refused(run(*line, "--out", "o", *more), "sample", 65, "o: key 'a/../b@0' cannot be a file name (keys are")
+    assert not Path("o").exists()

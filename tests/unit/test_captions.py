@@ -293,6 +293,8 @@ def test_examples_with_mistakes(tmp_path: Path, text: str, message: str) -> None
         ('{"id": "a", "caption": "A dog."}\n{"id": "b", "cap\n', "line 2 is not JSON"),
         ('{"id": "a", "caption": "A dog."}\n\n{"id": "b"}\n', "line 3 holds no caption"),
         ('{"id": "a", "caption": " "}\n', "line 1 holds no caption"),
+        ('id": "a", "caption": "A dog."}\n{"id": "b", "caption": "A cat."}\n', "line 1 is not JSON"),
+        ('{"id": "a", "caption": "A dog."}\nA cat.\n', "line 2 is not JSON"),
         ('{"id": [1], "caption": "A dog."}\n', "the id of line 1"),
         ("\n", "holds no captions"),
     ],
