@@ -134,9 +134,7 @@ class Config(_inputs.ReadsImages):
 
 def tables() -> dict[str, tuple[tuple[str, str], ...]]:
     """What the manual page says of the families."""
-    return {
-        "FAMILIES": tuple((n, _described(registry.constants(PARTS, n))) for n in registry.choices(PARTS))
-    }
+    return {"FAMILIES": tuple((n, _described(registry.constants(PARTS, n))) for n in registry.choices(PARTS))}
 
 
 def _described(told: dict[str, Any]) -> str:
