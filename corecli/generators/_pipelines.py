@@ -11,6 +11,7 @@ import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,23 +145,28 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     without |= {"requires_safety_checker": False} if "requires_safety_checker" in listed else {}
     variant = pipeline_files.variant_of(folder)
     try:
+        parts = _load_parts(folder, dtype, variant)
         pipeline = DiffusionPipeline.from_pretrained(
-            folder, local_files_only=True, torch_dtype=dtype, variant=variant, **without
+            folder, local_files_only=True, torch_dtype=dtype, variant=variant, **parts, **without
         )
-        _refuse_gaps(pipeline)
     except Exception as error:  # of many kinds: safetensors', torch's, transformers', the system's
         reason = f"not a pipeline that loads: {_first_line(error)}"
         raise DataError(reason, where=folder, hint="copy or download the whole folder") from error
     return pipeline.to(device)
 
 
-def _refuse_gaps(pipeline: Any) -> None:
-    """Errors: ValueError for weights that no file held, which diffusers leaves without values."""
-    for part, module in pipeline.components.items():
-        if isinstance(module, torch.nn.Module):
-            empty = [name for name, parameter in module.named_parameters() if parameter.is_meta]
-            if empty:
-                raise ValueError(f"{len(empty)} weights of the part {part} are missing: {empty[0]}")
+def _load_parts(folder: Path, dtype: torch.dtype, variant: str | None) -> dict[str, torch.nn.Module]:
+    """The networks of a pipeline. Errors: ValueError for weights in no file: the libraries draw them at random."""
+    found = {}
+    for part, (library, kind) in pipeline_files.networks_of(folder).items():
+        options = {"torch_dtype": dtype, "variant": variant if pipeline_files.has_half(folder / part) else None}
+        network: Any = getattr(import_module(library), kind)
+        found[part], told = network.from_pretrained(
+            folder / part, local_files_only=True, output_loading_info=True, **options
+        )
+        if missing := told["missing_keys"]:
+            raise ValueError(f"{len(missing)} weights of the part {part} are missing: {min(missing)}")
+    return found
 
 
 def _kind(parameters: Mapping[str, inspect.Parameter], folder: Path) -> Kind:

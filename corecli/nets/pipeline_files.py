@@ -23,6 +23,7 @@ _DESCRIBED = {  # the others, by how their class is called
 }
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken")
 _WHOLE = "copy or download the whole folder"
+_LIBRARIES = ("diffusers", "transformers")
 _WEIGHTS = (".safetensors", ".bin")
 _HALF = ".fp16."
 _FILES = [INDEX, *(f"*/*{suffix}" for suffix in (".json", ".txt", ".model", *_WEIGHTS))]
@@ -67,7 +68,7 @@ def has_tokenizer(folder: Path) -> bool:
 def _lacks(part: Path, library: str, kind: str) -> str | None:
     """What is not in the folder of a part that is of a class of a library."""
     describing = next((name for end, name in _DESCRIBED.items() if kind.removesuffix("Fast").endswith(end)), _CONFIG)
-    if library in ("diffusers", "transformers") and not any(part.glob(describing)):
+    if library in _LIBRARIES and not any(part.glob(describing)):
         return f"has no {describing}"
     if (part / _CONFIG).is_file() and not _weights(part):
         return "holds no weights"
@@ -98,10 +99,24 @@ def parts_of(folder: Path) -> dict[str, tuple[str, str]]:
     }
 
 
+def networks_of(folder: Path) -> dict[str, tuple[str, str]]:
+    """Those of the parts that hold weights. Errors: DataError."""
+    return {
+        name: (library, kind)
+        for name, (library, kind) in parts_of(folder).items()
+        if library in _LIBRARIES and (folder / name / _CONFIG).is_file() and _weights(folder / name)
+    }
+
+
 def variant_of(folder: Path) -> str | None:
     """`fp16` where some part has weights of that variant alone, else None."""
     weights = [_weights(folder / name) for name in parts_of(folder)]
     return "fp16" if any(names and all(_HALF in name for name in names) for names in weights) else None
+
+
+def has_half(part: Path) -> bool:
+    """Whether a part holds weights of the variant `fp16`."""
+    return any(_HALF in name for name in _weights(part))
 
 
 def fingerprint(folder: Path) -> str:

@@ -70,12 +70,11 @@ def test_captions_go_to_a_pipe_as_json_lines_and_to_a_terminal_as_text(tmp_path:
 
 
 def test_stopped_without_a_file_nothing_is_saved(tmp_path: Path) -> None:
-    with LanguageServer(lambda body, number: "late") as server:
-        server.late_sec = 30
-        for number, code in ((signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)):
-            server.faults.clear()
+    for number, code in ((signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)):
+        with LanguageServer(lambda body, number: "late") as server:
+            server.late_sec = 30
             running = Line(line(server, "--num", 5), folder=tmp_path)
-            wait_for(lambda: server.faults["late"] >= 1, running)
+            wait_for(lambda faults=server.faults: faults["late"] >= 1, running)
             running.signal(number)
             assert running.end(timeout=20).code == code
 

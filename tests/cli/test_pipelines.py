@@ -217,19 +217,24 @@ def test_a_missing_part_is_named(run: Run, folder: Path, remove: str, message: s
         refused(run(*line, *more), "sample", 65, f"damaged: {message}", "copy or download the whole folder)")
 
 
-@pytest.mark.parametrize("damage", ["cut", "lacking"])
-def test_weights_that_are_not_whole(run: Run, folder: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("weights", "lacking", "message"),
+    [
+        ("unet/diffusion_pytorch_model", None, "Unable to load weights"),
+        ("unet/diffusion_pytorch_model", "conv_in.bias", "1 weights of the part unet are missing: conv_in.bias"),
+        ("text_encoder/model", "embeddings.token_embedding.weight", "1 weights of the part text_encoder are missing"),
+    ],
+)
+def test_weights_that_are_not_whole(run: Run, folder: Path, weights: str, lacking: str | None, message: str) -> None:
     shutil.copytree(folder / "text_to_image", "damaged")
-    weights = Path("damaged/unet/diffusion_pytorch_model.safetensors")
-    if damage == "cut":
-        os.truncate(weights, 300)
+    file = Path(f"damaged/{weights}.safetensors")
+    if lacking is None:
+        os.truncate(file, 300)
     else:
-        tensors = load_file(weights)
-        del tensors["conv_in.bias"]
-        save_file(tensors, weights, metadata={"format": "pt"})
+        kept = {name: tensor for name, tensor in load_file(file).items() if not name.endswith(lacking)}
+        save_file(kept, file, metadata={"format": "pt"})
     ran = run("sample", "--ckpt", "diffusers:damaged", "--captions", folder / "captions.txt", "--out", "o", "-q")
-    message = {"cut": "Unable to load weights", "lacking": "1 weights of the part unet are missing: conv_in.bias"}
-    refused(ran, "sample", 65, f"damaged: not a pipeline that loads: {message[damage]}", "the whole folder)")
+    refused(ran, "sample", 65, f"damaged: not a pipeline that loads: {message}", "the whole folder)")
 
 
 def test_an_id_that_is_nowhere_says_how_to_get_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
