@@ -520,7 +520,7 @@ def test_malformed_digits(spec: str) -> None:
 
 
 def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     _fails("digits:", "needs scikit-learn", 69)
 
 
