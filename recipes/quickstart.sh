@@ -9,6 +9,7 @@ source recipes/setup.sh digits
 OUT=${OUT:-quickstart-out}
 TRAIN=digits:8:train
 TEST=digits:8:test
+JUDGE_STEPS=${JUDGE_STEPS:-300}
 SSL_STEPS=${SSL_STEPS:-400}
 GEN_STEPS=${GEN_STEPS:-1200}
 SAMPLE_STEPS=${SAMPLE_STEPS:-25}
@@ -19,7 +20,7 @@ verb() { echo "+ corecli $*" >&2; corecli "$@" >&2; }
 measure() { echo "+ corecli ${*:2}" >&2; corecli "${@:2}" --json >"$OUT/$1.json"; }
 
 # The judge measures distances and takes no part in the loop: another seed, trained on labels of real images.
-verb train-ssl --preset tiny --method supervised --seed 7 --data $TRAIN --steps 300 --out "$OUT/judge.safetensors"
+verb train-ssl --preset tiny --method supervised --seed 7 --data $TRAIN --steps "$JUDGE_STEPS" --out "$OUT/judge.safetensors"
 
 # The baselines: an encoder from real images, and a generator without condition.
 verb train-ssl --preset tiny --data $TRAIN --steps "$SSL_STEPS" --out "$OUT/f0.safetensors"
