@@ -45,7 +45,9 @@ def test_every_block_is_known() -> None:
 
 @needs_setup
 def test_quickstart_ends_with_its_results(tmp_path: Path) -> None:
-    table = run(QUICKSTART, tmp_path, OUT=str(tmp_path), JUDGE_STEPS="2", SSL_STEPS="2", GEN_STEPS="2", SAMPLE_STEPS="1")
+    table = run(
+        QUICKSTART, tmp_path, OUT=str(tmp_path), JUDGE_STEPS="2", SSL_STEPS="2", GEN_STEPS="2", SAMPLE_STEPS="1"
+    )
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results) == {"unconditional", "r2g", "baseline", "g2r", "seconds"}
     assert results["unconditional"]["fd"] > 0
