@@ -4,7 +4,7 @@
 # Usage: bash recipes/quickstart.sh       (results in $OUT, default quickstart-out/)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source recipes/setup.sh digits
+source recipes/setup.sh digits,timm
 
 OUT=${OUT:-quickstart-out}
 TRAIN=digits:8:train

@@ -8,7 +8,7 @@
 # (SynCLR), views of one image (SimCLR), images of one concept (supervised). What is done is left alone: run it again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-command -v corecli >/dev/null || source recipes/setup.sh digits
+command -v corecli >/dev/null || source recipes/setup.sh digits,timm
 
 OUT=${OUT:-synclr-out}
 NPROC=${NPROC:-1}
