@@ -157,7 +157,11 @@ def test_steps_lower_the_loss(name: str) -> None:
     assert losses[2] < losses[0]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-11)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [pytest.param(torch.float32, 1e-5, marks=pytest.mark.slow), (torch.float64, 1e-11)],  # tests/dist have both
+    ids=str,
+)
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_give_the_loss_gradient_and_state_of_one(
     name: str, dtype: torch.dtype, tolerance: float, two_ranks: Any

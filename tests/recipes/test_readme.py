@@ -78,5 +78,5 @@ def test_captions_become_images_and_an_encoder(tmp_path: Path) -> None:
 
 @needs_setup
 def test_the_test_command_collects_the_tests(tmp_path: Path) -> None:
-    listed = run(TESTS, tmp_path, PYTEST_ADDOPTS="--collect-only -q")
+    listed = run(TESTS, tmp_path, PYTEST_ADDOPTS="--collect-only -q tests/recipes")
     assert "test_readme.py" in listed
