@@ -198,6 +198,7 @@ def test_the_confusion_matrix_has_a_row_for_each_true_class(run: Run, tiny: Path
     assert set(np.flatnonzero(counts.sum(0))) <= {1, 7, 9}
 
 
+@pytest.mark.slow
 def test_accuracy_under_corruptions_is_that_of_corrupted_copies(run: Run, tiny: Path) -> None:
     from corecli.base.rng import derive
     from corecli.data.corrupt import corrupt

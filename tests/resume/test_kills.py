@@ -178,7 +178,8 @@ def test_jobs_of_an_array_are_killed_at_once(inputs: Inputs, start: Start, alone
     same(contents(folder), wanted.contents)
 
 
-@pytest.mark.parametrize("step", [pytest.param(6, marks=pytest.mark.slow), 7, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [6, 7, 8])
 def test_a_kill_around_the_boundary_of_stages(
     step: int, inputs: Inputs, start: Start, alone: Reference, tmp_path: Path
 ) -> None:
