@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+WHOLE_FOLDER = "copy or download the whole folder"  # the hint where a model's folder lacks something
+
 
 class CorecliError(Exception):
     """A mistake or misfortune a user can act on; printed as one line `where: reason (hint)`, without traceback."""

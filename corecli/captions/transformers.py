@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corecli.base.errors import DataError, UnavailableError
+from corecli.base.errors import WHOLE_FOLDER, DataError, UnavailableError
 from corecli.base.files import read_json
 from corecli.base.silence import silence
 from corecli.captions._backend import STOP, Answer, Request, Settings
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 NEEDS_MODEL = True
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-_WHOLE = "copy or download the whole folder"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -30,9 +29,9 @@ def open_backend(settings: Settings) -> Local:
 def check_folder(folder: Path) -> None:
     """Errors: DataError naming the file of a model's folder that is missing."""
     if not (folder / "config.json").is_file():
-        raise DataError("not a model of transformers: it has no config.json", where=folder, hint=_WHOLE)
+        raise DataError("not a model of transformers: it has no config.json", where=folder, hint=WHOLE_FOLDER)
     if not any((folder / name).is_file() for name in _TOKENIZERS):
-        raise DataError(f"holds no tokenizer: none of {', '.join(_TOKENIZERS)}", where=folder, hint=_WHOLE)
+        raise DataError(f"holds no tokenizer: none of {', '.join(_TOKENIZERS)}", where=folder, hint=WHOLE_FOLDER)
     index = folder / "model.safetensors.index.json"
     wanted = {"model.safetensors"}
     if index.is_file():
@@ -40,7 +39,7 @@ def check_folder(folder: Path) -> None:
         wanted = set(told.get("weight_map", {}).values()) if isinstance(told, dict) else wanted
     for name in sorted(wanted):
         if not (folder / name).is_file():
-            raise DataError(f"the weights {name} are missing", where=folder, hint=_WHOLE)
+            raise DataError(f"the weights {name} are missing", where=folder, hint=WHOLE_FOLDER)
 
 
 class Local:
@@ -145,7 +144,7 @@ def _load(folder: str, dtype: torch.dtype) -> tuple[Any, Any]:
             raise ValueError(f"{len(told['missing_keys'])} of its weights are missing: {min(told['missing_keys'])}")
     except Exception as error:  # of many kinds: the hub's, safetensors', those of single models
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise DataError(f"cannot be loaded: {reason}", where=folder, hint=_WHOLE) from error
+        raise DataError(f"cannot be loaded: {reason}", where=folder, hint=WHOLE_FOLDER) from error
     return tokenizer, model
 
 

@@ -39,7 +39,7 @@ class StagePlan(Stage):
     @property
     def num_views(self) -> int:
         """Global views of an image."""
-        return sum(entry.num_global for entry in self.entries)
+        return len(self.recipes)
 
     @property
     def num_local_views(self) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corecli.base.errors import DataError, UsageError
+from corecli.base.errors import WHOLE_FOLDER, DataError, UsageError
 from corecli.base.files import read_json
 from corecli.base.silence import silence
 from corecli.nets import pipeline_files
@@ -151,7 +151,7 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
         )
     except Exception as error:  # of many kinds: safetensors', torch's, transformers', the system's
         reason = f"not a pipeline that loads: {_first_line(error)}"
-        raise DataError(reason, where=folder, hint="copy or download the whole folder") from error
+        raise DataError(reason, where=folder, hint=WHOLE_FOLDER) from error
     return pipeline.to(device)
 
 

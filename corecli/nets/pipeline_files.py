@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from corecli.base.errors import CannotCreateError, DataError, UnavailableError
+from corecli.base.errors import WHOLE_FOLDER, CannotCreateError, DataError, UnavailableError
 from corecli.base.files import read_json, sha256_file
 from corecli.nets.hub import find_folder
 
@@ -22,7 +22,6 @@ _DESCRIBED = {  # the others, by how their class is called
     "FeatureExtractor": "*processor_config.json",
 }
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken")
-_WHOLE = "copy or download the whole folder"
 _LIBRARIES = ("diffusers", "transformers")
 _WEIGHTS = (".safetensors", ".bin")
 _HALF = ".fp16."
@@ -43,15 +42,15 @@ def check_pipeline(folder: Path) -> None:
     """Errors: DataError for a folder that is no pipeline, or naming the part that is missing or has no weights;
     UnavailableError where a part needs transformers and it is not installed."""
     if not (folder / INDEX).is_file():
-        raise DataError(f"not a pipeline of diffusers: it has no {INDEX}", where=folder, hint=_WHOLE)
+        raise DataError(f"not a pipeline of diffusers: it has no {INDEX}", where=folder, hint=WHOLE_FOLDER)
     for name, (library, kind) in parts_of(folder).items():
         part = folder / name
         if not part.is_dir() or not any(part.iterdir()):
-            hint = f"{INDEX} names it; {_WHOLE}"
+            hint = f"{INDEX} names it; {WHOLE_FOLDER}"
             raise DataError(f"the part {name} is missing", where=folder, hint=hint)
         reason = _lacks(part, library, kind)
         if reason is not None:
-            raise DataError(f"the part {name} {reason}", where=folder, hint=_WHOLE)
+            raise DataError(f"the part {name} {reason}", where=folder, hint=WHOLE_FOLDER)
         if library == "transformers" and find_spec("transformers") is None:
             hint = "pip install 'corecli[text]'"
             raise UnavailableError(f"the part {name} needs transformers", where=folder, hint=hint)

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corecli.base.errors import DataError, UnavailableError
+from corecli.base.errors import WHOLE_FOLDER, DataError, UnavailableError
 from corecli.base.files import read_json, sha256_file
 from corecli.base.silence import silence
 from corecli.nets.hub import find_folder
@@ -21,7 +21,6 @@ MAX_TOKENS = 128  # where neither the user nor the tokenizer says
 _FILES = [f"{part}{name}" for part in ("", "*/") for name in ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")]
 _WEIGHTS = (".safetensors", ".bin")
 _AT_ONCE = 64
-_WHOLE = "copy or download the whole folder"
 _ANOTHER = "take an encoder of text, as CLIP or T5"
 
 
@@ -41,11 +40,11 @@ def check_text_encoder(folder: Path) -> None:
         raise UnavailableError("a text encoder needs transformers", where=folder, hint="pip install 'corecli[text]'")
     encoder, tokenizer = _parts(folder)
     if not (encoder / "config.json").is_file():
-        raise DataError("no text encoder of transformers: it has no config.json", where=encoder, hint=_WHOLE)
+        raise DataError("no text encoder of transformers: it has no config.json", where=encoder, hint=WHOLE_FOLDER)
     if not any(path.suffix in _WEIGHTS for path in encoder.iterdir()):
-        raise DataError("the text encoder holds no weights", where=encoder, hint=_WHOLE)
+        raise DataError("the text encoder holds no weights", where=encoder, hint=WHOLE_FOLDER)
     if not has_tokenizer(tokenizer):
-        raise DataError("the text encoder has no tokenizer", where=tokenizer, hint=_WHOLE)
+        raise DataError("the text encoder has no tokenizer", where=tokenizer, hint=WHOLE_FOLDER)
 
 
 def fingerprint(folder: Path) -> str:
@@ -71,7 +70,7 @@ class TextEncoder:
                 self._tokenizer: Any = AutoTokenizer.from_pretrained(_parts(folder)[1], local_files_only=True)
         except Exception as error:  # of many kinds: safetensors', torch's, transformers', the system's
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise DataError(f"not a text encoder that loads: {reason}", where=folder, hint=_WHOLE) from error
+            raise DataError(f"not a text encoder that loads: {reason}", where=folder, hint=WHOLE_FOLDER) from error
         if self._tokenizer.pad_token is None:
             raise DataError("its tokenizer has no padding", where=folder, hint=_ANOTHER)
         longest = self._tokenizer.model_max_length

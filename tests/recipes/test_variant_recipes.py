@@ -1,4 +1,4 @@
-"""recipes/mixdiff.sh, genssl.sh and synclr.sh: with a generator of their own, and with a pipeline of diffusers."""
+"""recipes/mixing.sh, mixdiff.sh, genssl.sh and synclr.sh: with generators of their own, or pipelines of diffusers."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ def run(recipe: str, **variables: str) -> list[str]:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_mixing_with_its_own_generator(tmp_path: Path) -> None:
+    table = run("mixing", METHODS="simclr", POLICIES="real mixdiff", VARIANTS="1", OUT=str(tmp_path))
+    assert table[0].split() == ["probe", "top1", "real", "mixdiff"]
+    method, *top1 = table[1].split()
+    assert method == "simclr" and len(top1) == 2 and all(0 <= float(score) <= 1 for score in top1)
 
 
 @pytest.mark.slow
