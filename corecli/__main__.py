@@ -1,5 +1,5 @@
 """`python -m corecli`: what worker processes run."""
 
-from corecli.cli import main
+from corecli.cli.app import main
 
 main()

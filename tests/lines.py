@@ -175,13 +175,14 @@ def _nurse() -> None:
     import sklearn.datasets  # noqa: F401
     import torch
 
-    from corecli.cli import VERBS, load_verb, run_line
+    from corecli.cli.app import run_line
+    from corecli.cli.verbs import VERBS, command_of
 
     torch.set_num_threads(1)
     for verb in VERBS:
-        load_verb(verb)
-    import corecli.commands._gen_trainer
-    import corecli.commands._learner
+        command_of(verb)
+    import corecli.commands.train_gen.trainer
+    import corecli.commands.train_ssl.learner
     import corecli.generators.adm  # noqa: F401
 
     _tell("ready")

@@ -9,7 +9,7 @@ import torch
 
 from corecli.base import registry
 from corecli.nets.encoder import build_encoder
-from corecli.ssl._method import Batch, Task
+from corecli.ssl.parts.method import Batch, Task
 
 NUM, DIM, PX = 6, 16, 8
 

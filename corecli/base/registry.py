@@ -1,4 +1,7 @@
-"""A folder is a registry: its public modules are the choices, listed without importing any of them."""
+"""A folder is a registry: its modules are the choices, listed without importing any of them.
+
+The sub-folder `parts` holds what the choices share; it is not a choice.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ from typing import Any
 from corecli.base.errors import unknown_name
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+_SHARED = "parts"
 
 
 @cache
 def choices(folder: str) -> tuple[str, ...]:
-    """Names in a registry folder such as `ssl` or `data/formats`; `barlow_twins.py` is offered as `barlow-twins`."""
-    modules = pkgutil.iter_modules([str(_PACKAGE / folder)])
-    return tuple(sorted(m.name.replace("_", "-") for m in modules if not m.name.startswith("_")))
+    """Names in a registry folder such as `ssl` or `data/formats`; `barlow_twins.py` is the choice `barlow-twins`."""
+    names = (module.name for module in pkgutil.iter_modules([str(_PACKAGE / folder)]))
+    return tuple(sorted(name.replace("_", "-") for name in names if name != _SHARED))
 
 
 def check(folder: str, name: str, kind: str | None = None) -> None:
@@ -28,25 +32,26 @@ def check(folder: str, name: str, kind: str | None = None) -> None:
         raise unknown_name(kind or folder.rsplit("/", 1)[-1].rstrip("s"), name, choices(folder))
 
 
-def load(folder: str, name: str, kind: str | None = None) -> ModuleType:
-    """Import one module of a registry folder.
+def load(folder: str, name: str, kind: str | None = None, *, part: str | None = None) -> ModuleType:
+    """Import one module of a registry folder; of a choice that is a package, its module `part`.
 
     Errors: UsageError naming the nearest choice when `name` is not in the folder.
     """
     check(folder, name, kind)
-    return importlib.import_module(f"corecli.{folder.replace('/', '.')}.{name.replace('-', '_')}")
+    module = f"corecli.{folder.replace('/', '.')}.{name.replace('-', '_')}"
+    return importlib.import_module(f"{module}.{part}" if part and _path(folder, name).is_dir() else module)
 
 
 @cache
 def constants(folder: str, name: str) -> dict[str, Any]:
-    """What a module says in plain literals, read without importing it: `VIEWS = "2g"`; its title and its `Options`.
+    """The plain literals of a module, such as `VIEWS = "2g"`, read without importing it; its title and its `Options`.
 
-    `"title"` is the first line of its docstring; `"Options"` is {field: default} of its class Options or Config, less
-    what that inherits. Errors: UsageError as `load`.
+    `"title"` is the first line of its docstring; `"Options"` is {field: default} of its class Options or Config,
+    without inherited fields. A package is represented by its `options.py`. Errors: UsageError as `load`.
     """
     check(folder, name)
-    source = (_PACKAGE / folder / f"{name.replace('-', '_')}.py").read_text()
-    tree = ast.parse(source)
+    path = _path(folder, name)
+    tree = ast.parse((path / "options.py" if path.is_dir() else path).read_text())
     found: dict[str, Any] = {"Options": {}, "title": (ast.get_docstring(tree) or "").partition("\n")[0]}
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name in ("Options", "Config"):
@@ -56,22 +61,33 @@ def constants(folder: str, name: str) -> dict[str, Any]:
     return found
 
 
+def _path(folder: str, name: str) -> Path:
+    """The folder of a package, or the file of a module."""
+    path = _PACKAGE / folder / name.replace("-", "_")
+    return path if path.is_dir() else path.with_suffix(".py")
+
+
 def _fields(node: ast.ClassDef) -> dict[str, Any]:
     """The fields of a dataclass that have a literal default."""
-    fields = (n for n in node.body if isinstance(n, ast.AnnAssign) and n.value is not None)
-    return {n.target.id: ast.literal_eval(n.value) for n in fields if isinstance(n.target, ast.Name) and n.value}
+    found = {}
+    for field in node.body:
+        if isinstance(field, ast.AnnAssign) and field.value is not None:
+            found |= _literal(field.target, field.value)
+    return found
 
 
 def _literals(node: ast.Assign) -> dict[str, Any]:
-    """The names an assignment gives literals to; `A, B = 1, 2` gives two."""
+    """The names that an assignment binds to literals; `A, B = 1, 2` binds two."""
     target, value = node.targets[0], node.value
-    pairs = [(target, value)]
     if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
-        pairs = list(zip(target.elts, value.elts, strict=True))
-    found = {}
-    for name, literal in pairs:
-        try:
-            found[name.id] = ast.literal_eval(literal)  # pyright: ignore[reportAttributeAccessIssue]
-        except ValueError:
-            continue
-    return found
+        pairs = [_literal(name, literal) for name, literal in zip(target.elts, value.elts, strict=True)]
+        return {name: literal for pair in pairs for name, literal in pair.items()}
+    return _literal(target, value)
+
+
+def _literal(target: ast.expr, value: ast.expr) -> dict[str, Any]:
+    """{name: value}, or {} where the value is not a literal."""
+    try:
+        return {target.id: ast.literal_eval(value)} if isinstance(target, ast.Name) else {}
+    except ValueError:
+        return {}

@@ -14,7 +14,7 @@ from typing import Any
 
 from corecli.base.errors import DataError
 from corecli.base.files import atomic_write, missing
-from corecli.captions._backend import Answer, Request, Settings, answer_of, body
+from corecli.captions.parts.backend import Answer, Request, Settings, answer_of, body
 
 NEEDS_MODEL = True
 _ID = re.compile(r"(?P<plan>[0-9a-f]{12})-(?P<index>\d+)-(?P<attempt>\d+)")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from corecli.base.rng import derive
-from corecli.captions._backend import Answer, Request, Settings
-from corecli.captions._plan import Planned
+from corecli.captions.parts.backend import Answer, Request, Settings
+from corecli.captions.parts.plan import Planned
 
 NEEDS_MODEL = False
 

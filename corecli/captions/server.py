@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from corecli.base.errors import CorecliError, UnavailableError, UsageError
 from corecli.base.rng import derive
-from corecli.captions._backend import Answer, Request, Settings, answer_of, body
+from corecli.captions.parts.backend import Answer, Request, Settings, answer_of, body
 
 NEEDS_MODEL = True
 _FIRST_WAIT_SEC, _LONGEST_WAIT_SEC = 0.5, 60.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from corecli.base.errors import WHOLE_FOLDER, DataError, UnavailableError
 from corecli.base.files import read_json
 from corecli.base.silence import silence
-from corecli.captions._backend import STOP, Answer, Request, Settings
+from corecli.captions.parts.backend import STOP, Answer, Request, Settings
 
 if TYPE_CHECKING:
     import torch

@@ -30,7 +30,8 @@ from corecli.base.config import Preset, option
 from corecli.base.errors import UsageError
 from corecli.base.outcome import Outcome, produced
 from corecli.base.target import is_finished
-from corecli.commands import _inputs, _layer
+from corecli.commands.parts.inputs import ReadsImages, bad_files, check_encoder, check_file, num_workers, open_images
+from corecli.commands.parts.layer import layer_name, take_layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from corecli.engine.dist import World
     from corecli.nets.encoder import Encoder
 
+SUMMARY = "write the features of an image set"
+PLACE = 1
 EXAMPLES = (
     (
         "The projector output that conditions a generator (CORE)",
@@ -53,7 +56,7 @@ SHARD_ROWS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(_inputs.ReadsImages):
+class Config(ReadsImages):
     """Options of `corecli extract`."""
 
     data: str | None = option(None, help="image set to read; required, but for --export", role="input", metavar="SET")
@@ -82,15 +85,15 @@ def check(config: Config) -> dict[str, Any]:
     """What would be read and written. Errors: as `run`, as far as they show without torch."""
     if config.export is not None:
         _check_alone(config)
-        _inputs.check_file(config.export)
-        _inputs.check_encoder(config.encoder)
+        check_file(config.export)
+        check_encoder(config.encoder)
         return {"out": str(config.export)}
     spec, out = _places(config)
     if config.layer == "projector" and (config.pool or config.blocks):
         raise UsageError("--pool and --blocks are of the backbone", hint="drop --layer")
-    _inputs.check_file(out)
-    data = _inputs.open_images(spec, config)
-    _inputs.check_encoder(config.encoder)
+    check_file(out)
+    data = open_images(spec, config)
+    check_encoder(config.encoder)
     return {"num": len(data.rows), "out": str(out)}
 
 
@@ -112,19 +115,19 @@ def _extract(config: Config, spec: str, out: Path, world: World) -> Outcome:
     from corecli.engine.shards import Shards
     from corecli.nets.encoder import load_encoder
 
-    data = _inputs.open_images(spec, config)
+    data = open_images(spec, config)
     encoder = place(load_encoder(config.encoder), world.device).eval()
     identity = cfg.identity(config, {"data": data.fingerprint, "encoder": encoder.fingerprint})
     if is_finished(out, identity, force=config.force):
         clear_work(out)
         return produced(out, notes=("already there, left alone",), num=len(data.rows))
     name, fingerprint = _layer_name(config, encoder), encoder.fingerprint
-    layer = _layer.take_layer(encoder, name)
+    layer = take_layer(encoder, name)
     folder = open_folder(out, identity, world, force=config.force)
 
     def make(batches: Iterator[tuple[int, int]]) -> Iterator[dict[str, torch.Tensor]]:
         rows = (np.arange(start, stop) for start, stop in batches)
-        workers = _inputs.num_workers(config.workers)
+        workers = num_workers(config.workers)
         for images, _ in read_batches(data, rows, device=world.device, workers=workers):
             with autocast(config.precision, world.device):
                 features = encoder.encode(images, layer)
@@ -149,13 +152,13 @@ def _extract(config: Config, spec: str, out: Path, world: World) -> Outcome:
                 features=features, keys=rows.keys, groups=rows.groups, labels=rows.labels, header=header
             )
             save_features(out, table)
-    return produced(out, notes=_inputs.bad_files(data), num=len(data.rows), layer=name)
+    return produced(out, notes=bad_files(data), num=len(data.rows), layer=name)
 
 
 def _layer_name(config: Config, encoder: Encoder) -> str:
     """The features to take. Errors: UsageError."""
     if config.pool or config.blocks:
-        return _layer.layer_name("backbone", config.pool, config.blocks)
+        return layer_name("backbone", config.pool, config.blocks)
     if config.layer == "projector" and not encoder.projector_dim:
         raise UsageError("this encoder has no projector", where=config.encoder, hint="use --layer backbone")
     if config.layer == "auto":

@@ -23,7 +23,7 @@ from corecli.base.config import Common, Preset, option
 from corecli.base.errors import UsageError
 from corecli.base.outcome import Outcome
 from corecli.base.target import is_finished
-from corecli.commands import _inputs
+from corecli.commands.parts.inputs import bad_files, check_file
 from corecli.data.formats.mixture import open_mixture
 from corecli.data.imageset import open_set, write_set
 from corecli.data.mix import Mixture, Part, choose_rows, is_share, repeat_for_beta, save_mixture, summary
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from corecli.data.imageset import ImageSet
     from corecli.engine.dist import World
 
+SUMMARY = "mix real and synthetic image sets, or convert one"
+PLACE = 4
 EXAMPLES = (
     ("CORE on CIFAR: real images twice, samples once", "--real DIR --synthetic syn --repeat 2 --out mix.json"),
     (
@@ -115,7 +117,7 @@ def check(config: Config) -> dict[str, Any]:
         raise UsageError("--beta and --repeat are two ways to say how often", hint="give one")
     if config.share is not None and not is_share(config.share):
         raise UsageError(f"--share {config.share!r} is not K/N", hint="write 2/5, the second of five")
-    _inputs.check_file(config.out)
+    check_file(config.out)
     for spec in (*config.real, *config.synthetic):
         open_set(spec, image_size=config.image_size)
     return {"writes": [str(path) for path in (config.out, config.materialize) if path is not None]}
@@ -198,4 +200,4 @@ def _report(config: Config, data: ImageSet, notes: tuple[str, ...]) -> Outcome:
     lines += [f"partners_{name}\t{value}" for name, value in found["partners"].items()]
     lines += [f"class {name}\t{real}\t{synthetic}" for name, (real, synthetic) in found["per_class"].items()]
     paths = {"out": config.out, "materialize": config.materialize}
-    return Outcome(lines=tuple(lines), records=({**paths, **found},), notes=notes + _inputs.bad_files(data))
+    return Outcome(lines=tuple(lines), records=({**paths, **found},), notes=notes + bad_files(data))

@@ -5,29 +5,25 @@ Pixels travel as uint8 `[B, 3, H, W]` RGB tensors. Nothing here imports torch un
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from corecli.base import registry
 from corecli.base.errors import DataError, unknown_name
 from corecli.base.files import missing
+from corecli.data.pixels import OnBad
 from corecli.data.rows import Rows
 
 if TYPE_CHECKING:
     import torch
 
-    from corecli.data.pixels import Pixels
 
 FORMATS = "data/formats"
 MANIFEST = "manifest.json"
-OnBad = Literal["fail", "skip"]
 
 
 class ImageSet(Protocol):
@@ -83,50 +79,6 @@ class ImageSet(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PlainSet:
-    """An ImageSet that shows each of its rows once an epoch; `pixels` knows where they are kept."""
-
-    rows: Rows
-    pixels: Pixels
-    class_names: tuple[str, ...] = ()
-    bad: tuple[str, ...] = ()
-    guard: bool = False
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """(H, W) of every image."""
-        return self.pixels.image_size
-
-    @property
-    def decodes(self) -> bool:
-        """True when `read` decodes or resizes."""
-        return self.pixels.decodes
-
-    @property
-    def slots(self) -> np.ndarray:
-        """int64 [N]: every row once."""
-        return self._every_row
-
-    @property
-    def stages(self) -> tuple[int, ...]:
-        """One stage."""
-        return (len(self.rows),)
-
-    @property
-    def fingerprint(self) -> str:
-        """The hash of the pixels' identity and the keys."""
-        return digest(self.pixels.identity(), *self.rows.keys)
-
-    def read(self, indices: np.ndarray) -> torch.Tensor:
-        """The images of the given rows, uint8 [B, 3, H, W]."""
-        return self.pixels.read(np.asarray(indices, dtype=np.int64))
-
-    @cached_property
-    def _every_row(self) -> np.ndarray:
-        return np.arange(len(self.rows), dtype=np.int64)
-
-
 def open_set(spec: str | Path, *, image_size: int | None = None, on_bad: OnBad = "fail") -> ImageSet:
     """Open an image set: a path, judged by its content, or a named set such as `digits:16:train`.
 
@@ -180,11 +132,6 @@ def is_named(spec: str) -> bool:
     """True for `digits:...` and other sets that are not paths."""
     name, colon, _ = spec.partition(":")
     return bool(colon) and name in registry.choices(FORMATS)
-
-
-def digest(*parts: str) -> str:
-    """The sha256 of some strings, in hex."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _without_manifest(spec: str) -> str:

@@ -23,7 +23,8 @@ from corecli import __version__
 from corecli.base.checkpoint import FORMAT_VERSION, HEADER_KEY, read_safetensors_index, require_header
 from corecli.base.errors import DataError
 from corecli.base.files import atomic_write
-from corecli.data.imageset import ImageSet, digest
+from corecli.data.imageset import ImageSet
+from corecli.data.pixels import digest
 from corecli.data.rows import Rows
 
 KIND = "latents"

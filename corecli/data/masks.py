@@ -15,8 +15,8 @@ from PIL import Image
 from corecli.base.errors import DataError, UsageError
 from corecli.data.decode import decode_mask
 from corecli.data.formats.directory import Files
-from corecli.data.imageset import ImageSet, OnBad, open_set
-from corecli.data.pixels import EncodedPixels, Store
+from corecli.data.imageset import ImageSet, open_set
+from corecli.data.pixels import EncodedPixels, OnBad, Store
 
 NOT_COUNTED = -1  # pixels of no class, once read
 _NO_CLASS = 255

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +14,13 @@ import numpy as np
 
 from corecli.base.errors import CorecliError, DataError
 from corecli.data.decode import decode, resize_crop
-from corecli.data.imageset import OnBad, PlainSet, digest
+from corecli.data.rows import Rows
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+OnBad = Literal["fail", "skip"]
 MAX_BAD_FRACTION = 0.1
 
 
@@ -58,6 +60,55 @@ class Store(Protocol):
     def identity(self, positions: Sequence[int]) -> str:
         """What tells these images from others, cheaply."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlainSet:
+    """An ImageSet that shows each of its rows once an epoch; `pixels` knows where they are kept."""
+
+    rows: Rows
+    pixels: Pixels
+    class_names: tuple[str, ...] = ()
+    bad: tuple[str, ...] = ()
+    guard: bool = False
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of every image."""
+        return self.pixels.image_size
+
+    @property
+    def decodes(self) -> bool:
+        """True when `read` decodes or resizes."""
+        return self.pixels.decodes
+
+    @property
+    def slots(self) -> np.ndarray:
+        """int64 [N]: every row once."""
+        return self._every_row
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """One stage."""
+        return (len(self.rows),)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the pixels' identity and the keys."""
+        return digest(self.pixels.identity(), *self.rows.keys)
+
+    def read(self, indices: np.ndarray) -> torch.Tensor:
+        """The images of the given rows, uint8 [B, 3, H, W]."""
+        return self.pixels.read(np.asarray(indices, dtype=np.int64))
+
+    @cached_property
+    def _every_row(self) -> np.ndarray:
+        return np.arange(len(self.rows), dtype=np.int64)
+
+
+def digest(*parts: str) -> str:
+    """The sha256 of some strings, in hex."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from corecli.generators._diffusion import CHANNELS, Diffusion, DiffusionConfig
+from corecli.generators.parts.diffusion import CHANNELS, Diffusion, DiffusionConfig
 from corecli.nets.unet import AdmUnet, norm_groups_for
 
 DIFFUSERS = True  # has classes for its network

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from corecli.generators._diffusion import Diffusion
-from corecli.generators._latent import LatentConfig, data_shape_of, first_stage_of
+from corecli.generators.parts.diffusion import Diffusion
+from corecli.generators.parts.latent import LatentConfig, data_shape_of, first_stage_of
 from corecli.nets.dit import DiT, size_of
 
 

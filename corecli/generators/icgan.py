@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from corecli.base.errors import UsageError, unknown_name
 from corecli.engine.dist import World
-from corecli.generators._adversarial import AdversarialConfig, AdversarialGenerator
-from corecli.generators._adversarial_learner import AdversarialLearner
-from corecli.generators._diff_augment import KINDS
-from corecli.generators._learning import Recipe
+from corecli.generators.parts.adversarial import AdversarialConfig, AdversarialGenerator
+from corecli.generators.parts.adversarial_learner import AdversarialLearner
+from corecli.generators.parts.diff_augment import KINDS
+from corecli.generators.parts.learning import Recipe
 from corecli.nets.biggan import BigGanDiscriminator, BigGanGenerator, default_mult
 
 CONDITIONS = ("none", "features", "labels")

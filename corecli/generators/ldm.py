@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from corecli.base.errors import UsageError
-from corecli.generators._diffusion import Diffusion
-from corecli.generators._latent import LatentConfig, first_stage_of
+from corecli.generators.parts.diffusion import Diffusion
+from corecli.generators.parts.latent import LatentConfig, first_stage_of
 from corecli.nets.latent_unet import LatentUnet
 from corecli.nets.unet import norm_groups_for
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics._survey import Survey, survey
+from corecli.metrics.parts.survey import Survey, survey
 
 DIRECTION = {"copy_ratio": "higher", "copy_fraction": "lower", "memorised": "lower", "authenticity": "higher"}
 QUANTILE = 0.01

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from corecli.metrics._survey import DENSITY_K, Balls, survey
+from corecli.metrics.parts.survey import DENSITY_K, Balls, survey
 
 DIRECTION = {"density": "higher", "coverage": "higher"}
 

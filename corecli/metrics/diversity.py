@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics._classes import check_labelled
+from corecli.metrics.parts.classes import check_labelled
 
 DIRECTION = {"diversity": "higher"}
 _ROWS_PER_BLOCK = 8192

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics._folds import NUM_FOLDS, folds_of, jackknife
+from corecli.metrics.parts.folds import NUM_FOLDS, folds_of, jackknife
 
 DIRECTION = {"fd": "lower"}
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics._classes import check_labelled
 from corecli.metrics.frechet import distance, gaussian_of
+from corecli.metrics.parts.classes import check_labelled
 
 DIRECTION = {"fd_per_class": "lower"}
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics._folds import NUM_FOLDS, jackknife
-from corecli.metrics._survey import KernelSums, kernel_values, survey
+from corecli.metrics.parts.folds import NUM_FOLDS, jackknife
+from corecli.metrics.parts.survey import KernelSums, kernel_values, survey
 
 DIRECTION = {"kid": "lower"}
 _WHOLE_ROWS = 4096  # up to here the kernel of all rows is cheaper than those of 100 subsets

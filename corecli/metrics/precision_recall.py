@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from corecli.metrics._survey import Balls, survey
+from corecli.metrics.parts.survey import Balls, survey
 
 DIRECTION = {"precision": "higher", "recall": "higher"}
 

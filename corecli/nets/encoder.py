@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from corecli.base import checkpoint
 from corecli.base.errors import DataError, UsageError
 from corecli.base.files import sniff
-from corecli.nets import backbones, foreign, vit
-from corecli.nets.foreign.names import check_names, strip_prefix
+from corecli.nets import backbones, vit
 from corecli.nets.initial import seeded
 from corecli.nets.projector import Norm, ProjectorSpec, build_projector
+from corecli.nets.weights import encoders
+from corecli.nets.weights.encoders.names import check_names, strip_prefix
 
 Layer = Literal["backbone", "projector"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's and timm's usual constants
@@ -214,9 +215,9 @@ def save_backbone(path: Path, encoder: Encoder, **provenance: Any) -> checkpoint
 
 
 def load_encoder(path_or_name: str | Path) -> Encoder:
-    """Read an encoder of ours, a foreign checkpoint (`nets.foreign`), `timm:NAME` or `timm:NAME:FILE`.
+    """Read an encoder of ours, a encoders checkpoint (`nets.foreign`), `timm:NAME` or `timm:NAME:FILE`.
 
-    A foreign encoder has no projector; it normalises by ImageNet's constants and resizes to the size of a ViT's
+    A encoders encoder has no projector; it normalises by ImageNet's constants and resizes to the size of a ViT's
     position embeddings, or to 224 px where a ResNet has ImageNet's stem. Errors: MissingInputError, DataError for a
     file of another kind or with names that do not fit, UnavailableError, UsageError.
     """
@@ -228,7 +229,7 @@ def load_encoder(path_or_name: str | Path) -> Encoder:
         if header.get("names") == _BARE:
             tensors = {f"backbone.{name}": t for name, t in tensors.items()}
         return _filled(header["spec"], tensors, where=path)
-    found = foreign.recognise(checkpoint.load_tensors(path), where=path)
+    found = encoders.recognise(checkpoint.load_tensors(path), where=path)
     spec: Spec = {
         "backbone": found.backbone,
         "stem": found.stem,

@@ -15,7 +15,7 @@ from corecli.base.errors import DataError, UnavailableError, UsageError
 from corecli.base.files import sniff
 from corecli.nets.encoder import Layer, load_encoder
 from corecli.nets.inception import DIMS
-from corecli.nets.inception_weights import PUBLIC_FILES, load_inception
+from corecli.nets.weights.inception import PUBLIC_FILES, load_inception
 
 Found = dict[str, Tensor]
 _CPU_BATCH = 16  # the activations of more Inception images leave the processor's caches, which costs a seventh

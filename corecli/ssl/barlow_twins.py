@@ -8,8 +8,8 @@ from torch import Tensor
 
 from corecli.base.errors import UsageError
 from corecli.nets.encoder import Encoder
-from corecli.ssl._method import Batch, Method, Task, check_views, embed
-from corecli.ssl._redundancy import barlow_twins
+from corecli.ssl.parts.method import Batch, Method, Task, check_views, embed
+from corecli.ssl.parts.redundancy import barlow_twins
 
 VIEWS, AUGMENT = "2g", "byol"
 # solo-learn's width for CIFAR (4096 for ImageNet, the paper 8192); without biases, as the authors' code.

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
 from corecli.nets.projector import build_projector
-from corecli.ssl._method import Batch, Task, check_views, embed
-from corecli.ssl._regression import byol_distance
-from corecli.ssl._taught import TaughtMethod
+from corecli.ssl.parts.method import Batch, Task, check_views, embed
+from corecli.ssl.parts.regression import byol_distance
+from corecli.ssl.parts.taught import TaughtMethod
 
 VIEWS, AUGMENT = "2g", "byol"
 PROJECTOR = {"hidden": 4096, "dim": 256, "norm": "batch", "bias": True, "last_norm": "none"}  # section 3.3; solo-learn

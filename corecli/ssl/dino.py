@@ -10,10 +10,10 @@ from torch import Tensor
 from corecli.base.errors import UsageError
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
-from corecli.ssl._distillation import dino, next_centre
-from corecli.ssl._method import Batch, Published, Task, check_temperature, check_views, embed, follow, teacher_of
-from corecli.ssl._prototypes import Prototypes
-from corecli.ssl._taught import TaughtMethod
+from corecli.ssl.parts.distillation import dino, next_centre
+from corecli.ssl.parts.method import Batch, Published, Task, check_temperature, check_views, embed, follow, teacher_of
+from corecli.ssl.parts.prototypes import Prototypes
+from corecli.ssl.parts.taught import TaughtMethod
 
 VIEWS, AUGMENT = "2g8l", "dino"
 PROJECTOR = {"hidden": 2048, "dim": 256, "norm": "none", "layers": 3, "activation": "gelu"}  # section 3.1

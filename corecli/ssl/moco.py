@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from corecli.base.errors import UsageError
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
-from corecli.ssl._losses import info_nce_queue
-from corecli.ssl._method import Batch, Task, check_temperature, check_views, embed
-from corecli.ssl._queue import Queue
-from corecli.ssl._taught import TaughtMethod
+from corecli.ssl.parts.losses import info_nce_queue
+from corecli.ssl.parts.method import Batch, Task, check_temperature, check_views, embed
+from corecli.ssl.parts.queue import Queue
+from corecli.ssl.parts.taught import TaughtMethod
 
 VIEWS, AUGMENT = "2g", "moco"
 PROJECTOR = {"hidden": 2048, "dim": 256, "norm": "none"}  # solo-learn; MoCo v2: 2048, 128

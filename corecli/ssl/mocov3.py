@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
 from corecli.nets.projector import build_projector
-from corecli.ssl._losses import moco_v3
-from corecli.ssl._method import Batch, Task, check_temperature, check_views, embed
-from corecli.ssl._taught import TaughtMethod
+from corecli.ssl.parts.losses import moco_v3
+from corecli.ssl.parts.method import Batch, Task, check_temperature, check_views, embed
+from corecli.ssl.parts.taught import TaughtMethod
 
 VIEWS, AUGMENT = "2g", "mocov3"
 PROJECTOR = {"hidden": 4096, "dim": 256, "norm": "batch", "last_norm": "plain"}  # the authors' code, for ResNets

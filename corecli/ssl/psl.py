@@ -8,8 +8,8 @@ from torch import Tensor
 
 from corecli.base.errors import UsageError
 from corecli.nets.encoder import Encoder
-from corecli.ssl._losses import cosine_distance
-from corecli.ssl._method import Batch, Method, Needs, Task, check_views, embed
+from corecli.ssl.parts.losses import cosine_distance
+from corecli.ssl.parts.method import Batch, Method, Needs, Task, check_views, embed
 
 VIEWS, AUGMENT = "2g", "strong"  # Eq. 7; with one view, half the cost, "a slight decrease in performance"
 PROJECTOR = {"hidden": 2048, "dim": 128, "norm": "none"}  # as simclr's, whose features are its targets

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from corecli.nets.encoder import Encoder
-from corecli.ssl._losses import nt_xent
-from corecli.ssl._method import Batch, Method, Task, check_temperature, check_views, embed
+from corecli.ssl.parts.losses import nt_xent
+from corecli.ssl.parts.method import Batch, Method, Task, check_temperature, check_views, embed
 
 VIEWS, AUGMENT = "2g", "strong"
 PROJECTOR = {"hidden": 2048, "dim": 128, "norm": "none"}  # CORE, Table 9; no BatchNorm, as solo-learn

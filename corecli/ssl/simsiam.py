@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
 from corecli.nets.projector import build_projector
-from corecli.ssl._method import Batch, Method, Task, check_views, embed
-from corecli.ssl._regression import negative_cosine
+from corecli.ssl.parts.method import Batch, Method, Task, check_views, embed
+from corecli.ssl.parts.regression import negative_cosine
 
 VIEWS, AUGMENT = "2g", "moco"
 PROJECTOR = {"hidden": 2048, "dim": 2048, "norm": "batch", "layers": 3, "last_norm": "plain"}  # section 3, and code

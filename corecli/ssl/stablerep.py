@@ -8,8 +8,8 @@ from torch import Tensor
 
 from corecli.base.errors import UsageError
 from corecli.nets.encoder import Encoder
-from corecli.ssl._method import Batch, Method, Task, check_temperature, check_views, embed
-from corecli.ssl._multi_positive import LabelBy, check_label_by, labels_of, supervised_contrastive
+from corecli.ssl.parts.method import Batch, Method, Task, check_temperature, check_views, embed
+from corecli.ssl.parts.multi_positive import LabelBy, check_label_by, labels_of, supervised_contrastive
 
 VIEWS, AUGMENT = "1g", "moco"
 PROJECTOR = {"hidden": 4096, "dim": 256, "norm": "batch", "layers": 3, "bias": True, "last_norm": "none"}  # the code

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from corecli.nets.encoder import Encoder
-from corecli.ssl._method import Batch, Method, Needs, Task, check_temperature, check_views, embed
-from corecli.ssl._multi_positive import supervised_contrastive
+from corecli.ssl.parts.method import Batch, Method, Needs, Task, check_temperature, check_views, embed
+from corecli.ssl.parts.multi_positive import supervised_contrastive
 
 VIEWS, AUGMENT = "2g", "strong"
 PROJECTOR = {"hidden": 2048, "dim": 128, "norm": "none"}  # section 3.1

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from corecli.base.errors import DataError
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
-from corecli.ssl._losses import widened
-from corecli.ssl._method import Batch, Method, Needs, Task, check_views, embed
+from corecli.ssl.parts.losses import widened
+from corecli.ssl.parts.method import Batch, Method, Needs, Task, check_views, embed
 
 VIEWS, AUGMENT = "1g", "strong"
 PROJECTOR = None

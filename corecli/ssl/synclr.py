@@ -15,8 +15,8 @@ from corecli.nets import vit
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
 from corecli.nets.projector import ProjectorSpec, build_projector
-from corecli.ssl._ibot import PatchHead, draw_mask, ibot, num_masked, sinkhorn_knopp
-from corecli.ssl._method import (
+from corecli.ssl.parts.ibot import PatchHead, draw_mask, ibot, num_masked, sinkhorn_knopp
+from corecli.ssl.parts.method import (
     Batch,
     Method,
     Published,
@@ -29,7 +29,7 @@ from corecli.ssl._method import (
     follow,
     teacher_of,
 )
-from corecli.ssl._multi_positive import LabelBy, check_label_by, labels_of, multi_positive, places
+from corecli.ssl.parts.multi_positive import LabelBy, check_label_by, labels_of, multi_positive, places
 
 VIEWS, AUGMENT = "1g4l", "synclr"
 PROJECTOR = {"hidden": 4096, "dim": 256, "norm": "batch", "layers": 3, "last_norm": "plain"}  # section 3.4: MoCo v3's

@@ -17,9 +17,9 @@ import pytest
 import torch
 from torchvision import transforms as tv1
 
-from corecli.data.augment import augment, draw
 from corecli.data.memory import keep_freed_memory
-from corecli.data.recipes import RECIPES
+from corecli.views.augment import augment, draw
+from corecli.views.recipes import RECIPES
 
 ROUNDS = 5
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from corecli.metrics._survey import survey
 from corecli.metrics.density_coverage import density_coverage
 from corecli.metrics.frechet import Moments, compare, distance, frechet_distance, gaussian_of
 from corecli.metrics.inception_score import inception_score
 from corecli.metrics.kid import kid
+from corecli.metrics.parts.survey import survey
 from corecli.metrics.precision_recall import precision_recall
 from corecli.nets.extractor import load_extractor
 from corecli.nets.inception import FidInception

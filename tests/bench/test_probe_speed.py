@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from corecli.cli import run_line
+from corecli.cli.app import run_line
 from corecli.data.imageset import open_set
 from corecli.nets.encoder import build_encoder, save_encoder
 

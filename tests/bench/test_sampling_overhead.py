@@ -12,8 +12,8 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from corecli import cli
 from corecli.base import checkpoint
+from corecli.cli import app as cli
 from corecli.data.features import FeatureTable, save_features
 from corecli.nets.unet import AdmUnet
 

@@ -22,9 +22,9 @@ import torchvision
 from torch import nn
 
 from corecli.base import registry
-from corecli.commands import train_ssl
-from corecli.commands._learner import Learner
-from corecli.commands._stages import plan_stages
+from corecli.commands.train_ssl import command as train_ssl
+from corecli.commands.train_ssl.learner import Learner
+from corecli.commands.train_ssl.plan import plan_stages
 from corecli.data.imageset import open_set, write_set
 from corecli.data.memory import keep_freed_memory
 from corecli.data.rows import make_rows
@@ -32,7 +32,7 @@ from corecli.engine.dist import World, any_rank, average_gradients
 from corecli.engine.optim import build_optimizer, set_learning_rate
 from corecli.engine.schedule import learning_rate
 from corecli.nets.encoder import build_encoder
-from corecli.ssl._method import Batch, Task
+from corecli.ssl.parts.method import Batch, Task
 
 NUM, PX, REPEATS, STEPS = 32, 32, 5, 100
 Step = Callable[[int], None]

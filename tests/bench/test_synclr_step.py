@@ -19,7 +19,7 @@ from corecli.engine.precision import autocast
 from corecli.engine.schedule import learning_rate, weight_decay
 from corecli.nets.encoder import build_encoder
 from corecli.ssl import synclr
-from corecli.ssl._method import Batch, Task
+from corecli.ssl.parts.method import Batch, Task
 
 NUM, PX, LOCAL_PX, LOCALS, PER_GROUP, PROTOTYPES = 16, 64, 32, 4, 4, 4096
 STEPS, REPEATS = 1000, 3

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from corecli.engine.dist import World
 from corecli.engine.precision import autocast
 from corecli.generators import adm
-from corecli.generators._learning import OneLossLearner, Recipe
+from corecli.generators.parts.learning import OneLossLearner, Recipe
 
 BATCH, ROUNDS = 8, 5
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from corecli import cli
+from corecli.cli import app as cli
 from corecli.data.imageset import open_set, write_set
 from corecli.data.rows import make_rows
 from corecli.nets.encoder import load_encoder

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from ran import Ran, Run
 
-from corecli.cli import run_line
+from corecli.cli.app import run_line
 from corecli.data.imageset import open_set
 
 

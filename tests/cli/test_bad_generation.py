@@ -15,7 +15,7 @@ from ran import Run, refused
 from safetensors.torch import save_file
 
 from corecli.base import checkpoint
-from corecli.commands._gen_trainer import GenTrainer
+from corecli.commands.train_gen.trainer import GenTrainer
 
 DIGITS = "--data digits:8:test --batch-size 16 -q --preview-every 0"
 ADM = "--arch adm --set channels=16 --set channel_mult=1,2 --set head_channels=16 --set num_res_blocks=1"

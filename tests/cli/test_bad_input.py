@@ -271,7 +271,7 @@ def test_a_namespace_in_a_checkpoint_is_no_code(run: Run, elsewhere: Path) -> No
 def test_another_config_over_an_existing_run_folder(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     line = f"{SSL} {DIGITS} --save-sec 0".split()
     with monkeypatch.context() as patched:
-        from corecli.commands._learner import Learner
+        from corecli.commands.train_ssl.learner import Learner
 
         learn = Learner.learn
 

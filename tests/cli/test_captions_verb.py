@@ -490,8 +490,8 @@ def test_greedy_decoding_is_the_most_likely_word(model: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from corecli.captions._backend import Decoding, Request, Settings
-    from corecli.captions._prompts import Prompt
+    from corecli.captions.parts.backend import Decoding, Request, Settings
+    from corecli.captions.parts.prompts import Prompt
     from corecli.captions.transformers import Local
 
     decoding = Decoding(temperature=0, top_p=1, top_k=0, repetition_penalty=1, max_tokens=8)

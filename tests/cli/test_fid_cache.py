@@ -14,7 +14,7 @@ from PIL import Image
 from ran import Run
 
 from corecli.base import checkpoint
-from corecli.commands import _fid_images
+from corecli.commands.fid import images
 from corecli.nets.encoder import Encoder
 
 CACHE = Path("cache")
@@ -105,7 +105,7 @@ def test_processes_that_write_at_once_leave_a_whole_file(tmp_path: Path) -> None
     path = tmp_path / "cache" / "x.safetensors"
     tensors = {"features": torch.randn(3000, 64)}
     with ThreadPoolExecutor(8) as pool:
-        notes = list(pool.map(lambda _: _fid_images._keep(path, tensors, pixels="p"), range(24)))
+        notes = list(pool.map(lambda _: images._keep(path, tensors, pixels="p"), range(24)))
     assert notes == [()] * 24
     assert torch.equal(checkpoint.load(path)[0]["features"], tensors["features"])
     assert list(path.parent.iterdir()) == [path]

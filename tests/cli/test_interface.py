@@ -27,7 +27,7 @@ from corecli.base import checkpoint, registry
 from corecli.base import config as cfg
 from corecli.base.files import sniff
 from corecli.base.outcome import to_json_line
-from corecli.cli import VERBS, load_verb
+from corecli.cli.verbs import VERBS, command_of, options_of
 
 PACKAGE = Path(__file__).parents[2] / "corecli"
 WORKING = [verb for verb in VERBS if verb != "completion"]
@@ -57,7 +57,7 @@ def process(*argv: object, **options: Any) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(autouse=True)
 def short_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """A probe of as many steps as --epochs says, not of 500 at least."""
-    from corecli.metrics import linear_probe
+    from corecli.metrics.parts import linear_probe
 
     monkeypatch.setattr(linear_probe, "ProbeOptions", partial(linear_probe.ProbeOptions, min_steps=5))
 
@@ -95,7 +95,7 @@ def test_dry_run_tells_the_config_and_what_would_be_written(run: Run, tiny: Path
     assert (ran.code, ran.err) == (0, "")
     record = json.loads(ran.out)
     assert record["verb"] == verb
-    assert record["config"].keys() == cfg.described(load_verb(verb).Config).keys()
+    assert record["config"].keys() == cfg.described(options_of(verb).Config).keys()
     plan = {name: value for name, value in record.items() if name not in ("verb", "config")}
     assert plan
     if verb != "probe":
@@ -119,7 +119,7 @@ def test_dry_run_resolves_presets(run: Run) -> None:
 @pytest.mark.parametrize("verb", WORKING)
 def test_stdout_is_the_result_alone(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     """What a library prints, by Python or by C, while sets are opened or while a verb runs, goes to stderr."""
-    module = load_verb(verb)
+    module = command_of(verb)
 
     def noisy(name: str) -> Any:
         original = getattr(module, name)
@@ -267,7 +267,7 @@ def test_colour_in_help_on_a_terminal_unless_refused(tmp_path: Path) -> None:
 
 
 def test_option_environment_file_preset_default(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    of_tiny = load_verb("train-gen").PRESETS["tiny"]
+    of_tiny = options_of("train-gen").PRESETS["tiny"]
     Path("c.json").write_text('{"steps": 400, "lr": 0.5}')
     Path("c.toml").write_text('steps = 401\nset = ["channel-mult=1,3"]\nflip = false\n')
     line = ["train-gen", "--data", "digits:8", "--out", "o", "--dry-run", "--json"]
@@ -298,7 +298,7 @@ def test_option_environment_file_preset_default(run: Run, monkeypatch: pytest.Mo
 
 def test_every_preset_resolves(run: Run, tiny: Path) -> None:
     for verb in WORKING:
-        for name, preset in load_verb(verb).PRESETS.items():
+        for name, preset in options_of(verb).PRESETS.items():
             of = SEGMENT if preset.get("mode") == "segment" else LINES[verb]
             if preset.get("arch") == "autoencoder":
                 of = of.replace("--features $tiny/z.safetensors", "")
@@ -309,7 +309,7 @@ def test_every_preset_resolves(run: Run, tiny: Path) -> None:
 
 
 def test_choices_told_without_torch_are_those_there_are() -> None:
-    from corecli.commands.train_ssl import Config
+    from corecli.commands.train_ssl.options import Config
     from corecli.nets.backbones import NAMES
 
     assert all(name in cfg.described(Config)["backbone"][1].help for name in NAMES)
@@ -353,7 +353,7 @@ def test_version_and_help(run: Run) -> None:
     for verb in VERBS:
         ran = run(verb, "--help")
         assert (ran.code, ran.err) == (0, "")
-        for name, (_, opt, _) in cfg.described(load_verb(verb).Config).items():
+        for name, (_, opt, _) in cfg.described(options_of(verb).Config).items():
             assert opt.positional or cfg.flag(name) in ran.out
 
 
@@ -366,7 +366,7 @@ def test_without_a_verb_the_help_is_an_error(run: Run) -> None:
 def test_a_signal_after_saving_is_75_and_the_same_line_resumes(
     run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from corecli.commands._learner import Learner
+    from corecli.commands.train_ssl.learner import Learner
 
     learn = Learner.learn
     line = (*words_of(LINES["train-ssl"], tiny=tiny), "--steps", "4", "-q")
@@ -392,7 +392,7 @@ def test_an_interrupt_with_nothing_saved_is_130(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(load_verb("show"), where, interrupted)
+    monkeypatch.setattr(command_of("show"), where, interrupted)
     ran = run(*words_of(LINES["show"], tiny=tiny))
     assert (ran.code, ran.out, ran.err) == (130, "", "corecli show: error: interrupted, nothing saved\n")
 
@@ -452,14 +452,13 @@ def test_a_bug_has_a_traceback_and_a_mistake_one_with_debug(tmp_path: Path) -> N
 
 
 def sources(verb: str) -> str:
-    """The text of every module in which a field of the verb's Config may be read: its own and their private ones."""
-    texts, pending, known = [], [verb.replace("-", "_")], set()
-    while pending:
-        known.add(name := pending.pop())
-        texts.append((PACKAGE / "commands" / f"{name}.py").read_text())
-        listed = " ".join(re.findall(r"corecli\.commands(?:\.| import )([\w, ]+)", texts[-1]))
-        pending += sorted(set(re.findall(r"\b_\w+", listed)) - known - set(pending))
-    return "\n".join([*texts, *((PACKAGE / name).read_text() for name in ("cli.py", "engine/launch.py"))])
+    """The text of every module in which a field of the verb's Config may be read."""
+    commands = PACKAGE / "commands"
+    own = commands / verb.replace("-", "_")
+    paths = [*(own.glob("*.py") if own.is_dir() else [own.with_suffix(".py")]), *(commands / "parts").glob("*.py")]
+    if verb == "completion":
+        paths = [PACKAGE / "cli/completion.py"]
+    return "\n".join(path.read_text() for path in [*paths, PACKAGE / "cli/app.py", PACKAGE / "engine/launch.py"])
 
 
 def read_fields(text: str) -> set[str]:
@@ -472,7 +471,7 @@ def read_fields(text: str) -> set[str]:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_is_read_somewhere(verb: str) -> None:
     resolved_before = {"config", "preset"} | {name for name, verbs in IDLE.items() if verb in verbs}
-    fields = cfg.described(load_verb(verb).Config).keys() - resolved_before
+    fields = cfg.described(options_of(verb).Config).keys() - resolved_before
     assert fields - read_fields(sources(verb)) == set()
 
 
@@ -625,7 +624,7 @@ IDLE = {"seed": {"extract", "show"}, "precision": {"fid", "inflate", "show", "ca
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_is_tried(verb: str) -> None:
     tried = {word for line, more in EFFECTS.items() if line.split()[0] == verb for o in more for word in o.split()}
-    for name in cfg.described(load_verb(verb).Config):
+    for name in cfg.described(options_of(verb).Config):
         flags = {cfg.flag(name), f"--no-{cfg.flag(name)[2:]}"}
         assert flags & tried or name in ELSEWHERE or verb in IDLE.get(name, ()), f"no test shows what {name} does"
 

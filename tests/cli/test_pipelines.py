@@ -246,7 +246,7 @@ def test_an_id_that_is_nowhere_says_how_to_get_it(run: Run, monkeypatch: pytest.
 
 
 def test_without_transformers_the_extra_is_named(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from corecli.nets import pipeline_files
+    from corecli.nets.weights import pipelines as pipeline_files
 
     monkeypatch.setattr(pipeline_files, "find_spec", lambda name: None)
     line = ("sample", "--captions", folder / "captions.txt", "--out", "o", "--ckpt")
@@ -294,7 +294,7 @@ def test_names_that_no_file_can_have_are_refused_before_images_are_made(
         "-q",
     )
     assert run(*line, "--out", "o.npz").code == 0
-    monkeypatch.setattr("corecli.commands._sample_pipeline.Pipelines.prepare", None)
+    monkeypatch.setattr("corecli.commands.sample.pipeline.Pipelines.prepare", None)
     for more in ((), ("--format", "tar"), ("--shards", "1")):
         refused(run(*line, "--out", "o", *more), "sample", 65, "o: key 'a/../b@0' cannot be a file name (keys are")
     assert not Path("o").exists()

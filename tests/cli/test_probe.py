@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from ran import Run
 
-from corecli.commands._probe_sets import named, tasks
+from corecli.commands.probe.sets import named, tasks
 from corecli.data.imageset import open_set
 
 
@@ -21,7 +21,7 @@ def short_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep of as many steps as --epochs says, not of 500 at least."""
     from functools import partial
 
-    from corecli.metrics import linear_probe
+    from corecli.metrics.parts import linear_probe
 
     monkeypatch.setattr(linear_probe, "ProbeOptions", partial(linear_probe.ProbeOptions, min_steps=5))
 
@@ -201,8 +201,8 @@ def test_the_confusion_matrix_has_a_row_for_each_true_class(run: Run, tiny: Path
 @pytest.mark.slow
 def test_accuracy_under_corruptions_is_that_of_corrupted_copies(run: Run, tiny: Path) -> None:
     from corecli.base.rng import derive
-    from corecli.data.corrupt import corrupt
     from corecli.data.imageset import write_set
+    from corecli.views.corrupt import corrupt
 
     line = ("--encoder", tiny / "f.safetensors", "--train", "digits:8:train", "--epochs", 5, "--seeds", 2)
     asked = ("--corruptions", "contrast,gaussian_noise", "--corruptions", "fog")
@@ -226,7 +226,7 @@ def test_images_of_several_classes_are_scored_by_mean_average_precision(run: Run
     """Even, small and round digits; every seventh image is difficult to see as a round one."""
     linear_model = pytest.importorskip("sklearn.linear_model")
     from corecli.data.features import load_features
-    from corecli.metrics.average_precision import average_precision_11
+    from corecli.metrics.parts.average_precision import average_precision_11
 
     classes = {"even": {0, 2, 4, 6, 8}, "round": {0, 6, 8, 9}, "small": {0, 1, 2}}
     tables = [load_features(tiny / f"{name}.safetensors") for name in ("other_rows", "z")]
@@ -306,9 +306,9 @@ def test_a_pooled_transformer_is_fine_tuned_and_scored(run: Run, tiny: Path) -> 
 
 
 def test_all_corruptions_are_the_fifteen() -> None:
-    from corecli.commands._probe_modes import corruptions
-    from corecli.commands.probe import Config
-    from corecli.data.corrupt import CORRUPTIONS
+    from corecli.commands.probe.modes import corruptions
+    from corecli.commands.probe.options import Config
+    from corecli.views.corrupt import CORRUPTIONS
 
     assert corruptions(Config(train=("a",), test=("b",), corruptions=("fog", "all"))) == CORRUPTIONS
     assert corruptions(Config(train=("a",), test=("b",), corruptions=("fog,snow", "fog"))) == ("fog", "snow")

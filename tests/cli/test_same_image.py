@@ -17,8 +17,8 @@ import torch
 from ran import Run, refused
 
 from corecli.base.files import sha256_file
-from corecli.cli import run_line
-from corecli.commands import _sample_set
+from corecli.cli.app import run_line
+from corecli.commands.sample import writer
 from corecli.data.imageset import open_set
 
 NET = "--set channels=8 --set channel_mult=1,2 --set head_channels=8 --learn-sigma --lr 0.02 --steps 8 --batch-size 32"
@@ -152,9 +152,9 @@ def test_what_is_told_of_a_shard(run: Run, folder: Path) -> None:
 
 def test_a_run_stopped_in_a_shard_goes_on_there(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("sample", *line(folder), "--rows", "::2", "--shards", 2, "--format", "packed")
-    monkeypatch.setattr(_sample_set, "WORK_ROWS", 100)
+    monkeypatch.setattr(writer, "WORK_ROWS", 100)
     assert run(*words, "--out", "alone").code == 0
-    make, batches = _sample_set.Maker._images, []
+    make, batches = writer.Maker._images, []
 
     def stopped(self: Any, given: Any) -> Any:
         for number, batch in enumerate(make(self, given)):
@@ -164,7 +164,7 @@ def test_a_run_stopped_in_a_shard_goes_on_there(run: Run, folder: Path, monkeypa
             yield batch
 
     with monkeypatch.context() as patched:
-        patched.setattr(_sample_set.Maker, "_images", stopped)
+        patched.setattr(writer.Maker, "_images", stopped)
         ran = run(*words, "--out", "o")
     assert (ran.code, ran.out) == (75, "")
     assert "finished shards are kept (the same line resumes)" in ran.err

@@ -137,7 +137,7 @@ def test_a_table_is_scattered_and_a_run_drawn_as_curves(run: Run, tiny: Path) ->
 
 
 def test_the_largest_tables_are_thinned_for_tsne(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from corecli.data import embedding
+    from corecli.draw import embedding
 
     monkeypatch.setattr(embedding, "LARGEST_TSNE", 50)
     monkeypatch.setattr(embedding, "NUM_STEPS", 5)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from corecli.commands._ssl_presets import PRESETS
+from corecli.commands.train_ssl.presets import PRESETS
 from corecli.data.imageset import write_set
 from corecli.data.rows import make_rows
 from corecli.nets.encoder import load_encoder
-from corecli.ssl._method import Batch
+from corecli.ssl.parts.method import Batch
 from corecli.ssl.synclr import SynCLR
 
 NET = "--backbone vit-micro/4 --projector-hidden 32 --projector-dim 16 --batch-size 16 --steps 2 --optimizer adamw"

@@ -16,7 +16,7 @@ import torch
 from ran import Ran, Run, refused
 
 from corecli.data.imageset import open_set
-from corecli.nets.text_files import TextEncoder, find_text_encoder
+from corecli.nets.weights.text_encoders import TextEncoder, find_text_encoder
 
 pytest.importorskip("transformers")
 

@@ -11,7 +11,7 @@ from first_stages import HALVING, set_by_hand
 
 from corecli.base import registry
 from corecli.base.errors import DataError, UsageError
-from corecli.generators._diffusion import DiffusionConfig
+from corecli.generators.parts.diffusion import DiffusionConfig
 from corecli.nets.text import to_bytes
 
 NAMES = [

@@ -11,11 +11,11 @@ import torch
 from corecli.base import registry
 from corecli.base.errors import UsageError
 from corecli.data.members import parse_views
-from corecli.data.recipes import AUGMENTATIONS
 from corecli.engine.dist import World, average_gradients, mean_over_ranks
 from corecli.nets.batchnorm import synchronise_batchnorm
 from corecli.nets.encoder import build_encoder
-from corecli.ssl._method import Batch, Method, Task
+from corecli.ssl.parts.method import Batch, Method, Task
+from corecli.views.recipes import AUGMENTATIONS
 
 METHODS = registry.choices("ssl")
 NUM, PX, DIM, CLASSES = 8, 8, 16, 5

@@ -12,7 +12,7 @@ from torch import nn
 
 from corecli.base import registry
 from corecli.base.errors import DataError, UsageError
-from corecli.generators._diffusion import OBJECTIVES, Diffusion, DiffusionConfig, to_pixels, to_unit_range
+from corecli.generators.parts.diffusion import OBJECTIVES, Diffusion, DiffusionConfig, to_pixels, to_unit_range
 
 CASES: dict[str, dict[str, Any]] = {
     **{name: {"objective": name, "learn_sigma": False} for name in OBJECTIVES},

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from corecli.engine.dist import gather_with_gradient
 from corecli.nets.encoder import Encoder
-from corecli.ssl._losses import widened
-from corecli.ssl._method import Batch, Method, Task, check_views, embed
+from corecli.ssl.parts.losses import widened
+from corecli.ssl.parts.method import Batch, Method, Task, check_views, embed
 
 VIEWS, AUGMENT = "2g", "weak"
 PROJECTOR = {"hidden": 64, "dim": 32, "norm": "batch"}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corecli.commands._fid_images import measure_images
+from corecli.commands.fid.images import measure_images
 from corecli.data.imageset import open_set, write_set
 from corecli.data.rows import make_rows
 from corecli.engine.dist import World

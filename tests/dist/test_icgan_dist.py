@@ -10,7 +10,7 @@ from torch import Tensor
 
 from corecli.engine.dist import World, mean_over_ranks
 from corecli.generators import icgan
-from corecli.generators._learning import Recipe
+from corecli.generators.parts.learning import Recipe
 
 BATCH, DIM, SIZE = 8, 6, 8
 

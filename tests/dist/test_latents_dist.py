@@ -13,16 +13,17 @@ from first_stages import HALVING
 from corecli.data.imageset import open_set
 from corecli.data.latents import LatentSet
 from corecli.engine.dist import World
-from corecli.generators import _latent, dit
+from corecli.generators.parts import latent
+from corecli.generators import dit
 
 
 def encoded(world: World, folder: Path) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     """(moments, scale, files) of the digits, in four shards."""
     torch.manual_seed(0)
     generator = dit.build(dit.Config(image_size=8, first_stage=HALVING, size="tiny", patch=2))
-    with patch.object(_latent, "_SHARD_ROWS", 100):
+    with patch.object(latent, "_SHARD_ROWS", 100):
         images = open_set("digits:8:test")
-        latents = _latent.prepare(generator, images, folder, world=world, batch_size=32, workers=0, quiet=True)
+        latents = latent.prepare(generator, images, folder, world=world, batch_size=32, workers=0, quiet=True)
     assert isinstance(latents, LatentSet) and generator.first_stage is not None
     moments = latents.read(np.arange(len(latents.rows))).clone()
     return moments, generator.first_stage.scale.clone(), sorted(p.name for p in folder.iterdir())  # type: ignore

@@ -19,7 +19,7 @@ from corecli.engine.dist import (
     sum_over_ranks,
 )
 from corecli.nets.batchnorm import synchronise_batchnorm
-from corecli.ssl._losses import nt_xent
+from corecli.ssl.parts.losses import nt_xent
 
 SIZE, NUM = 2, 6
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from corecli.commands._probe_problem import read_problem
-from corecli.commands._probe_sets import tasks
-from corecli.commands._probe_training import train_on_images
-from corecli.commands.probe import Config
+from corecli.commands.probe.problem import read_problem
+from corecli.commands.probe.sets import tasks
+from corecli.commands.probe.training import train_on_images
+from corecli.commands.probe.options import Config
 from corecli.engine.dist import World
 from corecli.nets.encoder import build_encoder
 

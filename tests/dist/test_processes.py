@@ -26,7 +26,8 @@ from lines import Ended, Line, children, contents, records, wait_for
 
 from corecli.base import checkpoint
 from corecli.base.errors import DataError
-from corecli.cli import build_app, load_verb, run_line
+from corecli.cli.app import build_app, run_line
+from corecli.cli.verbs import command_of
 from corecli.engine import launch
 from corecli.engine.dist import World
 from corecli.engine.run import Run, folder_of
@@ -89,7 +90,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 def run_verb(world: World, argv: list[str]) -> tuple[str, ...]:
     """Run a line on one rank of a world that has been joined already; returns the lines it would print."""
     config = build_app(argv[0])(argv, prog_name="corecli", standalone_mode=False)
-    return load_verb(argv[0]).run(config, world).lines
+    return command_of(argv[0]).run(config, world).lines
 
 
 def difference(a: Path, b: Path) -> float:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from corecli.commands._probe_segment import count_predictions, train_segmenter
-from corecli.commands.probe import Config
+from corecli.commands.probe.segment import count_predictions, train_segmenter
+from corecli.commands.probe.options import Config
 from corecli.data.masks import open_masked
 from corecli.engine.dist import World
 from corecli.nets.encoder import build_encoder

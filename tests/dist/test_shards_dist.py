@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from lines import contents
 
-from corecli.cli import build_app, load_verb, run_line
+from corecli.cli.app import build_app, run_line
+from corecli.cli.verbs import command_of
 from corecli.engine.dist import World
 
 NET = "--set channels=8 --set channel_mult=1,2 --set head_channels=8 --lr 0.02 --steps 8 --batch-size 32"
@@ -18,7 +19,7 @@ NET = "--set channels=8 --set channel_mult=1,2 --set head_channels=8 --lr 0.02 -
 def sampled(world: World, argv: list[str]) -> tuple[tuple[str, ...], tuple[dict[str, Any], ...]]:
     """(lines, records) of the line on one rank of a world that has been joined already."""
     config = build_app(argv[0])(argv, prog_name="corecli", standalone_mode=False)
-    outcome = load_verb(argv[0]).run(config, world)
+    outcome = command_of(argv[0]).run(config, world)
     return outcome.lines, outcome.records
 
 

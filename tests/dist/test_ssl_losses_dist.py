@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from corecli.engine.dist import World, average_gradients, gather_with_gradient, mean_over_ranks
-from corecli.ssl._distillation import dino, next_centre
-from corecli.ssl._ibot import ibot, sinkhorn_knopp
-from corecli.ssl._losses import info_nce_queue, moco_v3
-from corecli.ssl._multi_positive import multi_positive, places, supervised_contrastive
-from corecli.ssl._redundancy import barlow_twins
-from corecli.ssl._regression import byol_distance, negative_cosine
+from corecli.ssl.parts.distillation import dino, next_centre
+from corecli.ssl.parts.ibot import ibot, sinkhorn_knopp
+from corecli.ssl.parts.losses import info_nce_queue, moco_v3
+from corecli.ssl.parts.multi_positive import multi_positive, places, supervised_contrastive
+from corecli.ssl.parts.redundancy import barlow_twins
+from corecli.ssl.parts.regression import byol_distance, negative_cosine
 
 NUM, DIM = 8, 5
 Views = list[Tensor]

@@ -5,8 +5,8 @@ import torch
 from guided_diffusion import GROUPS, HEAD, Tensors, random_checkpoint, reference
 
 from corecli.base.errors import DataError, UsageError
-from corecli.nets import adm_weights
 from corecli.nets.unet import AdmUnet
+from corecli.nets.weights import adm as adm_weights
 
 
 def imported(weights: Tensors, **told) -> tuple[AdmUnet, adm_weights.AdmWeights]:

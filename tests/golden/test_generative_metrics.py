@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from test_inception import random_weights
 
-from corecli.cli import run_line
+from corecli.cli.app import run_line
 
 CIFAR = os.environ.get("CORECLI_TEST_CIFAR10")
 
@@ -138,7 +138,7 @@ def pytorch_fid(case: Case, num: int, monkeypatch: pytest.MonkeyPatch) -> tuple[
 
 def kept(case: Case, side: Path, cache: Path) -> dict[str, np.ndarray]:
     """What ours has kept of a side, in float64."""
-    from corecli.commands._fid_images import measure_images
+    from corecli.commands.fid.images import measure_images
     from corecli.data.imageset import open_set
     from corecli.engine.dist import World
     from corecli.nets.extractor import load_extractor

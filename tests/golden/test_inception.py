@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from corecli.nets.inception import BLOCKS, DIMS, FidInception
-from corecli.nets.inception_weights import load_inception
+from corecli.nets.weights.inception import load_inception
 
 Weights = dict[str, Tensor]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from corecli.ssl._losses import nt_xent
+from corecli.ssl.parts.losses import nt_xent
 
 
 def draw(num: int, dim: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from corecli.ssl._distillation import dino, next_centre
-from corecli.ssl._losses import info_nce_queue, moco_v3, nt_xent
-from corecli.ssl._multi_positive import supervised_contrastive
-from corecli.ssl._redundancy import barlow_twins
-from corecli.ssl._regression import byol_distance, negative_cosine
+from corecli.ssl.parts.distillation import dino, next_centre
+from corecli.ssl.parts.losses import info_nce_queue, moco_v3, nt_xent
+from corecli.ssl.parts.multi_positive import supervised_contrastive
+from corecli.ssl.parts.redundancy import barlow_twins
+from corecli.ssl.parts.regression import byol_distance, negative_cosine
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 PRECISIONS = pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from torch import Tensor
 from corecli.nets import vit
 from corecli.nets.encoder import build_encoder
 from corecli.ssl import stablerep, synclr
-from corecli.ssl._ibot import draw_mask, ibot, sinkhorn_knopp
-from corecli.ssl._method import Batch, Task
-from corecli.ssl._multi_positive import multi_positive, supervised_contrastive
+from corecli.ssl.parts.ibot import draw_mask, ibot, sinkhorn_knopp
+from corecli.ssl.parts.method import Batch, Task
+from corecli.ssl.parts.multi_positive import multi_positive, supervised_contrastive
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 PRECISIONS = pytest.mark.parametrize(

@@ -16,8 +16,8 @@ import torch
 from killing import Start, Work, ended, left_alone, survives
 from lines import Fork, Line, contents, wait_for
 
-from corecli.cli import run_line
-from corecli.commands._gen_trainer import GenTrainer
+from corecli.cli.app import run_line
+from corecli.commands.train_gen.trainer import GenTrainer
 from corecli.data.imageset import open_set, write_set
 from corecli.data.rows import make_rows
 

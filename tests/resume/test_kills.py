@@ -22,7 +22,7 @@ from killing import Alone, Start, Work, ended, left_alone, same, survives
 from lines import Ended, Fork, Line, Nursery, contents, wait_for
 
 from corecli.base import checkpoint
-from corecli.cli import run_line
+from corecli.cli.app import run_line
 from corecli.engine import run
 from corecli.engine.signals import StopRequest
 

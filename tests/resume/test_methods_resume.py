@@ -16,8 +16,8 @@ from killing import Start, Work, left_alone, survives
 from lines import contents
 
 from corecli.base import registry
-from corecli.cli import run_line
-from corecli.commands._learner import Learner
+from corecli.cli.app import run_line
+from corecli.commands.train_ssl.learner import Learner
 from corecli.data.imageset import write_set
 from corecli.data.rows import make_rows
 

@@ -7,9 +7,9 @@ from torch import nn
 
 from corecli.base import config as cfg
 from corecli.base.errors import UsageError
-from corecli.commands import train_gen
+from corecli.commands.train_gen import command as train_gen
 from corecli.generators import adm
-from corecli.generators._diffusion import to_pixels, to_unit_range
+from corecli.generators.parts.diffusion import to_pixels, to_unit_range
 from corecli.nets.unet import AdmUnet, norm_groups_for
 
 

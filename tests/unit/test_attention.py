@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from corecli.base.errors import UsageError
-from corecli.commands._show_images import keep_mass
+from corecli.commands.show.pictures import keep_mass
 from corecli.nets.attention import class_attention
 from corecli.nets.encoder import build_encoder
 

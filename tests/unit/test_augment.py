@@ -14,10 +14,11 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from corecli.base.errors import UsageError
-from corecli.data import augment as augment_module
-from corecli.data import colour, resample
-from corecli.data.augment import Parameters, augment, draw, to_float
-from corecli.data.recipes import RECIPES, Recipe, get_recipe, local_recipe, parse_changes, view_recipes
+from corecli.views import augment as augment_module
+from corecli.views import color as colour
+from corecli.views import resample
+from corecli.views.augment import Parameters, augment, draw, to_float
+from corecli.views.recipes import RECIPES, Recipe, get_recipe, local_recipe, parse_changes, view_recipes
 
 EVERYTHING = replace(RECIPES["strong"], solarize=0.3)
 

@@ -15,9 +15,9 @@ from corecli.base import checkpoint
 from corecli.base.errors import DataError, MissingInputError, UnavailableError, UsageError
 from corecli.generators import autoencoder
 from corecli.nets.autoencoder import FirstStage, Spec, build_autoencoder, published_scale
-from corecli.nets.autoencoder_files import load_first_stage
 from corecli.nets.encoder import build_encoder
 from corecli.nets.perceptual import PerceptualDistance
+from corecli.nets.weights.autoencoders import load_first_stage
 
 BLOCKS = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
 SPECS: dict[str, Spec] = {

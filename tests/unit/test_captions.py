@@ -13,12 +13,12 @@ from PIL import Image
 from scipy import stats
 
 from corecli.base.errors import CannotCreateError, DataError, MissingInputError, UsageError
-from corecli.captions import _concepts, _work
-from corecli.captions._backend import Answer
-from corecli.captions._judge import clean, judge, mentions, normalised
-from corecli.captions._plan import RELATIONS, TEMPLATES, Plan
-from corecli.captions._prompts import read_examples
 from corecli.captions.grammar import Grammar
+from corecli.captions.parts import concepts, work
+from corecli.captions.parts.backend import Answer
+from corecli.captions.parts.judge import clean, judge, mentions, normalised
+from corecli.captions.parts.plan import RELATIONS, TEMPLATES, Plan
+from corecli.captions.parts.prompts import read_examples
 from corecli.data.captions import read_captions
 from corecli.data.imageset import open_set
 from corecli.data.rows import SYNTHETIC
@@ -30,9 +30,9 @@ SYNCLR = (0.44, 0.45, 0.11)
 def make_plan(specs: tuple[str, ...] = TREE, templates: tuple[float, ...] = SYNCLR, seed: int = 0) -> Plan:
     return Plan(
         seed=seed,
-        concepts=_concepts.read_concepts(specs).concepts,
+        concepts=concepts.read_concepts(specs).concepts,
         templates=templates,
-        backgrounds=_concepts.read_backgrounds("everyday"),
+        backgrounds=concepts.read_backgrounds("everyday"),
         examples=read_examples(None),
     )
 
@@ -53,7 +53,7 @@ def test_the_plan_has_the_chances_that_were_told() -> None:
     objects = [p for p in planned if p.concept.kind == "object"]
     assert fits(Counter(p.template for p in objects), dict(zip(TEMPLATES, SYNCLR, strict=True)))
     assert {p.template for p in planned if p.concept.kind != "object"} == {"c"}
-    names = {concept.name for concept in _concepts.read_concepts(["everyday"]).concepts}
+    names = {concept.name for concept in concepts.read_concepts(["everyday"]).concepts}
     assert fits(Counter(p.concept.name for p in objects), dict.fromkeys(names, 1 / len(names)))
     seconds = Counter(p.second for p in objects if p.template == "c+relation")
     assert fits(seconds, dict.fromkeys(RELATIONS, 0.1))
@@ -62,7 +62,7 @@ def test_the_plan_has_the_chances_that_were_told() -> None:
     assert all(len({example.id for example in three}) == 3 for three in used)
     assert fits(Counter(three[0].id for three in used), dict.fromkeys(pool, 1 / len(pool)))
     assert fits(Counter(three[2].id for three in used), dict.fromkeys(pool, 1 / len(pool)))
-    backgrounds = _concepts.read_backgrounds("everyday")
+    backgrounds = concepts.read_backgrounds("everyday")
     assert all(p.second in backgrounds[p.concept.hypernym] for p in objects if p.template == "c+background")
 
 
@@ -79,7 +79,7 @@ def test_a_caption_is_a_function_of_seed_and_index() -> None:
 def test_weights_in_files_and_of_files(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("source,concept,weight,kind\nzoo,red_panda,3,\nzoo,ibis,1,object\n,Oslo,0,place\n")
     (tmp_path / "b.txt").write_text("# places\nOslo\n\n  Bergen \n")
-    found = _concepts.read_concepts([f"{tmp_path}/a.csv:3", f"{tmp_path}/b.txt:1:place"])
+    found = concepts.read_concepts([f"{tmp_path}/a.csv:3", f"{tmp_path}/b.txt:1:place"])
     told = {(c.name, c.source, c.kind): c.share for c in found.concepts}
     assert told == {
         ("red panda", "zoo", "object"): pytest.approx(3 / 4 * 3 / 4),
@@ -93,7 +93,7 @@ def test_weights_in_files_and_of_files(tmp_path: Path) -> None:
 
 def test_duplicates_are_named_and_merged(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("crane\nmaillot\nCrane\nhen\ncrane\n")
-    found = _concepts.read_concepts([str(tmp_path / "a.txt")])
+    found = concepts.read_concepts([str(tmp_path / "a.txt")])
     assert {c.name: c.share for c in found.concepts} == {"crane": 0.6, "maillot": 0.2, "hen": 0.2}
     assert "2 concepts stand there more than once and were merged: Crane, crane" in found.notes[0]
 
@@ -102,22 +102,22 @@ def test_backgrounds_by_concept_hypernym_source_or_for_all(tmp_path: Path) -> No
     (tmp_path / "a.csv").write_text("concept,hypernym\ntiger,cat\nlion,cat\nferry,\n")
     file = tmp_path / "bg.json"
     file.write_text(json.dumps({"tiger": ["jungle"], "cat": ["sofa", "sofa"], "a": ["harbour"]}))
-    known = _concepts.read_backgrounds(str(file))
+    known = concepts.read_backgrounds(str(file))
     plan = Plan(
         seed=0,
-        concepts=_concepts.read_concepts([str(tmp_path / "a.csv")]).concepts,
+        concepts=concepts.read_concepts([str(tmp_path / "a.csv")]).concepts,
         templates=(0, 1, 0),
         backgrounds=known,
         examples=read_examples(None),
     )
     told = {(p.concept.name, p.second) for p in map(plan.caption, range(60))}
     assert told == {("tiger", "jungle"), ("lion", "sofa"), ("ferry", "harbour")}
-    assert "kitchen" in _concepts.read_backgrounds("places")
+    assert "kitchen" in concepts.read_backgrounds("places")
 
 
 def test_our_examples_are_whole() -> None:
     """Each caption holds its words, each pool suffices, and every relation is shown."""
-    with open(_concepts.LISTS / "examples.csv", newline="") as file:
+    with open(concepts.LISTS / "examples.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         assert mentions(row["caption"], row["concept"]), row
@@ -219,20 +219,20 @@ def test_duplicates_are_equal_in_their_words() -> None:
 
 
 def test_a_line_that_was_cut_is_asked_for_again(tmp_path: Path) -> None:
-    answers = _work.Answers(tmp_path)
+    answers = work.Answers(tmp_path)
     for index in range(3):
         answers.add((index, 0), Answer(raw=f"caption \u2028 {index}", finish_reason="stop"))
     with pytest.raises(CannotCreateError, match="another process is at work"):
-        _work.Answers(tmp_path)
+        work.Answers(tmp_path)
     answers.close()
     file = tmp_path / "answers.jsonl"
     file.write_bytes(file.read_bytes()[:-5])
-    again = _work.Answers(tmp_path)
+    again = work.Answers(tmp_path)
     assert [(index, 0) in again for index in range(3)] == [True, True, False]
     again.add((2, 0), Answer(raw="new", finish_reason="stop"))
     again.add((0, 0), Answer(raw="another", finish_reason="stop"))
     again.close()
-    last = _work.Answers(tmp_path)
+    last = work.Answers(tmp_path)
     assert [last[index, 0].raw for index in range(3)] == ["caption \u2028 0", "caption \u2028 1", "new"]
     last.close()
 
@@ -257,7 +257,7 @@ def test_a_line_that_was_cut_is_asked_for_again(tmp_path: Path) -> None:
 def test_lists_with_mistakes(tmp_path: Path, text: str | bytes, message: str) -> None:
     (tmp_path / "c.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=message) as caught:
-        _concepts.read_concepts([str(tmp_path / "c.txt")])
+        concepts.read_concepts([str(tmp_path / "c.txt")])
     assert caught.value.where == tmp_path / "c.txt"
 
 
@@ -269,7 +269,7 @@ def test_a_dictionary_that_lacks_concepts_names_them(tmp_path: Path) -> None:
     for text in ("[]", '{"a": []}', '{"a": "forest"}', '{"a": [""]}'):
         (tmp_path / "b.json").write_text(text)
         with pytest.raises(DataError, match="backgrounds"):
-            _concepts.read_backgrounds(str(tmp_path / "b.json"))
+            concepts.read_backgrounds(str(tmp_path / "b.json"))
 
 
 @pytest.mark.parametrize(
@@ -345,8 +345,8 @@ def test_listed_images_with_mistakes(tmp_path: Path, text: str) -> None:
 
 def test_captions_tell_the_class_of_their_images(tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_text("concept,class\ntabby,cat\nbeagle,dog\nmop,\n")
-    concepts = _concepts.read_concepts([str(tmp_path / "own.csv")]).concepts
-    assert [concept.label for concept in concepts] == ["cat", "dog", "mop"]
+    found = concepts.read_concepts([str(tmp_path / "own.csv")]).concepts
+    assert [concept.label for concept in found] == ["cat", "dog", "mop"]
     lines = ('{"id": "a", "caption": "x", "class": "dog"}', '{"id": "b", "caption": "y"}')
     (tmp_path / "c.jsonl").write_text("\n".join((*lines, '{"id": "c", "caption": "z", "class": "cat"}')))
     rows, names = read_captions(tmp_path / "c.jsonl").rows(tmp_path)

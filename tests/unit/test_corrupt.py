@@ -14,9 +14,9 @@ from torch import Tensor
 
 from corecli.base.errors import UsageError
 from corecli.base.rng import numpy_generator
-from corecli.data import _corruptions
-from corecli.data._corruptions import TABLE
-from corecli.data.corrupt import CORRUPTIONS, SEVERITIES, corrupt
+from corecli.views import corruptions
+from corecli.views.corrupt import CORRUPTIONS, SEVERITIES, corrupt
+from corecli.views.corruptions import TABLE
 
 RANDOM = {"gaussian_noise", "shot_noise", "impulse_noise", "glass_blur", "motion_blur", "snow", "frost", "fog"}
 RANDOM |= {"elastic_transform"}
@@ -148,7 +148,7 @@ def test_motion_blur_is_half_a_gaussian_along_a_line() -> None:
             for column in range(40):
                 source = x[0, min(max(row + down, 0), 29), min(max(column + right, 0), 39)]
                 expected[row, column] += weight / sum(weights) * float(source)
-    assert np.abs(_corruptions._trail(x, radius, sigma, degrees=degrees)[0].numpy() - expected).max() < 1e-5
+    assert np.abs(corruptions._trail(x, radius, sigma, degrees=degrees)[0].numpy() - expected).max() < 1e-5
 
 
 def test_zoom_blur_is_a_mean_of_magnifications() -> None:
@@ -156,7 +156,7 @@ def test_zoom_blur_is_a_mean_of_magnifications() -> None:
     ramp = (torch.arange(33) - 16.0).expand(3, 33, 33) / 64 + 0.5
     factors = np.arange(1, 1.31, 0.03)
     slope = (1 + (1 / factors).sum()) / (len(factors) + 1)
-    found = _corruptions.zoom_blur(ramp, (1.31, 0.03), np.random.default_rng(0))
+    found = corruptions.zoom_blur(ramp, (1.31, 0.03), np.random.default_rng(0))
     assert torch.allclose(found, slope * (ramp - 0.5) + 0.5, atol=1e-5)
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from corecli.generators._diff_augment import KINDS, NUM_DRAWS, diff_augment
+from corecli.generators.parts.diff_augment import KINDS, NUM_DRAWS, diff_augment
 
 BATCH = 6
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from corecli.base.errors import DataError, UsageError
-from corecli.nets import dit_weights
 from corecli.nets.dit import SIZES, DiT, Size, positions, size_of
+from corecli.nets.weights import dit as dit_weights
 
 # Official counts at 4 x 32 x 32 latents with learned sigma, with the 1,001 classes and the fixed positions; XL/2 and
 # L/2 as their authors and RCG print them, each rounding to the M of DiT's Table 4 (33, 131, 458, 675).

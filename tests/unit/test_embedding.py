@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from corecli.data import embedding
-from corecli.data.embedding import pca, tsne_2d
+from corecli.draw import embedding
+from corecli.draw.embedding import pca, tsne_2d
 
 
 @pytest.fixture(scope="module")

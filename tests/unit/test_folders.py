@@ -14,8 +14,8 @@ from first_stages import HALVING, set_by_hand
 from corecli.base import checkpoint
 from corecli.base.errors import CannotCreateError, DataError, MissingInputError, UsageError
 from corecli.generators import adm, dit, ldm
-from corecli.generators._folders import read_folder, write_folder
-from corecli.nets.pipeline_files import is_own
+from corecli.generators.parts.folders import read_folder, write_folder
+from corecli.nets.weights.pipelines import is_own
 
 diffusers = pytest.importorskip("diffusers")
 SMALL: dict[str, Any] = {"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "head_channels": 16}

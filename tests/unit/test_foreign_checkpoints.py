@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from corecli.base.errors import DataError, MissingInputError, UsageError
 from corecli.nets.encoder import IMAGENET_MEAN, IMAGENET_STD, load_encoder
-from corecli.nets.foreign import recognise
+from corecli.nets.weights.encoders import recognise
 
 MEAN, STD = torch.tensor(IMAGENET_MEAN)[:, None, None], torch.tensor(IMAGENET_STD)[:, None, None]
 IMAGES = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

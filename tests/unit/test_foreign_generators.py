@@ -11,7 +11,7 @@ from guided_diffusion import random_checkpoint
 from corecli.base import checkpoint
 from corecli.base.errors import DataError, MissingInputError, UsageError
 from corecli.generators import adm, dit
-from corecli.generators._foreign import Told, is_foreign, read_foreign
+from corecli.generators.parts.foreign import Told, is_foreign, read_foreign
 from corecli.nets.autoencoder import build_autoencoder
 from corecli.nets.dit import SIZES, DiT, Size
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from corecli.base.errors import DataError
 from corecli.nets.encoder import IMAGENET_MEAN, IMAGENET_STD, load_encoder
-from corecli.nets.foreign import recognise
+from corecli.nets.weights.encoders import recognise
 
 pytest.importorskip("timm")
 from timm.models.vision_transformer import VisionTransformer

@@ -14,9 +14,9 @@ from torch import Tensor
 from corecli.base.errors import DataError, UsageError
 from corecli.engine.dist import World
 from corecli.generators import icgan
-from corecli.generators._adversarial import AdversarialGenerator
-from corecli.generators._adversarial_learner import AdversarialLearner
-from corecli.generators._learning import Recipe
+from corecli.generators.parts.adversarial import AdversarialGenerator
+from corecli.generators.parts.adversarial_learner import AdversarialLearner
+from corecli.generators.parts.learning import Recipe
 
 DIM, SIZE = 6, 8
 FEATURES = torch.randn(8, DIM, generator=torch.Generator().manual_seed(1))

@@ -12,7 +12,7 @@ from torch import Tensor
 from corecli.base.checkpoint import fingerprint
 from corecli.base.errors import DataError, UnavailableError
 from corecli.nets.inception import FidInception
-from corecli.nets.inception_weights import canonical_weights, load_inception, nvidia_names
+from corecli.nets.weights.inception import canonical_weights, load_inception, nvidia_names
 
 Weights = dict[str, Tensor]
 

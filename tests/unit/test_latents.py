@@ -19,7 +19,8 @@ from corecli.data.mix import Mixture, Part, save_mixture
 from corecli.data.order import Order
 from corecli.data.rows import make_rows
 from corecli.engine.dist import World
-from corecli.generators import _latent, dit, ldm
+from corecli.generators import dit, ldm
+from corecli.generators.parts import latent
 
 NUM = 20
 KL: dict[str, Any] = {
@@ -48,7 +49,7 @@ def generator_on(first_stage: dict[str, Any] | None, **changes: Any):
 
 
 def prepared(generator: Any, images: ImageSet, folder: Path) -> ImageSet:
-    return _latent.prepare(generator, images, folder, world=World(), batch_size=6, workers=0, quiet=True)
+    return latent.prepare(generator, images, folder, world=World(), batch_size=6, workers=0, quiet=True)
 
 
 @pytest.mark.parametrize("spec", [HALVING, KL])
@@ -163,7 +164,7 @@ def test_a_mixture_is_encoded_by_rows_and_shown_by_slots(images: ImageSet, tmp_p
 
 
 def test_an_encoding_that_broke_off_goes_on(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_latent, "_SHARD_ROWS", 6)
+    monkeypatch.setattr(latent, "_SHARD_ROWS", 6)
     generator, encoded = generator_on(HALVING), []
     moments = type(generator).moments
 

@@ -12,12 +12,12 @@ import torch
 
 from corecli.base.errors import DataError, UsageError
 from corecli.data import loader as loader_module
-from corecli.data.augment import augment, draw
 from corecli.data.imageset import ImageSet
 from corecli.data.loader import Loader, read_batches
 from corecli.data.order import Order, sequential_batches
-from corecli.data.recipes import RECIPES
 from corecli.data.rows import Rows, make_rows
+from corecli.views.augment import augment, draw
+from corecli.views.recipes import RECIPES
 
 CPU = torch.device("cpu")
 

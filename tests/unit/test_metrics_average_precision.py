@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from corecli.metrics.average_precision import average_precision_11, mean_average_precision
+from corecli.metrics.parts.average_precision import average_precision_11, mean_average_precision
 
 
 def devkit(scores: np.ndarray, positives: np.ndarray) -> float:

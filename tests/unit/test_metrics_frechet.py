@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics._folds import folds_of, jackknife
 from corecli.metrics.frechet import Gaussian, Moments, compare, distance, gaussian_of
+from corecli.metrics.parts.folds import folds_of, jackknife
 
 
 def features(num: int, dim: int, seed: int, shift: float = 0.0) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from corecli.base.errors import DataError
 from corecli.metrics import kid as module
-from corecli.metrics._folds import folds_of
-from corecli.metrics._survey import survey
 from corecli.metrics.kid import Kid, compute, kid, kid_of_subsets
+from corecli.metrics.parts.folds import folds_of
+from corecli.metrics.parts.survey import survey
 
 
 def rows(num: int, dim: int, seed: int, *, shift: float = 0.0) -> Tensor:

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics import _neighbours
-from corecli.metrics._neighbours import most_similar
-from corecli.metrics.knn import knn_classify, knn_predict
+from corecli.metrics.parts import neighbors
+from corecli.metrics.parts.knn import knn_classify, knn_predict
+from corecli.metrics.parts.neighbors import most_similar
 
 
 def rows(num: int, dim: int, seed: int, *, shift: float = 0.0) -> Tensor:
@@ -19,7 +19,7 @@ def rows(num: int, dim: int, seed: int, *, shift: float = 0.0) -> Tensor:
 
 @pytest.fixture(params=[7, 4096], ids=["small-tiles", "one-tile"])
 def tiles(request, monkeypatch) -> None:
-    monkeypatch.setattr(_neighbours, "_TILE", request.param)
+    monkeypatch.setattr(neighbors, "_TILE", request.param)
 
 
 @pytest.mark.usefixtures("tiles")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics import linear_probe as module
-from corecli.metrics._fitting import holdout
-from corecli.metrics._scores import student_interval, wilson_interval
-from corecli.metrics.linear_probe import ProbeOptions, fit_probe, linear_probe
+from corecli.metrics.parts import linear_probe as module
+from corecli.metrics.parts.fitting import holdout
+from corecli.metrics.parts.linear_probe import ProbeOptions, fit_probe, linear_probe
+from corecli.metrics.parts.scores import student_interval, wilson_interval
 
 QUICK = ProbeOptions(learning_rates=(0.03, 0.3), weight_decays=(0.0, 1e-3), num_epochs=2, min_steps=60, batch_size=32)
 Split = tuple[Tensor, Tensor, Tensor, Tensor]

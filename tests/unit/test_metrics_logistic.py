@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from corecli.metrics import logistic as module
-from corecli.metrics._fitting import Split, holdout
-from corecli.metrics.average_precision import mean_average_precision
-from corecli.metrics.logistic import LogisticOptions, fit_logistic
+from corecli.metrics.parts import logistic as module
+from corecli.metrics.parts.average_precision import mean_average_precision
+from corecli.metrics.parts.fitting import Split, holdout
+from corecli.metrics.parts.logistic import LogisticOptions, fit_logistic
 
 FEW = LogisticOptions(costs=(1e-3, 0.1, 10.0))
 

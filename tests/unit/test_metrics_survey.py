@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics import _survey
-from corecli.metrics._folds import folds_of
-from corecli.metrics._survey import Neighbours, kernel_values, survey
+from corecli.metrics.parts.folds import folds_of
+from corecli.metrics.parts.survey import Neighbours, kernel_values, survey
 
 
 def rows(num: int, dim: int, seed: int, *, shift: float = 0.0) -> Tensor:
@@ -23,7 +22,7 @@ def full(x: Tensor, y: Tensor) -> Tensor:
 
 @pytest.fixture(params=[7, 2048], ids=["small-tiles", "one-tile"])
 def tiles(request, monkeypatch) -> None:
-    monkeypatch.setattr(_survey, "_TILE", request.param)
+    monkeypatch.setattr(survey, "_TILE", request.param)
 
 
 def assert_nearest(found: Neighbours | None, x: Tensor, y: Tensor, k: int) -> None:

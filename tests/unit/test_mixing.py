@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from corecli.data.mixing import Mixing, draw_mixing, erase, mix
-from corecli.data.randaugment import OPERATIONS, rand_augment
+from corecli.views.mixing import Mixing, draw_mixing, erase, mix
+from corecli.views.randaugment import OPERATIONS, rand_augment
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), torch.tensor([0.2, 0.2, 0.2]).view(1, 3, 1, 1)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from corecli.base.errors import DataError
-from corecli.data import neighbours
-from corecli.data.neighbours import Neighbours, nearest
+from corecli.data import neighbors as neighbours
+from corecli.data.neighbors import Neighbours, nearest
 
 NUM, DIM, K = 60, 5, 4
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from corecli import pages
 from corecli.base import config as cfg
-from corecli.cli import VERBS, load_verb
+from corecli.cli import pages
+from corecli.cli.verbs import VERBS, options_of
 
 ROOT = Path(__file__).parents[2]
 MAN, COMPLETIONS = ROOT / "man", ROOT / "completions"
 PAGES = sorted(MAN.iterdir())
-REGENERATE = "python -m corecli.pages man completions"
+REGENERATE = "python -m corecli.cli.pages man completions"
 
 
 def needs(program: str) -> pytest.MarkDecorator:
@@ -59,7 +59,7 @@ def test_every_option_is_on_its_page(verb: str) -> None:
     for section in ("NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", '"SEE ALSO"'):
         assert f"\n.SH {section}\n" in text
     assert f"\ncorecli-{verb} - " in text
-    module = load_verb(verb)
+    module = options_of(verb)
     for name, (f, opt, hint) in cfg.described(module.Config).items():
         term = cfg.metavar(opt, hint) if opt.positional else ", ".join(cfg.spellings(name, f, opt, hint))
         assert re.search(rf"^\.TP\n{re.escape(term)}", text, re.MULTILINE), term
@@ -76,7 +76,7 @@ def plain(roff: str) -> str:
 
 def test_examples_are_lines_the_parser_takes() -> None:
     for verb in VERBS:
-        module = load_verb(verb)
+        module = options_of(verb)
         for _, line in getattr(module, "EXAMPLES", ()):
             words = line.split()
             known = {word for n, d in cfg.described(module.Config).items() for word in cfg.spellings(n, *d)}

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from corecli.data import plot
-from corecli.data.plot import class_colours, write_curves, write_scatter
-from corecli.data.sheet import write_sheet
+from corecli.draw import plot
+from corecli.draw.plot import class_colours, write_curves, write_scatter
+from corecli.draw.sheet import write_sheet
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -10,10 +10,10 @@ import torch
 
 from corecli.base import config as cfg
 from corecli.base import registry
-from corecli.commands.train_gen import PRESETS
+from corecli.commands.train_gen.options import PRESETS
 from corecli.engine.dist import World
-from corecli.generators._learning import Recipe
 from corecli.generators.icgan import learner
+from corecli.generators.parts.learning import Recipe
 
 
 def built(name: str, **told: Any) -> Any:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from corecli.commands import _probe_training as training
-from corecli.commands.probe import PRESETS, Config
+from corecli.commands.probe import training
+from corecli.commands.probe.options import PRESETS, Config
 from corecli.engine.dist import World
 from corecli.nets.encoder import build_encoder, load_encoder, save_encoder
 
@@ -132,8 +132,8 @@ def encoder(tmp_path: Path) -> Path:
 
 
 def of_digits(options: Config, net: Any) -> Any:
-    from corecli.commands._probe_problem import read_problem
-    from corecli.commands._probe_sets import tasks
+    from corecli.commands.probe.problem import read_problem
+    from corecli.commands.probe.sets import tasks
 
     return read_problem(options, tasks(options.train, (), options.test)[0], net, 1)
 

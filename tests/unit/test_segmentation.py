@@ -17,7 +17,7 @@ from torch import nn
 from corecli.base.errors import DataError, UsageError
 from corecli.data.decode import decode_mask
 from corecli.data.masks import NOT_COUNTED, open_masked, random_window
-from corecli.metrics.segmentation import count_pixels, overlap
+from corecli.metrics.parts.segmentation import count_pixels, overlap
 from corecli.nets.encoder import Encoder, build_encoder
 from corecli.nets.patches import Segmenter, patch_features, slide
 

@@ -11,8 +11,8 @@ import torch
 from corecli.base import registry
 from corecli.base.errors import DataError, UsageError
 from corecli.nets.encoder import Encoder, build_encoder
-from corecli.ssl._losses import cosine_distance, nt_xent
-from corecli.ssl._method import Batch, Task, cosine_momentum, embed, follow, teacher_of
+from corecli.ssl.parts.losses import cosine_distance, nt_xent
+from corecli.ssl.parts.method import Batch, Task, cosine_momentum, embed, follow, teacher_of
 
 
 @pytest.fixture

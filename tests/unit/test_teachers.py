@@ -13,8 +13,8 @@ from torch import nn
 
 from corecli.base.errors import UsageError
 from corecli.nets.encoder import build_encoder
-from corecli.ssl._method import embed
-from corecli.ssl._taught import TaughtMethod
+from corecli.ssl.parts.method import embed
+from corecli.ssl.parts.taught import TaughtMethod
 
 TAUGHT = pytest.mark.parametrize("name", ["moco", "mocov3", "byol", "dino"])
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from corecli.generators._conditioning import EmbeddingConditioning
+from corecli.generators.parts.conditioning import EmbeddingConditioning
 from corecli.nets.text import ByteEncoder, NgramBag, num_cut, to_bytes
 
 CAPTIONS = ["a cat", "\u732b and a dog", ""]

@@ -14,8 +14,7 @@ from corecli.base.errors import UsageError
 from corecli.base.files import missing
 from corecli.data.captions import read_listed
 from corecli.data.formats.directory import Files
-from corecli.data.imageset import OnBad, PlainSet
-from corecli.data.pixels import EncodedPixels, without_bad
+from corecli.data.pixels import EncodedPixels, OnBad, PlainSet, without_bad
 from corecli.data.rows import make_rows, variant_key
 
 

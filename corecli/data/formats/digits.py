@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from corecli.base.errors import UnavailableError, UsageError
-from corecli.data.imageset import OnBad, PlainSet, digest
-from corecli.data.pixels import ArrayPixels, resize_array
+from corecli.data.pixels import ArrayPixels, OnBad, PlainSet, digest, resize_array
 from corecli.data.rows import make_rows, numbered_keys
 
 CLASS_NAMES = tuple("0123456789")

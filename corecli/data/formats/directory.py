@@ -14,10 +14,9 @@ from corecli.base.errors import DataError, MissingInputError
 from corecli.base.files import storage_errors
 from corecli.data.decode import EXTENSIONS, encode_png
 from corecli.data.formats import shards, tar
-from corecli.data.formats._writing import atomic_directory, begin_stream, check_file_keys
-from corecli.data.imageset import OnBad, PlainSet
+from corecli.data.formats.parts.writing import atomic_directory, begin_stream, check_file_keys
 from corecli.data.manifest import finish, read_manifest, rows_from_files
-from corecli.data.pixels import EncodedPixels, sizes_identity, without_bad
+from corecli.data.pixels import EncodedPixels, OnBad, PlainSet, sizes_identity, without_bad
 from corecli.data.rows import Rows
 
 if TYPE_CHECKING:

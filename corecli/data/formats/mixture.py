@@ -12,7 +12,7 @@ import numpy as np
 from corecli.base.errors import DataError
 from corecli.base.files import read_json, sniff
 from corecli.data import imageset
-from corecli.data.imageset import ImageSet, OnBad, digest
+from corecli.data.imageset import ImageSet
 from corecli.data.mix import (
     Mixture,
     Part,
@@ -23,6 +23,7 @@ from corecli.data.mix import (
     load_mixture,
     repeat_slots,
 )
+from corecli.data.pixels import OnBad, digest
 from corecli.data.rows import ORIGINS, REAL, Rows, check_labels, make_rows
 
 if TYPE_CHECKING:

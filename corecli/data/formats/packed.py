@@ -15,9 +15,8 @@ from corecli.base.checkpoint import FORMAT_VERSION, HEADER_KEY, read_header, rea
 from corecli.base.errors import DataError
 from corecli.base.files import atomic_write, sniff
 from corecli.data.columns import from_columns, to_columns
-from corecli.data.formats._writing import begin_stream
-from corecli.data.imageset import OnBad, PlainSet, digest
-from corecli.data.pixels import ArrayPixels
+from corecli.data.formats.parts.writing import begin_stream
+from corecli.data.pixels import ArrayPixels, OnBad, PlainSet, digest
 from corecli.data.rows import Rows, check_labels
 
 if TYPE_CHECKING:

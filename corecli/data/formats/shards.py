@@ -20,8 +20,9 @@ from corecli.base.files import read_json, sha256_file, storage_errors, write_jso
 from corecli.base.target import refuse_difference
 from corecli.data import imageset
 from corecli.data.formats.mixture import MixtureSet
-from corecli.data.imageset import MANIFEST, OnBad
+from corecli.data.imageset import MANIFEST
 from corecli.data.manifest import Manifest, check_manifest
+from corecli.data.pixels import OnBad
 from corecli.data.rows import Rows, make_rows
 
 if TYPE_CHECKING:

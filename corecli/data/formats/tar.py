@@ -22,11 +22,10 @@ from corecli.base.errors import DataError, MissingInputError
 from corecli.base.files import atomic_write, sniff
 from corecli.data.decode import EXTENSIONS, encode_png
 from corecli.data.formats import shards
-from corecli.data.formats._tar_index import HIDDEN_MANIFEST, Index, index_of
-from corecli.data.formats._writing import atomic_directory, begin_stream, check_file_keys
-from corecli.data.imageset import OnBad, PlainSet
+from corecli.data.formats.parts.tar_index import HIDDEN_MANIFEST, Index, index_of
+from corecli.data.formats.parts.writing import atomic_directory, begin_stream, check_file_keys
 from corecli.data.manifest import Manifest, check_manifest, finish, manifest_of, read_manifest, rows_from_files
-from corecli.data.pixels import EncodedPixels, sizes_identity, without_bad
+from corecli.data.pixels import EncodedPixels, OnBad, PlainSet, sizes_identity, without_bad
 from corecli.data.rows import Rows
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ import numpy as np
 from PIL import Image
 
 from corecli.base.errors import DataError, MissingInputError, UnavailableError, UsageError, unknown_name
-from corecli.data.imageset import OnBad, PlainSet, digest
-from corecli.data.pixels import EncodedPixels, without_bad
+from corecli.data.pixels import EncodedPixels, OnBad, PlainSet, digest, without_bad
 from corecli.data.rows import make_rows, numbered_keys
 
 ROOT_VARIABLE, DOWNLOAD_VARIABLE = "TORCHVISION_DATA", "CORECLI_DOWNLOAD"

@@ -10,7 +10,7 @@ from corecli.base.errors import UsageError
 from corecli.diffusion.guidance import Predict
 from corecli.diffusion.levels import Level, pairs
 from corecli.diffusion.noise import DrawNoise
-from corecli.diffusion.samplers._posterior import posterior
+from corecli.diffusion.samplers.parts.posterior import posterior
 
 DEFAULT_STEPS = 50
 SPACING = "even"

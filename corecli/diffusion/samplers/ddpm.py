@@ -9,8 +9,8 @@ import torch
 from corecli.diffusion.guidance import Predict
 from corecli.diffusion.levels import Level, pairs
 from corecli.diffusion.noise import DrawNoise
-from corecli.diffusion.samplers._posterior import posterior
-from corecli.diffusion.samplers._refusals import refuse_eta
+from corecli.diffusion.samplers.parts.posterior import posterior
+from corecli.diffusion.samplers.parts.refusals import refuse_eta
 from corecli.diffusion.variance import learned_log_variance
 
 DEFAULT_STEPS = 250

@@ -10,8 +10,8 @@ import torch
 from corecli.diffusion.guidance import Predict
 from corecli.diffusion.levels import Level, pairs
 from corecli.diffusion.noise import DrawNoise
-from corecli.diffusion.samplers._line import Line
-from corecli.diffusion.samplers._refusals import refuse_eta
+from corecli.diffusion.samplers.parts.line import Line
+from corecli.diffusion.samplers.parts.refusals import refuse_eta
 
 DEFAULT_STEPS = 50
 SPACING = "even"

@@ -10,7 +10,7 @@ from corecli.base.errors import UsageError
 from corecli.diffusion.guidance import Predict
 from corecli.diffusion.levels import Level, noise_ratio
 from corecli.diffusion.noise import DrawNoise
-from corecli.diffusion.samplers._refusals import refuse_eta
+from corecli.diffusion.samplers.parts.refusals import refuse_eta
 
 DEFAULT_STEPS = 20
 SPACING = "log-snr"

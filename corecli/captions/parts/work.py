@@ -1,0 +1,147 @@
+"""Work that can be killed anywhere: `OUT.d/` holds every answer as a line, OUT appears by a rename at the end.
+
+What is made of the answers is a function of them, so they are all that is kept: a rerun reads them and asks for the
+rest. At the end they give way to a report, by which a finished target is known.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from corecli.base.errors import CannotCreateError
+from corecli.base.files import atomic_write, read_json, sha256_file, storage_errors, write_json
+from corecli.base.target import refuse_difference
+from corecli.captions.parts.backend import Answer
+
+_ABOUT, _ANSWERS, _REPORT = "run.json", "answers.jsonl", "report.json"
+Key = tuple[int, int]
+
+
+class Answers:
+    """Answers by (index, attempt), each kept in a file the moment it is added; without a folder in memory alone.
+
+    Errors: CannotCreateError when another process is adding to the same file.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._by_key: dict[Key, Answer] = {}
+        self._file: int | None = None
+        if folder is not None:
+            path = folder / _ANSWERS
+            self._where = path
+            with storage_errors(path):
+                self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise CannotCreateError("another process is at work on this", where=folder) from None
+            self._read(path)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._by_key
+
+    def __getitem__(self, key: Key) -> Answer:
+        return self._by_key[key]
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    @property
+    def stay(self) -> bool:
+        """Whether they outlive this process."""
+        return self._file is not None
+
+    def add(self, key: Key, answer: Answer) -> None:
+        """Keep an answer, unless there is one already."""
+        if key not in self._by_key:
+            told = {"index": key[0], "attempt": key[1], "raw": answer.raw, "finish_reason": answer.finish_reason}
+            self._write(json.dumps(told) + "\n")
+            self._by_key[key] = answer
+
+    def close(self) -> None:
+        """Let another process at the file."""
+        if self._file is not None:
+            os.fsync(self._file)
+            os.close(self._file)
+            self._file = None
+
+    def _write(self, line: str) -> None:
+        if self._file is not None:
+            with storage_errors(self._where):
+                rest = line.encode()
+                while rest:  # a full disk takes a part
+                    rest = rest[os.write(self._file, rest) :]
+
+    def _read(self, path: Path) -> None:
+        """The lines that are whole; one that was cut by a kill is passed over, and its answer asked for again."""
+        text = path.read_bytes()
+        if text and not text.endswith(b"\n"):
+            self._write("\n")
+        for line in text.splitlines():
+            try:
+                told = json.loads(line)
+                key = int(told["index"]), int(told["attempt"])
+                self._by_key.setdefault(key, Answer(raw=told["raw"], finish_reason=told["finish_reason"]))
+            except (ValueError, KeyError, TypeError):
+                continue
+
+
+def finished(out: Path, identity: Mapping[str, Any], *, force: bool) -> dict[str, Any] | None:
+    """The report of a target that is there; None when it is still to be made.
+
+    Errors: CannotCreateError when it is something else, or was made with another identity.
+    """
+    folder = _folder_of(out)
+    if force or not out.exists():
+        return None
+    if not (folder / _ABOUT).exists():
+        raise CannotCreateError("exists and was not made by this line", where=out, hint="--force replaces it")
+    refuse_difference(out, read_json(folder / _ABOUT), dict(identity))
+    if not (folder / _REPORT).exists():
+        return None
+    report = read_json(folder / _REPORT)
+    if report.pop("sha256", None) != sha256_file(out):
+        raise CannotCreateError("has been changed since it was made", where=out, hint="--force replaces it")
+    return report
+
+
+def open_folder(out: Path, identity: Mapping[str, Any], *, force: bool) -> Path:
+    """Make or reopen `OUT.d/`. Errors: CannotCreateError when work of another identity is kept in it."""
+    folder = _folder_of(out)
+    about, answers = folder / _ABOUT, folder / _ANSWERS
+    with storage_errors(folder):
+        if folder.exists() and not about.exists() and any(folder.glob("[!.]*")):
+            raise CannotCreateError("exists already", where=folder, hint="work in progress would be kept there")
+        if force and folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    if about.exists() and answers.exists() and answers.stat().st_size:
+        refuse_difference(folder, read_json(about), dict(identity))
+    else:
+        write_json(about, dict(identity))
+    return folder
+
+
+def publish(out: Path, lines: Iterable[bytes], report: Mapping[str, Any]) -> None:
+    """Write the target, then the report, and let the answers go."""
+    folder = _folder_of(out)
+    (folder / _REPORT).unlink(missing_ok=True)
+    with atomic_write(out) as file:
+        file.writelines(lines)
+    write_json(folder / _REPORT, {**report, "sha256": sha256_file(out)})
+    (folder / _ANSWERS).unlink(missing_ok=True)
+
+
+def remove_folder(out: Path) -> None:
+    """Delete `OUT.d/`."""
+    shutil.rmtree(_folder_of(out), ignore_errors=True)
+
+
+def _folder_of(out: Path) -> Path:
+    return out.with_name(out.name + ".d")

@@ -1,0 +1,225 @@
+"""The lazy table of verbs: only the verb that was asked for is imported, and torch only when it runs."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Annotated, Any
+
+import typer
+
+from corecli import __version__
+from corecli.base import config as cfg
+from corecli.base import registry
+from corecli.base.errors import CorecliError, StorageError, ToldElsewhere
+from corecli.base.files import unreadable
+from corecli.base.outcome import Outcome, to_json_line
+from corecli.cli.verbs import COMPLETION, SUMMARY, VERBS, command_of, help_text, options_of
+from corecli.engine.signals import die_with_launcher
+
+_PARSER_ERROR: Any = typer.BadParameter.__bases__[0]  # the usage error of typer's parser, whatever module it lives in
+
+
+def main() -> None:
+    """The `corecli` command."""
+    # A stream that the caller has closed is None; a file opened now takes its number.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    die_with_launcher()
+    sys.exit(run_line(sys.argv[1:]))
+
+
+def run_line(argv: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    verb = next((word for word in argv if not word.startswith("-")), None)
+    debug = "CORECLI_DEBUG" in os.environ
+    try:
+        if verb is not None:
+            options_of(verb)
+        parsed = build_app(verb)(argv, prog_name="corecli", standalone_mode=False)
+        return parsed if verb is None or isinstance(parsed, int) else dispatch(verb, parsed, argv)
+    except _PARSER_ERROR as error:
+        return _fail(verb, _of_parts(verb, error) or str(error.format_message()).rstrip("."), 2)
+    except ToldElsewhere as error:
+        return error.exit_code
+    except CorecliError as error:
+        if debug:
+            raise
+        return _fail(verb, str(error), error.exit_code)
+    except (BrokenPipeError, SystemExit):  # typer leaves when help meets a broken pipe, and only then
+        _drop_stdout()
+        return 141
+    except OSError as error:
+        if debug:
+            raise
+        mended = unreadable(error)
+        return _fail(verb, str(mended), mended.exit_code)
+    except KeyboardInterrupt:
+        return _fail(verb, "interrupted, nothing saved", 130)
+
+
+def build_app(verb: str | None) -> typer.Typer:
+    """The typer application with `verb` loaded and the other verbs as names; with None, names alone."""
+    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
+    app = typer.Typer(
+        help=SUMMARY,
+        add_completion=False,
+        rich_markup_mode=None if plain else "rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_top)
+    for name, summary in VERBS.items():
+        if name == verb:
+            module = options_of(name)
+            app.command(name, help=inspect.getdoc(module))(_command(module))
+        else:
+            app.command(name, help=summary)(_name_only)
+    return app
+
+
+def _of_parts(verb: str | None, error: Any) -> str:
+    """What to say of an option that a verb has not, but methods or families of it have: how to write it."""
+    folder = getattr(options_of(verb), "PARTS", None) if verb is not None else None
+    if folder is None or not hasattr(error, "possibilities"):  # which the parser tells of unknown options alone
+        return ""
+    option = error.option_name.lstrip("-")
+    told = {part: registry.constants(folder, part)["Options"] for part in registry.choices(folder)}
+    having = ", ".join(part for part, options in told.items() if option.replace("-", "_") in options)
+    return f"--{option} is an option of {having} (write --set {option}=VALUE)" if having else ""
+
+
+def _name_only() -> None:
+    """Stands for a verb that was not asked for."""
+
+
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        print(f"corecli {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
+
+
+def _command(module: ModuleType) -> Callable[..., Any]:
+    """A typer command that gives the verb's Config; its parameters are the fields, unset ones arrive as None."""
+
+    def command(**given: Any) -> Any:
+        values = {k: v for k, v in given.items() if v is not None and v != []}
+        return cfg.resolve(module.Config, values, presets=module.PRESETS)
+
+    parameters = [_parameter(n, *described) for n, described in cfg.described(module.Config).items()]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def _parameter(name: str, f: Any, opt: cfg.Option, hint: Any) -> inspect.Parameter:
+    kind, many, _ = cfg.kind_of(hint)
+    parsed = bool if kind is bool else str  # every source of values is converted and checked in one place, cfg.resolve
+    text = help_text(f, opt)
+    if opt.positional:
+        info: Any = typer.Argument(help=text, metavar=cfg.metavar(opt, hint), show_default=False)
+    else:
+        spelled = cfg.spellings(name, f, opt, hint)
+        long = "/".join(word for word in spelled if word.startswith("--"))  # --flip/--no-flip
+        short = [word for word in spelled if not word.startswith("--")]
+        shown = None if kind is bool else cfg.metavar(opt, hint)
+        info = typer.Option(long, *short, help=text, metavar=shown, show_default=False)
+    annotation = Annotated[list[parsed] | None if many else parsed | None, info]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def dispatch(name: str, config: Any, argv: list[str]) -> int:
+    """Check, then run a verb where it should run: here, or in processes started underneath."""
+    if name == COMPLETION:
+        from corecli.cli.pages import completion
+
+        _print(Outcome(lines=(completion(config.shell),)), as_json=False)
+        return 0
+    module = command_of(name)
+    with _stdout_for_results():
+        plan = module.check(config)
+    if config.dry_run:
+        _print(_dry(name, config, plan), as_json=config.json)
+        return 0
+    if getattr(module, "IS_ALONE", False):  # one process, and torch only where the verb itself asks for it
+        with _stdout_for_results():
+            outcome = module.run(config)
+        _tell(name, config, outcome)
+        return 0
+    with _stdout_for_results():
+        from corecli.engine import launch
+
+        elsewhere = launch.needed(config)
+    if elsewhere:
+        return launch.launch(config, argv)
+    with _stdout_for_results(), launch.joined(config, name) as world:
+        outcome = module.run(config, world)
+    if world.is_main:
+        _tell(name, config, outcome)
+    return 0
+
+
+def _tell(name: str, config: Any, outcome: Outcome) -> None:
+    for note in () if config.quiet else outcome.notes:
+        print(f"corecli {name}: {note}", file=sys.stderr)
+    _print(outcome, as_json=config.json)
+
+
+def _dry(name: str, config: Any, plan: dict[str, Any]) -> Outcome:
+    """What --dry-run prints: every option as resolved, then what the verb would read and write."""
+    resolved = cfg.values(config)
+    lines = (f"{key}\t{_shown(value)}" for key, value in {**resolved, **plan}.items() if value is not None)
+    return Outcome(lines=tuple(lines), records=({"verb": name, "config": resolved, **plan},))
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+class _stdout_for_results:
+    """While a verb runs, whatever it or a library prints goes to stderr; stdout is kept for the result."""
+
+    def __enter__(self) -> None:
+        sys.stdout.flush()
+        self.kept = os.dup(1)
+        os.dup2(2, 1)
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout.flush()
+        os.dup2(self.kept, 1)
+        os.close(self.kept)
+
+
+def _print(outcome: Outcome, *, as_json: bool) -> None:
+    as_json = as_json or (outcome.for_people and not sys.stdout.isatty())
+    lines = map(to_json_line, outcome.records) if as_json else outcome.lines
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_stdout()
+        raise StorageError((error.strerror or str(error)).lower(), where="standard output") from error
+
+
+def _drop_stdout() -> None:
+    """Let Python's last flush of what could not be written succeed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(verb: str | None, message: str, code: int) -> int:
+    name = f"corecli {verb}" if verb in VERBS else "corecli"
+    line = " ".join("".join(c if c.isprintable() else " " for c in message).split())  # file names may hold anything
+    print(f"{name}: error: {line}", file=sys.stderr)
+    return code

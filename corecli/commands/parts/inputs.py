@@ -1,0 +1,109 @@
+"""Opening and checking what several verbs read, without torch, so that --dry-run sees the same errors as the run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from corecli.base import checkpoint
+from corecli.base.config import Common, option
+from corecli.base.errors import CannotCreateError, DataError, UsageError
+from corecli.base.files import missing, sniff
+from corecli.data.imageset import ImageSet, open_set
+from corecli.nets.weights import pipelines
+
+if TYPE_CHECKING:
+    from corecli.data.features import FeatureTable
+    from corecli.data.loader import Workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadsImages(Common):
+    """The options of every verb that puts images through a network."""
+
+    image_size: int | None = option(None, help="resize the shorter side to this and crop the centre", minimum=1)
+    workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
+    on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
+
+
+def open_images(spec: str, config: ReadsImages) -> ImageSet:
+    """The image set a user named, read as the options say. Errors: MissingInputError, DataError, UsageError."""
+    num_workers(config.workers)
+    return open_set(spec, image_size=config.image_size, on_bad=config.on_bad)
+
+
+def bad_files(*sets: ImageSet) -> tuple[str, ...]:
+    """A note naming the images that --on-bad skip left out, or nothing."""
+    bad = [name for data in sets for name in getattr(data, "bad", ())]
+    if not bad:
+        return ()
+    return (f"skipped {len(bad)} unreadable images: {', '.join(map(str, bad[:5]))}{', ...' if len(bad) > 5 else ''}",)
+
+
+def check_batch(data: ImageSet, spec: str, batch_size: int) -> None:
+    """DataError when an epoch of the set does not fill one batch."""
+    if len(data.slots) < batch_size:
+        hint = f"give --batch-size {len(data.slots)} or less"
+        raise DataError(f"{len(data.slots)} images are fewer than a batch of {batch_size}", where=spec, hint=hint)
+
+
+def check_encoder(spec: str) -> None:
+    """An encoder's name or file, as far as it shows without torch. Errors: MissingInputError, DataError."""
+    path = Path(spec)
+    if spec.startswith("timm:"):
+        return
+    if not path.exists():
+        raise missing(path)
+    if sniff(path) in ("safetensors", "torch") and checkpoint.read_header(path) is not None:
+        checkpoint.require_header(path, kind="encoder")
+
+
+def check_header(path: Path, kind: str) -> dict[str, Any]:
+    """The header of one of our own files of `kind`. Errors: MissingInputError, DataError."""
+    return checkpoint.require_header(path, kind=kind)
+
+
+def check_generator(path: Path) -> dict[str, Any]:
+    """The header of a generator's file, or of its folder in diffusers' layout. Errors: MissingInputError, DataError."""
+    if pipelines.is_own(path):
+        return checkpoint.require_header(path / pipelines.OWN, kind=pipelines.OWN_KIND)["generator"]
+    return check_header(path, "generator")
+
+
+def check_file(out: Path | None) -> None:
+    """CannotCreateError when a file is to be written where a directory is."""
+    if out is not None and out.is_dir():
+        raise CannotCreateError("is a directory", where=out, hint="name a file")
+
+
+def check_replaceable(out: Path | None, kinds: tuple[str, ...], *, force: bool) -> None:
+    """CannotCreateError when a result that is always made anew would replace a file of another kind than its own."""
+    check_file(out)
+    if out is not None and not force and out.exists() and sniff(out) not in kinds:
+        raise CannotCreateError("exists and is something else", where=out, hint="--force replaces it")
+
+
+def load_table(path: Path | None) -> FeatureTable | None:
+    """A feature table, when one was named. Errors: MissingInputError, DataError."""
+    from corecli.data.features import load_features
+
+    return None if path is None else load_features(path)
+
+
+def num_workers(text: str) -> Workers:
+    """--workers as a number of decoding processes, or auto. Errors: UsageError."""
+    if text == "auto":
+        return "auto"
+    if not text.isdigit():
+        raise UsageError(f"--workers {text!r} is neither a number nor auto")
+    return int(text)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """--shard I/N as (I, N), 0 <= I < N. Errors: UsageError."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise UsageError(f"--shard {text!r} names no shard", hint="0/16 to 15/16 are the first to last of 16")
+    return int(found[1]), int(found[2])

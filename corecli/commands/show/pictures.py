@@ -1,0 +1,210 @@
+"""The pictures of `corecli show` that are made of images: contact sheets, nearest neighbours, attention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from corecli.base.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+    from corecli.data.captions import Captions
+    from corecli.data.features import FeatureTable
+    from corecli.data.imageset import ImageSet
+    from corecli.nets.encoder import Encoder
+
+_ATTENTION_PX = 160  # the least an image with attention is shown at
+_NIGHT = (22, 20, 52)  # over what is not looked at, so that it shows on black as well
+_HEAT = ((0, (12, 8, 38)), (0.3, (92, 20, 110)), (0.6, (212, 72, 66)), (0.82, (250, 158, 8)), (1, (252, 252, 178)))
+
+
+def draw_sheet(out: Path, data: ImageSet, real: ImageSet | None, *, columns: int, rows: int) -> None:
+    """The first images of a set as a grid, or its groups in columns, each below its real image."""
+    from corecli.draw.sheet import write_sheet
+
+    if real is None and len(set(data.rows.groups)) == len(data.rows):
+        images = data.read(np.arange(min(len(data.rows), columns * rows)))
+        write_sheet(out, images, columns=columns)
+    else:
+        images, columns = _by_group(data, real, columns=columns, rows=rows)
+        write_sheet(out, images, columns=columns, head_rows=int(real is not None))
+
+
+def draw_neighbours(
+    out: Path,
+    data: tuple[ImageSet, FeatureTable],
+    reference: tuple[ImageSet, FeatureTable] | None,
+    *,
+    columns: int,
+    rows: int,
+) -> None:
+    """Images of a set, a row each, then their nearest by cosine in the reference or, left out itself, in the set.
+
+    Errors: DataError for images without a feature, tables of other dimensions, or too few images.
+    """
+    import torch
+
+    from corecli.draw.sheet import write_sheet
+
+    images, table = data
+    others, other_table = reference or data
+    queries = evenly(len(images.rows), rows)
+    own = reference is None
+    k = min(columns - 1, len(others.rows) - int(own))
+    if k < 1:
+        raise DataError("no images to find neighbours among", hint="give --columns 2 or more, and more images")
+    x = table.lookup([images.rows.keys[row] for row in queries])
+    y = other_table.lookup(others.rows.keys)
+    cosines, found = _nearest(x, y, k, leave_out=queries if own else None)
+    lines, captions = [], []
+    for row, near, scores in zip(queries, found, cosines, strict=True):
+        lines += [images.read(np.array([row])), others.read(near.numpy())]
+        captions += ["", *(f"{score:.2f}" for score in scores.tolist())]
+    write_sheet(out, torch.cat(lines), columns=1 + k, head_columns=1, captions=captions)
+
+
+def draw_attention(out: Path, data: ImageSet, encoder: Encoder, *, columns: int, rows: int, mass: float | None) -> None:
+    """Images of a set, a row each, then where the class token of the encoder's last block looks, head by head.
+
+    mass: None draws heat, from dark to light; a number keeps in view the patches that hold this share of a head's
+    attention. Errors: UsageError for an encoder without attention.
+    """
+    import torch
+
+    from corecli.draw.sheet import write_sheet
+    from corecli.nets.attention import class_attention
+
+    attention, images = class_attention(encoder, data.read(evenly(len(data.rows), rows)))
+    attention, images = attention[:, : max(1, columns - 1)].cpu(), images.cpu()
+    scale = max(1, round(_ATTENTION_PX / images.shape[-1]))
+    images = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    if mass is None:
+        drawn = [_heated(image, heads) for image, heads in zip(images, attention, strict=True)]
+    else:
+        drawn = [_kept(image, keep_mass(heads, mass)) for image, heads in zip(images, attention, strict=True)]
+    lines = torch.cat([torch.cat([image[None], heads]) for image, heads in zip(images, drawn, strict=True)])
+    num_heads = attention.shape[1]
+    captions = ["", *(f"head {head + 1}" for head in range(num_heads))] * len(images)
+    write_sheet(out, lines, columns=1 + num_heads, head_columns=1, captions=captions)
+
+
+def draw_pca(out: Path, data: ImageSet, encoder: Encoder, *, columns: int, rows: int) -> None:
+    """Images of a set, and below each its patches, coloured by the principal components that all images share.
+
+    Images go in as large as they are in the set. Errors: UsageError for an encoder without patches.
+    """
+    import torch
+
+    from corecli.draw.embedding import colour_patches
+    from corecli.draw.sheet import write_sheet
+    from corecli.nets.patches import enlarge, patch_features
+    from corecli.views.augment import to_float
+
+    images = data.read(evenly(len(data.rows), columns * max(1, rows // 2)))
+    height, width = images.shape[-2:]
+    with torch.no_grad():
+        maps = torch.cat([patch_features(encoder, to_float(one.to(encoder.mean.device))) for one in images.split(16)])
+    colours = enlarge(encoder, colour_patches(maps), (height, width), mode="nearest").mul(255).round().byte().cpu()
+    columns = min(columns, len(images))
+    blank = images.new_full((-len(images) % columns, 3, height, width), 255)
+    lines = (torch.cat([part, blank]).split(columns) for part in (images, colours))
+    drawn = torch.cat([both for pair in zip(*lines, strict=True) for both in pair])
+    write_sheet(out, drawn, columns=columns, shown_px=_ATTENTION_PX)
+
+
+def draw_captioned(out: Path, data: ImageSet, captions: Captions, *, columns: int, rows: int) -> None:
+    """Groups of a set, evenly chosen: the caption that a group is named after above its images. Errors: DataError."""
+    from corecli.draw.sheet import write_captioned
+
+    text_of = dict(zip(captions.ids, captions.texts, strict=True))
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(data.rows.groups):
+        if group in text_of:
+            members.setdefault(group, []).append(row)
+    if not members:
+        raise DataError(
+            f"names none of the groups, such as {data.rows.groups[0]}", hint="the images have other captions"
+        )
+    chosen = [list(members)[i] for i in evenly(len(members), rows)]
+    write_captioned(out, [(text_of[group], data.read(np.array(members[group][:columns]))) for group in chosen])
+
+
+def evenly(num: int, most: int) -> np.ndarray:
+    """Up to `most` of `num` rows, evenly spaced: int64."""
+    return np.linspace(0, num - 1, min(num, most)).astype(np.int64)
+
+
+def keep_mass(attention: torch.Tensor, mass: float) -> torch.Tensor:
+    """The patches [..., h, w] that together hold `mass` of the attention to patches, the strongest first: bool.
+
+    As DINO draws them (with mass 0.6).
+    """
+    import torch
+
+    flat = attention.flatten(-2)
+    ascending, order = (flat / flat.sum(-1, keepdim=True)).sort(dim=-1)
+    kept = ascending.cumsum(-1) > 1 - mass
+    return torch.zeros_like(kept).scatter_(-1, order, kept).view_as(attention)
+
+
+def _by_group(data: ImageSet, real: ImageSet | None, *, columns: int, rows: int) -> tuple[torch.Tensor, int]:
+    """The images of evenly chosen groups, a column each, real ones first; and the number of columns."""
+    import torch
+
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(data.rows.groups):
+        members.setdefault(group, []).append(row)
+    sources = {key: row for row, key in enumerate(real.rows.keys)} if real else {}
+    groups = [g for g in members if real is None or g in sources]
+    if not groups:
+        raise DataError("holds none of the groups", hint="the set to show was made from other images")
+    chosen = [groups[i] for i in evenly(len(groups), columns)]
+    height = min(rows - int(real is not None), *(len(members[g]) for g in chosen))
+    lines = [data.read(np.array([members[g][i] for g in chosen])) for i in range(height)]
+    if real is not None:
+        lines.insert(0, real.read(np.array([sources[g] for g in chosen])))
+    return torch.cat(lines), len(chosen)
+
+
+def _nearest(
+    x: torch.Tensor, y: torch.Tensor, k: int, *, leave_out: np.ndarray | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+    import torch.nn.functional as F
+
+    if x.shape[1] != y.shape[1]:
+        hint = "extract both with one encoder and one layer"
+        raise DataError(f"features of {x.shape[1]} and of {y.shape[1]} dimensions do not compare", hint=hint)
+    cosines = F.normalize(x, dim=1) @ F.normalize(y, dim=1).T
+    if leave_out is not None:
+        cosines.scatter_(1, torch.from_numpy(leave_out)[:, None], -torch.inf)
+    return cosines.topk(k, dim=1)
+
+
+def _heated(image: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+    """image uint8 [3, H, W] in grey under a heat map of each of the heads [K, h, w]: uint8 [K, 3, H, W]."""
+    import torch
+    import torch.nn.functional as F
+
+    heat = F.interpolate(heads[:, None], image.shape[-2:], mode="bicubic", align_corners=False)[:, 0]
+    low, high = (bound(heat, dim=(1, 2), keepdim=True) for bound in (torch.amin, torch.amax))
+    strength = ((heat - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
+    anchors = [position for position, _ in _HEAT]
+    colours = np.array([colour for _, colour in _HEAT], dtype=np.float32)
+    mapped = np.stack([np.interp(strength.numpy(), anchors, channel) for channel in colours.T], axis=1)
+    grey = image.float().mean(0)
+    return (0.3 * grey + 0.7 * torch.from_numpy(mapped)).round().byte()
+
+
+def _kept(image: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """image uint8 [3, H, W] with all but the kept patches [K, h, w] dimmed: uint8 [K, 3, H, W]."""
+    import torch
+    import torch.nn.functional as F
+
+    shown = F.interpolate(kept[:, None].float(), image.shape[-2:], mode="nearest") > 0
+    night = torch.tensor(_NIGHT)[:, None, None]
+    return torch.where(shown, image, (0.22 * image.float().mean(0) + night).byte())

@@ -1,0 +1,133 @@
+"""A generator that learns against a discriminator: one pass from z and a condition to an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from corecli.base.errors import UsageError, unknown_name
+from corecli.base.pixels import to_pixels
+from corecli.base.rng import torch_generator
+from corecli.diffusion.noise import image_noise
+from corecli.generators.parts.conditioning import NORMALIZATIONS, check_features, check_labels
+from corecli.generators.parts.diff_augment import NUM_DRAWS
+from corecli.nets.biggan import BigGanGenerator
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialConfig:
+    """The choices of an adversarial generator apart from its networks.
+
+    condition: "features" of `condition_dim` dimensions, "labels" of `num_classes` classes, or "none": every image is
+    of one and the same class.
+    feature_normalization: "l2" (IC-GAN), "per-sample" or "none", applied in training and sampling alike.
+    """
+
+    image_size: int = 32
+    flip: bool = True
+    condition: str = "features"
+    condition_dim: int = 0
+    num_classes: int = 0
+    feature_normalization: str = "l2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialDraws:
+    """The random part of a step for B images; `draws[a:b]` is the part of some of them.
+
+    z: [B, 2, z_dim], for the step of the discriminator and that of the generator; flip: [B] bool, of real images;
+    augment: [B, 3, NUM_DRAWS] uniform in [0, 1), for real images, the images shown to the discriminator and those on
+    which the generator learns.
+    """
+
+    z: Tensor
+    flip: Tensor
+    augment: Tensor
+
+    def __getitem__(self, rows: slice) -> AdversarialDraws:
+        return AdversarialDraws(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def to(self, device: torch.device) -> AdversarialDraws:
+        """The same draws on a device."""
+        return AdversarialDraws(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+
+class AdversarialGenerator(nn.Module):
+    """A Generator (see `_generator.py`) that makes an image in one pass of its network; `AdversarialLearner` trains it.
+
+    Errors: UsageError when the choices of the config do not fit together.
+    """
+
+    def __init__(self, config: AdversarialConfig, network: BigGanGenerator) -> None:
+        super().__init__()
+        if config.feature_normalization not in NORMALIZATIONS:
+            raise unknown_name("feature normalisation", config.feature_normalization, NORMALIZATIONS)
+        self.config, self.network = config, network
+        self.data_shape = (3, config.image_size, config.image_size)
+
+    def check_condition(self, condition: Tensor | None, *, guidance: float = 1.0) -> None:
+        """See `Generator.check_condition`."""
+        if guidance != 1:
+            raise UsageError("nothing guides a GAN", hint="guidance steers diffusion; leave it at 1")
+        kind = self.config.condition
+        if (condition is None) != (kind == "none"):
+            if condition is not None:
+                raise UsageError("the generator is unconditional", hint="it takes no features or labels")
+            raise UsageError(f"the generator is conditioned on {kind}, and none are given", hint=f"give it {kind}")
+        if condition is None:
+            return
+        if kind == "features":
+            check_features(condition, self.config.condition_dim)
+        else:
+            check_labels(condition, self.config.num_classes)
+
+    def draw(self, seed: int, step: int, *, batch: int) -> AdversarialDraws:
+        """See `Generator.draw`."""
+        generator = torch_generator(seed, "adversarial", step)
+        return AdversarialDraws(
+            z=torch.randn(batch, 2, self.network.z_dim, generator=generator),
+            flip=torch.rand(batch, generator=generator) < 0.5,
+            augment=torch.rand(batch, 3, NUM_DRAWS, generator=generator),
+        )
+
+    def normalised(self, condition: Tensor | None, *, batch: int) -> Tensor:
+        """The condition of B images as both networks take it: features normalised, labels as they are, 0 for none."""
+        if condition is None:
+            return torch.zeros(batch, dtype=torch.int64, device=next(self.parameters()).device)
+        if self.config.condition == "labels":
+            return condition
+        return NORMALIZATIONS[self.config.feature_normalization](condition.float())
+
+    @torch.no_grad()
+    def generate(
+        self,
+        seeds: list[int],
+        condition: Tensor | None = None,
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        eta: float = 0.0,
+        guidance: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        spacing: str | None = None,
+    ) -> Tensor:
+        """See `Generator.generate`. There is nothing to choose: one pass, from a z that is a function of the seed.
+
+        Errors: as `check_condition`, and UsageError for choices of sampling by diffusion.
+        """
+        self.check_condition(condition, guidance=guidance)
+        if (sampler, eta, guidance_interval, spacing) != (None, 0, None, None) or steps not in (None, 1):
+            raise UsageError(
+                "a GAN makes an image in one pass", hint="sampler, steps, eta and spacing are for diffusion"
+            )
+        device = next(self.parameters()).device
+        z = image_noise(seeds, (self.network.z_dim,), device)()
+        was_training = self.training
+        self.eval()
+        try:
+            told = None if condition is None else condition.to(device)
+            return to_pixels(self.network(z, self.normalised(told, batch=len(seeds))))
+        finally:
+            self.train(was_training)

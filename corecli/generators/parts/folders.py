@@ -1,0 +1,146 @@
+"""A generator in the folder layout of diffusers: `unet/`, `scheduler/`, and `vae/` or `vqvae/`, each of which diffusers
+loads by `from_pretrained`.
+
+What diffusers has no place for, the header, the conditioning and the scale of latents, is in `corecli.safetensors`
+beside them, so that a folder is read back to the very generator. One of pixels that is told nothing has a
+`model_index.json` too, and runs as a DDIMPipeline, or a DDPMPipeline where it learned the variance.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from corecli.base import checkpoint, registry
+from corecli.base.checkpoint import Header, Tensors
+from corecli.base.errors import DataError, UsageError
+from corecli.base.files import missing, storage_errors, write_json
+from corecli.nets.autoencoder import VQ
+from corecli.nets.weights.pipelines import OWN, OWN_KIND, is_own, refuse_others
+
+_UNET, _STAGE = "network.unet.", "first_stage.autoencoder."
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_SCHEDULES = {  # by diffusers' name; its first and last beta of 1000 timesteps
+    "linear": ("linear", 1e-4, 0.02),
+    "scaled_linear": ("scaled_linear", 0.0015, 0.0195),
+    "cosine": ("squaredcos_cap_v2", 1e-4, 0.02),
+}
+_PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
+
+
+def write_folder(folder: Path, tensors: Tensors, header: Header) -> None:
+    """Write the generator of a loaded checkpoint; a folder of another is replaced, its own is left alone.
+
+    Errors: UsageError for a family or an objective that diffusers has no classes for; CannotCreateError where
+    something else is in the way; StorageError.
+    """
+    generator = _built(header, tensors)
+    unet, objective = _unet_of(generator), getattr(generator.config, "objective", "")
+    if unet is None or objective not in _PREDICTIONS:
+        hint = "adm and ldm are exported, with the objectives eps, v and x0"
+        raise UsageError(f"diffusers has no classes for {header['arch']} {objective}".rstrip(), hint=hint)
+    with storage_errors(folder):
+        refuse_others(folder)
+        if is_own(folder) and _header(folder) == header:
+            return
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            _write_parts(temporary, generator, unet)
+            rest = {n: t for n, t in tensors.items() if not n.startswith((_UNET, _STAGE))}
+            checkpoint.save(temporary / OWN, rest, kind=OWN_KIND, generator=header)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_folder(folder: Path) -> tuple[Tensors, Header]:
+    """What `write_folder` was given; weights that were trained on in diffusers are taken, with a new fingerprint.
+
+    Errors: MissingInputError, DataError.
+    """
+    if not is_own(folder):
+        raise missing(folder / OWN)
+    rest, own = checkpoint.load(folder / OWN, kind=OWN_KIND)
+    tensors = {**rest, **_prefixed(folder / "unet", _UNET)}
+    for part in ("vae", "vqvae"):
+        if (folder / part).is_dir():
+            tensors |= _prefixed(folder / part, _STAGE)
+    header = {**own["generator"], "fingerprint": checkpoint.fingerprint(tensors)}
+    try:
+        _built(header, tensors)
+    except (RuntimeError, KeyError, TypeError) as error:
+        raise DataError(f"its weights do not fit its header: {str(error)[:200]}", where=folder) from error
+    return tensors, header
+
+
+def _write_parts(folder: Path, generator: Any, unet: Any) -> None:
+    scheduler, stage = scheduler_of(generator), generator.first_stage
+    unet.save_pretrained(folder / "unet")
+    scheduler.save_pretrained(folder / "scheduler")
+    if stage is not None:
+        _record_scale(stage)
+        stage.autoencoder.save_pretrained(folder / ("vqvae" if stage.spec["kind"] == VQ else "vae"))
+    elif generator.config.condition == "none":
+        index = {
+            "_class_name": "DDPMPipeline" if generator.config.learn_sigma else "DDIMPipeline",
+            "unet": ["diffusers", type(unet).__name__],
+            "scheduler": ["diffusers", type(scheduler).__name__],
+        }
+        write_json(folder / "model_index.json", index)
+
+
+def scheduler_of(generator: Any) -> Any:
+    """diffusers' scheduler of a generator: DDIM as the papers mean it, or DDPM where the variance is learned."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    config = generator.config
+    name, first, last = _SCHEDULES[config.schedule]
+    scale = 1000 / config.diffusion_steps
+    shared: dict[str, Any] = {
+        "num_train_timesteps": config.diffusion_steps,
+        "beta_schedule": name,
+        "beta_start": scale * first,
+        "beta_end": scale * last,
+        "prediction_type": _PREDICTIONS[config.objective],
+        "clip_sample": generator.first_stage is None,
+    }
+    if config.learn_sigma:
+        return DDPMScheduler(**shared, variance_type="learned_range", timestep_spacing="linspace")
+    return DDIMScheduler(**shared, timestep_spacing="leading", steps_offset=0, set_alpha_to_one=True)
+
+
+def _record_scale(stage: Any) -> None:
+    """Say in the autoencoder's config what diffusers has a place for: one factor, or means and stds of KL's."""
+    shift, scale = stage.shift.flatten().tolist(), stage.scale.flatten().tolist()
+    if not any(shift) and len(set(scale)) == 1:
+        stage.autoencoder.register_to_config(scaling_factor=scale[0])
+    elif "latents_mean" in stage.autoencoder.config:
+        stds = [1 / s for s in scale]
+        stage.autoencoder.register_to_config(scaling_factor=1.0, latents_mean=shift, latents_std=stds)
+
+
+def _unet_of(generator: Any) -> Any:
+    return getattr(getattr(generator, "network", None), "unet", None)
+
+
+def _prefixed(folder: Path, prefix: str) -> Tensors:
+    return {f"{prefix}{name}": tensor for name, tensor in checkpoint.load_tensors(folder / _WEIGHTS).items()}
+
+
+def _built(header: Header, tensors: Tensors) -> Any:
+    family = registry.load("generators", header["arch"])
+    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in header["generator"].items()}
+    generator = family.build(family.Config(**fields))
+    generator.load_state_dict(tensors)
+    return generator.eval()
+
+
+def _header(folder: Path) -> Header:
+    return checkpoint.require_header(folder / OWN, kind=OWN_KIND)["generator"]

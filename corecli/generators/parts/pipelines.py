@@ -1,0 +1,208 @@
+"""Pipelines of diffusers as frozen generators: (seeds, prompts or images) -> uint8 images.
+
+Any pipeline whose call takes prompts, images, or nothing but a number, and a list of torch generators: one for each
+image, so that an image does not depend on its batch. What it takes is read from the signature of its call. Its safety
+checker stays out.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corecli.base.errors import WHOLE_FOLDER, DataError, UsageError
+from corecli.base.files import read_json
+from corecli.base.silence import silence
+from corecli.nets.weights import pipelines
+
+Kind = Literal["none", "captions", "images"]
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "dpmpp": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+_OURS = ("generator", "output_type", "num_images_per_prompt", "prompt", "image", "batch_size")  # not for --set
+_DEFAULT_INPUT_PX = 224
+_TOKENIZED_AT_ONCE = 4096
+
+
+class Pipeline:
+    """A pipeline in a folder, its arithmetic in `dtype`; `kind` says what an image is made from."""
+
+    kind: Kind
+
+    def __init__(self, folder: Path, *, device: torch.device, dtype: torch.dtype) -> None:
+        """Errors: DataError for a folder that cannot be loaded; UsageError for a pipeline of a kind not known here."""
+        self._folder = folder
+        with _silence():
+            self._pipeline = _load(folder, dtype, device)
+            self._pipeline.set_progress_bar_config(disable=True)
+        self._parameters = inspect.signature(self._pipeline.__call__).parameters
+        self.kind = _kind(self._parameters, folder)
+
+    @property
+    def input_px(self) -> int:
+        """The size of images it is given: shorter side resized to it, and the centre cropped."""
+        names = ("feature_extractor", "image_feature_extractor")
+        processors: list[Any] = [getattr(self._pipeline, name, None) for name in names]
+        crop = next((processor.crop_size for processor in processors if hasattr(processor, "crop_size")), None)
+        if crop is None:
+            return _DEFAULT_INPUT_PX
+        return int(crop if isinstance(crop, int) else min(crop["height"], crop["width"]))
+
+    def use(self, *, sampler: str | None, arguments: Mapping[str, Any], call: Mapping[str, Any]) -> None:
+        """Choose how it samples: the scheduler of a sampler's name, by None its own; `arguments` of its scheduler's
+        config or its call by name; and what of `call` is not None goes to the call.
+
+        Errors: UsageError for what the pipeline or its scheduler has not.
+        """
+        given = {name: value for name, value in call.items() if value is not None}
+        unknown = next((name for name in given if name not in self._parameters), None)
+        if unknown is not None:
+            raise UsageError(f"{type(self._pipeline).__name__} takes no {unknown}", where=self._folder)
+        of_call = {n: v for n, v in arguments.items() if n in self._parameters and n not in _OURS}
+        self._set_scheduler(sampler, {n: v for n, v in arguments.items() if n not in of_call})
+        if "eta" in given and "eta" not in inspect.signature(self._pipeline.scheduler.step).parameters:
+            raise UsageError(f"{type(self._pipeline.scheduler).__name__} takes no eta", where=self._folder)
+        self._call = {**of_call, **given}
+
+    @property
+    def scheduler(self) -> str:
+        """The name of its scheduler's class."""
+        return type(self._pipeline.scheduler).__name__
+
+    def num_cut(self, prompts: Sequence[str]) -> tuple[int, int]:
+        """(How many prompts are longer than every tokenizer of the pipeline takes, the most tokens it takes)."""
+        tokenizers = [part for name, part in self._pipeline.components.items() if "tokenizer" in name and part]
+        longest = max(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
+        most, cut = int(longest.model_max_length), 0
+        with _silence():
+            for start in range(0, len(prompts), _TOKENIZED_AT_ONCE):
+                tokens = longest(list(prompts[start : start + _TOKENIZED_AT_ONCE])).input_ids
+                cut += sum(len(ids) > most for ids in tokens)
+        return cut, most
+
+    @torch.no_grad()
+    def generate(self, seeds: list[int], condition: Sequence[str] | Tensor | None) -> Tensor:
+        """Images uint8 [B, 3, S, S] from B prompts, from images uint8 [B, 3, H, W], or from nothing.
+
+        Image i is a function of seeds[i] and its condition. Errors: DataError for images that are not finite, and for
+        what the pipeline refuses.
+        """
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        call = {**self._call, **self._inputs(condition, len(seeds))}
+        with _silence():
+            try:
+                made = self._pipeline(**call, generator=generators, output_type="pt").images
+            except (TypeError, ValueError) as error:
+                raise DataError(f"the pipeline refuses: {_first_line(error)}", where=self._folder) from error
+        return _to_uint8(made, self._folder)
+
+    def _inputs(self, condition: Any, num: int) -> dict[str, Any]:
+        if self.kind == "none":
+            return {"batch_size": num}
+        told: dict[str, Any] = {"prompt": list(condition)} if self.kind == "captions" else {"image": _pil(condition)}
+        if self.kind == "images" and "prompt" in self._parameters:
+            told["prompt"] = [""] * num
+        if "negative_prompt" in self._call:
+            told["negative_prompt"] = [self._call["negative_prompt"]] * num
+        return told
+
+    def _set_scheduler(self, sampler: str | None, arguments: Mapping[str, Any]) -> None:
+        import diffusers
+
+        scheduler: Any = self._pipeline.scheduler
+        kind = type(scheduler) if sampler is None else getattr(diffusers, SCHEDULERS[sampler])
+        if kind is not type(scheduler) and kind not in getattr(scheduler, "compatibles", []):
+            reason = f"the {sampler} sampler does not fit its {type(scheduler).__name__}"
+            raise UsageError(reason, where=self._folder, hint="without --sampler it takes its own")
+        known = inspect.signature(kind.__init__).parameters
+        unknown = next((name for name in arguments if name not in known), None)
+        if unknown is not None:
+            reason = f"neither the pipeline nor {kind.__name__} takes {unknown!r}"
+            raise UsageError(reason, where=self._folder, hint=f"the scheduler takes {', '.join(list(known)[1:])}")
+        with _silence():
+            self._pipeline.scheduler = kind.from_config(scheduler.config, **arguments)
+
+
+def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    listed = read_json(folder / pipelines.INDEX)
+    without: dict[str, Any] = {pipelines.UNUSED: None} if pipelines.UNUSED in listed else {}
+    without |= {"requires_safety_checker": False} if "requires_safety_checker" in listed else {}
+    variant = pipelines.variant_of(folder)
+    try:
+        parts = _load_parts(folder, dtype, variant)
+        pipeline = DiffusionPipeline.from_pretrained(
+            folder, local_files_only=True, torch_dtype=dtype, variant=variant, **parts, **without
+        )
+    except Exception as error:  # of many kinds: safetensors', torch's, transformers', the system's
+        reason = f"not a pipeline that loads: {_first_line(error)}"
+        raise DataError(reason, where=folder, hint=WHOLE_FOLDER) from error
+    return pipeline.to(device)
+
+
+def _load_parts(folder: Path, dtype: torch.dtype, variant: str | None) -> dict[str, torch.nn.Module]:
+    """The networks of a pipeline. Errors: ValueError for weights in no file: the libraries draw them at random."""
+    found = {}
+    for part, (library, kind) in pipelines.networks_of(folder).items():
+        options = {"torch_dtype": dtype, "variant": variant if pipelines.has_half(folder / part) else None}
+        network: Any = getattr(import_module(library), kind)
+        found[part], told = network.from_pretrained(
+            folder / part, local_files_only=True, output_loading_info=True, **options
+        )
+        if missing := told["missing_keys"]:
+            raise ValueError(f"{len(missing)} weights of the part {part} are missing: {min(missing)}")
+    return found
+
+
+def _kind(parameters: Mapping[str, inspect.Parameter], folder: Path) -> Kind:
+    """What a call with these parameters makes an image from."""
+    if "generator" in parameters and "mask_image" not in parameters:
+        if "image" in parameters:
+            return "images"
+        if "prompt" in parameters:
+            return "captions"
+        if "batch_size" in parameters:
+            return "none"
+    raise UsageError("a pipeline made neither from prompts, nor from images, nor from nothing", where=folder)
+
+
+def _pil(images: Tensor) -> list[Any]:
+    from PIL import Image
+
+    return [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def _to_uint8(made: Any, folder: Path) -> Tensor:
+    """What a pipeline made, floats in 0..1, rounded as diffusers rounds."""
+    x = torch.from_numpy(made).permute(0, 3, 1, 2) if isinstance(made, np.ndarray) else made
+    if not x.isfinite().all():
+        hint = "another --precision, or a scheduler that fits what its network predicts"
+        raise DataError("the pipeline made images that are not finite", where=folder, hint=hint)
+    return (x.float() * 255).round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:240]
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without what libraries say of themselves: progress, deprecations, cut prompts (counted by `num_cut`)."""
+    with silence("diffusers", "transformers"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,1 @@
+"""Machinery that metrics and probes share."""

@@ -1,0 +1,92 @@
+"""Weighted k-nearest-neighbour classification by cosine: what an encoder's space knows before a probe is trained on it.
+
+Each of the k nearest training rows votes for its class with weight exp(cosine / tau) (Wu et al. 2018, section 3.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from corecli.metrics.parts.classes import check_labelled, index_classes
+from corecli.metrics.parts.neighbors import most_similar
+from corecli.metrics.parts.scores import Predictions
+
+DIRECTION = {"knn_top1": "higher"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnResult:
+    """Accuracies in 0..1; top5 is None below 6 classes."""
+
+    top1: float
+    top5: float | None
+    k: int
+    num_train: int
+    num_test: int
+    num_classes: int
+
+
+def compute(
+    *, train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor
+) -> dict[str, float]:
+    """`knn_top1` with k 20 and tau 0.07. Errors: DataError."""
+    return {"knn_top1": knn_classify(train_features, train_labels, test_features, test_labels).top1}
+
+
+def knn_classify(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    k: int = 20,
+    tau: float = 0.07,
+) -> KnnResult:
+    """Classify test_features [M, D] by their neighbours in train_features [N, D]; labels int64, any values >= 0.
+
+    k is cut to N. Errors: DataError when labels are missing, of one class only, or in test but not in train.
+    """
+    check_labelled(train_features, train_labels, where="train")
+    check_labelled(test_features, test_labels, where="test")
+    classes, train_index, test_index = index_classes(train_labels, test_labels)
+    (found,) = knn_predict(train_features, train_index, test_features, test_index, ks=[k], tau=tau)
+    return KnnResult(
+        top1=float((found.ranks == 0).double().mean()),
+        top5=float((found.ranks < 5).double().mean()) if len(classes) > 5 else None,
+        k=min(k, len(train_features)),
+        num_train=len(train_features),
+        num_test=len(test_features),
+        num_classes=len(classes),
+    )
+
+
+def knn_predict(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    ks: Sequence[int],
+    tau: float = 0.07,
+    among: Tensor | None = None,
+) -> list[Predictions]:
+    """The predictions of each k in `ks` from one search; labels int64 in 0..C-1, classes with equal votes in order.
+
+    `among`: bool [C], the classes in question; votes for others are lost.
+    """
+    cosines, neighbours = most_similar(test_features, train_features, min(max(ks), len(train_features)))
+    voted = train_labels.to(neighbours.device)[neighbours]
+    weights = ((cosines - cosines[:, :1]) / tau).exp()  # relative to the nearest one, or small tau would overflow
+    found = []
+    for k in ks:
+        votes = weights.new_zeros(len(weights), int(train_labels.max()) + 1)
+        votes.scatter_add_(1, voted[:, :k], weights[:, :k])
+        if among is not None:
+            votes[:, ~among.to(votes.device)] = -1
+        ranked = votes.argsort(dim=1, descending=True, stable=True)
+        place = ranked.argsort(dim=1).gather(1, test_labels.to(votes.device)[:, None])[:, 0]
+        found.append(Predictions(ranks=place.cpu(), predicted=ranked[:, 0].cpu()))
+    return found

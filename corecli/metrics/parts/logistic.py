@@ -1,0 +1,141 @@
+"""Logistic regression on cached features by L-BFGS, over a sweep of C with warm starts, from strong to weak.
+
+For every C it minimises C sum(loss) + |weight|^2 / 2 (scikit-learn's convention; the bias is free) on standardised
+features, to a tight tolerance: a loose one moves the accuracy at a C by points. The C that is best on the rows held
+out is fitted again on all rows. The 45 values are those of DINOv2 and SynCLR (appendix B.5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from corecli.metrics.parts.average_precision import mean_average_precision
+from corecli.metrics.parts.classes import check_labelled, index_classes
+from corecli.metrics.parts.fitting import Classifier, Scaling, Split, holdout
+from corecli.metrics.parts.scores import predict, summarise
+
+DIRECTION = {"logistic_top1": "higher"}
+
+_MOST_DOUBLES = 1 << 27  # features of up to so many values are fitted in float64, larger ones in float32
+_ROWS_PER_BLOCK = 1 << 16  # bounds the logits of a pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogisticOptions:
+    """What to sweep, and when an optimum is reached: no entry of the mean loss's gradient beyond the tolerance."""
+
+    costs: tuple[float, ...] = tuple(sorted(10 ** (6 - 11 * i / 44) for i in range(45)))  # 1 / logspace(-6, 5, 45)
+    max_steps: int = 1000
+    tolerance: float = 1e-6
+    holdout: float = 0.1  # share of each class in train that selects C
+
+
+def compute(
+    *, train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor
+) -> dict[str, float]:
+    """`logistic_top1` with the default options. Errors: DataError."""
+    check_labelled(train_features, train_labels, where="train")
+    check_labelled(test_features, test_labels, where="test")
+    classes, train_index, test_index = index_classes(train_labels, test_labels)
+    classifier, _ = fit_logistic(train_features, train_index, holdout(train_index, LogisticOptions().holdout, 0))
+    found = predict(classifier.logits, test_features, test_index)
+    return {"logistic_top1": summarise([found], test_index, num_classes=len(classes)).top1}
+
+
+def fit_logistic(
+    features: Tensor, targets: Tensor, split: Split, options: LogisticOptions | None = None
+) -> tuple[Classifier, float]:
+    """Choose C on `split.held`, fit on `split.final`: (classifier, C). features: [N, D], on the device to compute on.
+
+    targets: int64 [N], classes 0..C-1, chosen by accuracy; or int [N, C], any number of classes a row (1 yes, 0 no, -1
+    passed over), C binary classifiers with one C, chosen by mean average precision. Ties go to the lower loss.
+    """
+    options = options or LogisticOptions()
+    scaling = Scaling.of(features, split.fitted)
+    fitted = _Rows.of(features, targets, split.fitted, scaling)
+    held = _Rows.of(features, targets, split.held, scaling)
+    start, best = fitted.zeros(), (-math.inf, -math.inf)
+    chosen, cost = start, options.costs[0]
+    for value in options.costs:
+        start = _minimise(fitted, value, start, options)
+        judged = held.quality(start) if len(options.costs) > 1 else (0.0, 0.0)
+        if judged > best:
+            best, chosen, cost = judged, start, value
+    scaling = Scaling.of(features, split.final)
+    weight, bias = _minimise(_Rows.of(features, targets, split.final, scaling), cost, chosen, options)
+    return Classifier(scaling=scaling, weight=weight.float(), bias=bias.float()), cost
+
+
+Parameters = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """Scaled features [N, D] and their targets, of one class or of several a row."""
+
+    x: Tensor
+    targets: Tensor
+    num_classes: int
+
+    @staticmethod
+    def of(features: Tensor, targets: Tensor, rows: Tensor, scaling: Scaling) -> _Rows:
+        targets = targets.to(features.device)
+        dtype = torch.float64 if features.numel() <= _MOST_DOUBLES else torch.float32
+        rows = rows.to(features.device)
+        num_classes = targets.shape[1] if targets.ndim == 2 else int(targets.max()) + 1
+        return _Rows(x=scaling(features[rows]).to(dtype), targets=targets[rows], num_classes=num_classes)
+
+    def zeros(self) -> Parameters:
+        return self.x.new_zeros(self.x.shape[1], self.num_classes), self.x.new_zeros(self.num_classes)
+
+    def losses(self, weight: Tensor, bias: Tensor) -> Iterator[Tensor]:
+        """The sums of the losses of blocks of rows."""
+        for x, targets in zip(self.x.split(_ROWS_PER_BLOCK), self.targets.split(_ROWS_PER_BLOCK), strict=True):
+            logits = torch.addmm(bias, x, weight)
+            if targets.ndim == 1:
+                yield F.cross_entropy(logits, targets, reduction="sum")
+            else:
+                yes, counted = (targets > 0).to(x.dtype), (targets >= 0).to(x.dtype)
+                yield F.binary_cross_entropy_with_logits(logits, yes, counted, reduction="sum")
+
+    def quality(self, parameters: Parameters) -> tuple[float, float]:
+        """How good a classifier is on these rows: accuracy or mean average precision, then minus the loss."""
+        weight, bias = parameters
+        logits = torch.addmm(bias, self.x, weight)
+        loss = float(sum(part for part in self.losses(weight, bias)))
+        if self.targets.ndim == 2:
+            return mean_average_precision(logits, self.targets), -loss
+        return float((logits.argmax(1) == self.targets).double().mean()), -loss
+
+
+def _minimise(rows: _Rows, cost: float, start: Parameters, options: LogisticOptions) -> Parameters:
+    """The weight [D, C] and bias [C] of the least regularised loss, from `start` on."""
+    weight, bias = (part.clone().requires_grad_() for part in start)
+    num = len(rows.x)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=options.max_steps,
+        max_eval=2 * options.max_steps,
+        tolerance_grad=options.tolerance,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        total = weight.square().sum() / (2 * cost * num)
+        total.backward()
+        total = total.detach()
+        for part in rows.losses(weight, bias):
+            (part / num).backward()
+            total = total + part.detach() / num
+        return total
+
+    optimizer.step(closure)  # pyright: ignore[reportArgumentType]
+    return weight.detach(), bias.detach()

@@ -1,0 +1,132 @@
+"""Folders of whole pipelines in the layout of diffusers, looked through without torch."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from corecli.base.errors import WHOLE_FOLDER, CannotCreateError, DataError, UnavailableError
+from corecli.base.files import read_json, sha256_file
+from corecli.nets.weights.hub import find_folder
+
+INDEX = "model_index.json"
+OWN, OWN_KIND = "corecli.safetensors", "generator-folder"  # beside the parts of a folder that we have written
+UNUSED = "safety_checker"  # blackens images, which no one who measures a generator wants
+_CONFIG = "config.json"  # only parts with weights have one
+_DESCRIBED = {  # the others, by how their class is called
+    "Scheduler": "scheduler_config.json",
+    "Tokenizer": "tokenizer_config.json",
+    "Processor": "*processor_config.json",
+    "FeatureExtractor": "*processor_config.json",
+}
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken")
+_LIBRARIES = ("diffusers", "transformers")
+_WEIGHTS = (".safetensors", ".bin")
+_HALF = ".fp16."
+_FILES = [INDEX, *(f"*/*{suffix}" for suffix in (".json", ".txt", ".model", *_WEIGHTS))]
+
+
+def find_pipeline(place: str) -> Path:
+    """The folder of a pipeline with every part in it, by its path or by an id of a hub.
+
+    Errors: MissingInputError, UnavailableError, and those of `check_pipeline`.
+    """
+    folder = find_folder(place, patterns=_FILES)
+    check_pipeline(folder)
+    return folder
+
+
+def check_pipeline(folder: Path) -> None:
+    """Errors: DataError for a folder that is no pipeline, or naming the part that is missing or has no weights;
+    UnavailableError where a part needs transformers and it is not installed."""
+    if not (folder / INDEX).is_file():
+        raise DataError(f"not a pipeline of diffusers: it has no {INDEX}", where=folder, hint=WHOLE_FOLDER)
+    for name, (library, kind) in parts_of(folder).items():
+        part = folder / name
+        if not part.is_dir() or not any(part.iterdir()):
+            hint = f"{INDEX} names it; {WHOLE_FOLDER}"
+            raise DataError(f"the part {name} is missing", where=folder, hint=hint)
+        reason = _lacks(part, library, kind)
+        if reason is not None:
+            raise DataError(f"the part {name} {reason}", where=folder, hint=WHOLE_FOLDER)
+        if library == "transformers" and find_spec("transformers") is None:
+            hint = "pip install 'corecli[text]'"
+            raise UnavailableError(f"the part {name} needs transformers", where=folder, hint=hint)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether it holds the vocabulary of a tokenizer, or says that it is one of bytes, which has none."""
+    if any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
+        return True
+    about = folder / "tokenizer_config.json"
+    return about.is_file() and str(read_json(about).get("tokenizer_class")).startswith("ByT5")
+
+
+def _lacks(part: Path, library: str, kind: str) -> str | None:
+    """What is not in the folder of a part that is of a class of a library."""
+    describing = next((name for end, name in _DESCRIBED.items() if kind.removesuffix("Fast").endswith(end)), _CONFIG)
+    if library in _LIBRARIES and not any(part.glob(describing)):
+        return f"has no {describing}"
+    if (part / _CONFIG).is_file() and not _weights(part):
+        return "holds no weights"
+    return "holds no vocabulary" if "Tokenizer" in kind and not has_tokenizer(part) else None
+
+
+def is_own(folder: Path) -> bool:
+    """Whether it is a generator of ours, written by `generators._folders`."""
+    return (folder / OWN).is_file()
+
+
+def refuse_others(folder: Path) -> None:
+    """Errors: CannotCreateError where a generator is to be written over anything but an earlier one of ours."""
+    if folder.exists() and not is_own(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise CannotCreateError("exists already and is something else", where=folder, hint="choose another name")
+
+
+def parts_of(folder: Path) -> dict[str, tuple[str, str]]:
+    """The parts that a pipeline is loaded with: the library and class of each, by name. Errors: DataError."""
+    index = read_json(folder / INDEX)
+    if not isinstance(index, dict) or "_class_name" not in index:
+        raise DataError("names no class of pipelines", where=folder / INDEX)
+    listed = {name: part for name, part in index.items() if isinstance(part, list) and len(part) == 2}
+    return {
+        name: (str(library), str(kind))
+        for name, (library, kind) in listed.items()
+        if library is not None and name != UNUSED
+    }
+
+
+def networks_of(folder: Path) -> dict[str, tuple[str, str]]:
+    """Those of the parts that hold weights. Errors: DataError."""
+    return {
+        name: (library, kind)
+        for name, (library, kind) in parts_of(folder).items()
+        if library in _LIBRARIES and (folder / name / _CONFIG).is_file() and _weights(folder / name)
+    }
+
+
+def variant_of(folder: Path) -> str | None:
+    """`fp16` where some part has weights of that variant alone, else None."""
+    weights = [_weights(folder / name) for name in parts_of(folder)]
+    return "fp16" if any(names and all(_HALF in name for name in names) for names in weights) else None
+
+
+def has_half(part: Path) -> bool:
+    """Whether a part holds weights of the variant `fp16`."""
+    return any(_HALF in name for name in _weights(part))
+
+
+def fingerprint(folder: Path) -> str:
+    """The sha256 of the names and contents of every file that a pipeline is loaded from."""
+    found: Any = hashlib.sha256()
+    files = [folder / INDEX, *(path for name in parts_of(folder) for path in sorted((folder / name).rglob("*")))]
+    for path in files:
+        if path.is_file():
+            found.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\0".encode())
+    return found.hexdigest()
+
+
+def _weights(part: Path) -> list[str]:
+    return sorted(path.name for path in part.iterdir() if path.suffix in _WEIGHTS)

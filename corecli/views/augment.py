@@ -1,0 +1,210 @@
+"""Random views of whole batches: a `Recipe` says how strong, `draw` draws the parameters, `augment` applies them.
+
+Parameters belong to the global batch of a step and are a pure function of (seed, step, view): a rank that applies its
+slice of them gets the images one process would have got, and a resumed run continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corecli.base.rng import numpy_generator
+from corecli.views import color, resample
+from corecli.views.recipes import Recipe
+
+_SHRINKS = (0.5, 0.25)  # 256 px to 128 or 64 (StableRep and SynCLR)
+_NUM_TRIES = 10  # of a random crop before it falls back to the centre, as in torchvision
+_CHUNK_PIXELS = 1 << 18  # images of one chunk; together they should stay in a core's cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """What is done to each image of a batch of B; `parameters[a:b]` or `parameters[rows]` is a part of it."""
+
+    shrink: np.ndarray  # float64 [B]: the part of the sides, and so of detail, that is left; 1: all
+    boxes: np.ndarray  # int64 [B, 4]: top, left, height, width of the crop
+    flip: np.ndarray  # bool [B]
+    order: np.ndarray  # int64 [B, 4]: color operations, first to last; a row of -1: no jitter
+    factors: np.ndarray  # float64 [B, 4]: ratios of brightness, contrast and saturation, and turns of hue
+    grey: np.ndarray  # bool [B]
+    sigma: np.ndarray  # float64 [B] of the blur in px; 0: no blur
+    solarize: np.ndarray  # bool [B]
+    image_size: tuple[int, int]  # H, W the boxes refer to
+    recipe: Recipe
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the views in px."""
+        return self.image_size if self.recipe.size is None else (self.recipe.size, self.recipe.size)
+
+    def __len__(self) -> int:
+        return len(self.flip)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Parameters:
+        arrays = {name: value[rows] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return replace(self, **arrays)
+
+
+def draw(recipe: Recipe, *, seed: int, step: int, view: int, batch: int, image_size: tuple[int, int]) -> Parameters:
+    """Parameters for the `batch` images of a step's global batch, all of `image_size` (H, W).
+
+    They depend on nothing but the arguments, and two recipes draw alike: a weaker one crops near the same places.
+    """
+    g = numpy_generator(seed, "augment", step, view)
+    chances = (recipe.flip, recipe.jitter, recipe.grey, recipe.blur, recipe.solarize)
+    flip, jitter, grey, blur, solarize = g.random((5, batch)) < np.array(chances)[:, None]
+    order = np.where(jitter[:, None], g.random((batch, 4)).argsort(axis=1), -1)
+    boxes = _crop_boxes(recipe, image_size, g.random((batch, _NUM_TRIES, 2)), g.random((batch, 2)))
+    factors = _uniform(g, *_factor_ranges(recipe), (batch, 4))
+    sigma = np.where(blur, _uniform(g, *recipe.sigma, batch), 0.0)
+    return Parameters(
+        shrink=np.where(g.random(batch) < recipe.shrink, g.choice(_SHRINKS, batch), 1.0),
+        boxes=boxes,
+        flip=flip,
+        order=order,
+        factors=factors,
+        grey=grey,
+        sigma=sigma,
+        solarize=solarize,
+        image_size=image_size,
+        recipe=recipe,
+    )
+
+
+def augment(images: Tensor, parameters: Parameters, *, compile: bool = False) -> Tensor:
+    """The views of uint8 images [B, 3, H, W] that B parameters describe: float32 [B, 3, h, w] in [0, 1] up to rounding.
+
+    Values equal those of torchvision's float functions for the same parameters, in full precision whatever the
+    autocast and TF32 settings. `compile` fuses the hue, the longest chain of operations; without a compiler it warns
+    once and runs eager.
+    """
+    if len(images) != len(parameters) or tuple(images.shape[-2:]) != parameters.image_size:
+        raise ValueError(f"images {tuple(images.shape)} do not match parameters of {len(parameters)} images")
+    views = torch.empty(len(images), 3, *parameters.size, device=images.device)
+    with torch.no_grad(), _full_precision(images.device):
+        for rows in _chunks(parameters, images.device):
+            _put(views, rows, _augment_chunk(_take(images, rows), parameters[rows], compile))
+    return views
+
+
+def to_float(images: Tensor) -> Tensor:
+    """The evaluation path: uint8 images to float32 in [0, 1], nothing else."""
+    return images.float().div_(255)
+
+
+def _chunks(p: Parameters, device: torch.device) -> list[np.ndarray]:
+    """The batch's positions, sorted as `color.jitter` wants them and cut into chunks that stay in a CPU core's cache,
+    or into larger ones that keep a GPU busy.
+    """
+    order = np.argsort(color.hue_position(p.order), kind="stable")
+    budget = _CHUNK_PIXELS if device.type == "cpu" else _CHUNK_PIXELS << 6
+    num_pixels = len(p) * max(math.prod(p.size), math.prod(p.image_size))
+    return np.array_split(order, max(1, min(len(p), round(num_pixels / budget))))
+
+
+def _augment_chunk(images: Tensor, p: Parameters, compile: bool) -> Tensor:
+    for part in _SHRINKS:
+        _change(images, p.shrink == part, partial(resample.shrunk, part=part))
+    views = _crop(images, p)
+    color.jitter(views.view(len(p), 3, math.prod(p.size)), p.order, p.factors, compile=compile)
+    _change(views, p.grey, color.greyscale)
+    _change(views, p.sigma > 0, partial(_blur, p=p))
+    _change(views, p.solarize, partial(color.solarize, threshold=p.recipe.threshold))
+    return views
+
+
+def _crop(images: Tensor, p: Parameters) -> Tensor:
+    if p.size != p.image_size or (p.boxes[:, 2:] != p.image_size).any():
+        return resample.resized_crop(images, p.boxes, p.flip, p.size)
+    views = to_float(images)
+    _change(views, p.flip, partial(torch.flip, dims=(-1,)))
+    return views
+
+
+def _blur(views: Tensor, p: Parameters) -> Tensor:
+    sigma = p.sigma[p.sigma > 0]
+    if p.recipe.blur_kernel == "tenth":  # 3 px at least, or small views would have no blur
+        return resample.gaussian_blur(views, sigma, radius=max(1, min(p.size) // 10 // 2))
+    radius = math.ceil(5 * p.recipe.sigma[1])  # beyond five sigmas a Gaussian holds less than 1e-6
+    return resample.gaussian_blur(views, sigma, radius=radius, edge="replicate")
+
+
+def _change(views: Tensor, mask: np.ndarray, change: Callable[[Tensor], Tensor]) -> None:
+    rows = np.flatnonzero(mask)
+    if len(rows):
+        _put(views, rows, change(_take(views, rows)))
+
+
+def _take(images: Tensor, rows: np.ndarray) -> Tensor:
+    return images.index_select(0, torch.from_numpy(rows).to(images.device, non_blocking=True))
+
+
+def _put(images: Tensor, rows: np.ndarray, values: Tensor) -> None:
+    if images.device.type == "cpu":
+        images.numpy()[rows] = values.numpy()  # several times faster than index_copy_
+    else:
+        images.index_copy_(0, torch.from_numpy(rows).to(images.device, non_blocking=True), values)
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """No autocast, no TF32: a view must not depend on how the network is trained."""
+    b = torch.backends
+    backends = (b.cuda.matmul, b.cudnn.conv, b.mkldnn.matmul, b.mkldnn.conv)  # pyright: ignore[reportAttributeAccessIssue]
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
+def _uniform(
+    g: np.random.Generator, low: float | np.ndarray, high: float | np.ndarray, shape: tuple[int, ...] | int
+) -> np.ndarray:
+    return low + (high - low) * g.random(shape)
+
+
+def _factor_ranges(recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+    strength = np.array([recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue])
+    centre = np.array([1.0, 1.0, 1.0, 0.0])
+    low = centre - strength
+    low[: color.HUE] = low[: color.HUE].clip(0)
+    return low, centre + strength
+
+
+def _crop_boxes(recipe: Recipe, image_size: tuple[int, int], shapes: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Boxes int64 [B, 4] from uniform draws: shapes [B, tries, 2] for area and ratio, places [B, 2].
+
+    torchvision's semantics: the first try that fits inside the image, else the largest centred box within the ratios.
+    """
+    height, width = image_size
+    if recipe.crop is None:
+        return np.tile(np.array([0, 0, height, width]), (len(places), 1))
+    low, high = np.log(recipe.ratio)
+    area = height * width * (recipe.crop[0] + (recipe.crop[1] - recipe.crop[0]) * shapes[..., 0])
+    ratio = np.exp(low + (high - low) * shapes[..., 1])
+    sides = np.rint(np.stack([np.sqrt(area / ratio), np.sqrt(area * ratio)], -1)).astype(np.int64)
+    fits = np.all((sides > 0) & (sides <= image_size), axis=-1)
+    chosen = sides[np.arange(len(sides)), fits.argmax(1)]
+    corner = np.floor(places * (np.array(image_size) - chosen + 1)).astype(np.int64)
+    boxes = np.concatenate([corner, chosen], 1)
+    boxes[~np.any(fits, axis=1)] = _centre_box(recipe.ratio, height, width)
+    return boxes
+
+
+def _centre_box(ratio: tuple[float, float], height: int, width: int) -> tuple[int, int, int, int]:
+    wide = min(width, round(height * ratio[1]))
+    tall = min(height, round(width / ratio[0]))
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
