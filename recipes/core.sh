@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 DATA=${DATA:?the image set to learn from}
-TEST=${TEST:?a labelled image set to score on}
+TEST=${TEST:?a labeled image set to score on}
 REFERENCE=${REFERENCE:-$DATA}            # the image set that samples are measured against
 OUT=${OUT:-core-out}
 ROUNDS=${ROUNDS:-2}

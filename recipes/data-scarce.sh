@@ -7,7 +7,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 DATA=${DATA:?the image set to take shares of}
-TEST=${TEST:?a labelled image set to score on}
+TEST=${TEST:?a labeled image set to score on}
 OUT=${OUT:-scarce-out}
 SHARES=${SHARES:-0.1 0.2}                # of each class: Section 4.6 says a tenth, C.5 1,000 of CIFAR-10's 5,000
 NPROC=${NPROC:-1}

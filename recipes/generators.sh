@@ -6,7 +6,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
-DATA=${DATA:?a labelled image set to learn}
+DATA=${DATA:?a labeled image set to learn}
 OUT=${OUT:-generators-out}
 NPROC=${NPROC:-1}
 FAMILIES=${FAMILIES:-adm dit ldm icgan}

@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 DATA=${DATA:?the image set to learn from}
-TEST=${TEST:?a labelled image set to score on}
+TEST=${TEST:?a labeled image set to score on}
 OUT=${OUT:-mixdiff-out}
 NPROC=${NPROC:-1}
 GENERATOR=${GENERATOR:-}                 # diffusers:FOLDER or diffusers:ID of a pipeline that varies images

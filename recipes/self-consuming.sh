@@ -8,7 +8,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 DATA=${DATA:?the image set to learn from}
-TEST=${TEST:?a labelled image set to score on}
+TEST=${TEST:?a labeled image set to score on}
 OUT=${OUT:-loop-out}
 # What a generation after the first learns from, one or several of
 #   fully-synthetic  the samples of the generation before

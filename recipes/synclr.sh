@@ -12,7 +12,7 @@ command -v corecli >/dev/null || source recipes/setup.sh digits,timm
 
 OUT=${OUT:-synclr-out}
 NPROC=${NPROC:-1}
-TRAIN=${TRAIN:-digits:8:train}           # labelled real images to probe on, and of the generator trained here
+TRAIN=${TRAIN:-digits:8:train}           # labeled real images to probe on, and of the generator trained here
 TEST=${TEST:-digits:8:test}
 CONCEPTS=${CONCEPTS:-digits}             # lists of concepts, each FILE[:WEIGHT[:KIND]]
 NUM=${NUM:-600}                          # captions

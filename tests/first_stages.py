@@ -17,18 +17,18 @@ HALVING: dict[str, Any] = {
 
 
 def set_by_hand(first_stage: Any) -> None:
-    """Latents of `HALVING`: the means of 2 x 2 pixels, in [0, 0.1], and their grey; decoding repeats the pixels."""
+    """Latents of `HALVING`: the means of 2 x 2 pixels, in [0, 0.1], and their gray; decoding repeats the pixels."""
     encoder, decoder = first_stage.autoencoder.encoder.layers, first_stage.autoencoder.decoder.layers
     for parameter in first_stage.parameters():
         parameter.data.zero_()
-    colours = torch.arange(3)
-    encoder[0].weight.data[colours, colours, 1, 1] = 1
-    encoder[1].weight.data[colours, colours, 1:, 1:] = 0.25  # of stride 2
-    encoder[2].weight.data[colours, colours, 1, 1] = 0.1  # where the bound of a decoder's input hardly bends it
+    colors = torch.arange(3)
+    encoder[0].weight.data[colors, colors, 1, 1] = 1
+    encoder[1].weight.data[colors, colors, 1:, 1:] = 0.25  # of stride 2
+    encoder[2].weight.data[colors, colors, 1, 1] = 0.1  # where the bound of a decoder's input hardly bends it
     encoder[2].weight.data[3, :3, 1, 1] = 0.1 / 3
-    decoder[0].weight.data[colours, colours, 1, 1] = 1  # latents are positive, so the ReLU after it does nothing
-    decoder[3].weight.data[colours, colours, 1, 1] = 1
-    decoder[4].weight.data[colours, colours, 1, 1] = 10
+    decoder[0].weight.data[colors, colors, 1, 1] = 1  # latents are positive, so the ReLU after it does nothing
+    decoder[3].weight.data[colors, colors, 1, 1] = 1
+    decoder[4].weight.data[colors, colors, 1, 1] = 10
 
 
 def smooth(images: torch.Tensor) -> torch.Tensor:

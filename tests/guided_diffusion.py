@@ -77,8 +77,8 @@ def conv(w: Tensors, name: str, x) -> torch.Tensor:
 
 def norm(w: Tensors, name: str, x) -> torch.Tensor:
     grouped = x.reshape(len(x), GROUPS, -1)
-    centred = grouped - grouped.mean(-1, keepdim=True)
-    x = (centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-5)).reshape(x.shape)
+    centered = grouped - grouped.mean(-1, keepdim=True)
+    x = (centered / torch.sqrt((centered**2).mean(-1, keepdim=True) + 1e-5)).reshape(x.shape)
     return x * w[f"{name}.weight"][:, None, None] + w[f"{name}.bias"][:, None, None]
 
 

@@ -176,7 +176,7 @@ def to_json(value: Any) -> Any:
 def parse_fields(cls: type[Any], given: Mapping[str, str], *, where: str) -> dict[str, Any]:
     """Values for some fields of a plain dataclass of numbers, flags, words and tuples of them, from texts by name.
 
-    Errors: UsageError naming an unknown field's nearest neighbour, or a value that is none.
+    Errors: UsageError naming an unknown field's nearest neighbor, or a value that is none.
     """
     hints = typing.get_type_hints(cls)
     found = {}

@@ -69,7 +69,7 @@ class InterruptedAfterSaving(CorecliError):
     exit_code = 75
 
 
-class ToldElsewhere(CorecliError):
+class ReportedElsewhere(CorecliError):
     """Another process of the same run has failed and said why; this one ends with the same code, in silence."""
 
 

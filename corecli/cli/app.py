@@ -15,7 +15,7 @@ import typer
 from corecli import __version__
 from corecli.base import config as cfg
 from corecli.base import registry
-from corecli.base.errors import CorecliError, StorageError, ToldElsewhere
+from corecli.base.errors import CorecliError, ReportedElsewhere, StorageError
 from corecli.base.files import unreadable
 from corecli.base.outcome import Outcome, to_json_line
 from corecli.cli.verbs import COMPLETION, SUMMARY, VERBS, command_of, help_text, options_of
@@ -44,7 +44,7 @@ def run_line(argv: list[str]) -> int:
         return parsed if verb is None or isinstance(parsed, int) else dispatch(verb, parsed, argv)
     except _PARSER_ERROR as error:
         return _fail(verb, _of_parts(verb, error) or str(error.format_message()).rstrip("."), 2)
-    except ToldElsewhere as error:
+    except ReportedElsewhere as error:
         return error.exit_code
     except CorecliError as error:
         if debug:
@@ -153,7 +153,7 @@ def dispatch(name: str, config: Any, argv: list[str]) -> int:
     if getattr(module, "IS_ALONE", False):  # one process, and torch only where the verb itself asks for it
         with _stdout_for_results():
             outcome = module.run(config)
-        _tell(name, config, outcome)
+        _report(name, config, outcome)
         return 0
     with _stdout_for_results():
         from corecli.engine import launch
@@ -164,11 +164,11 @@ def dispatch(name: str, config: Any, argv: list[str]) -> int:
     with _stdout_for_results(), launch.joined(config, name) as world:
         outcome = module.run(config, world)
     if world.is_main:
-        _tell(name, config, outcome)
+        _report(name, config, outcome)
     return 0
 
 
-def _tell(name: str, config: Any, outcome: Outcome) -> None:
+def _report(name: str, config: Any, outcome: Outcome) -> None:
     for note in () if config.quiet else outcome.notes:
         print(f"corecli {name}: {note}", file=sys.stderr)
     _print(outcome, as_json=config.json)

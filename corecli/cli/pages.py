@@ -35,7 +35,7 @@ _EXIT_STATUS = (
 _COMMON = "Every verb takes these, and passes over those it has no use for, such as a device where nothing is computed."
 _ENVIRONMENT = (
     ("CORECLI_OPTION", "the default of --option for every verb that has it, e.g. CORECLI_DEVICE=cpu"),
-    ("NO_COLOR", "no colour in help and progress"),
+    ("NO_COLOR", "no color in help and progress"),
     ("CORECLI_DEBUG", "show the traceback of every error"),
 )
 

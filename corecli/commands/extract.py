@@ -7,7 +7,7 @@ The encoder is one of ours, a checkpoint of another tool, or `timm:NAME`, option
 are told by content: ResNets and plain ViTs as torchvision, timm, solo-learn, lightly and Lightning, MoCo, MoCo v3,
 BYOL, SimSiam, Barlow Twins, DINO, iBOT, DINOv2 and MAE save them. Heads and decoders are dropped, any other weight that
 fits nowhere is an error. Of several networks in a file it is the one its authors evaluate: the online one of BYOL and
-MoCo, the teacher of DINO. They normalise by ImageNet's constants; for other ones, such as those of timm's own ViTs,
+MoCo, the teacher of DINO. They normalize by ImageNet's constants; for other ones, such as those of timm's own ViTs,
 write `timm:NAME:WEIGHTS`.
 
 --pool and --blocks take other features of a vision transformer than its output; tables and generators remember which.

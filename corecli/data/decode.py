@@ -31,7 +31,7 @@ def decode(
     """Decode one image to uint8 [3, H, W] RGB.
 
     The EXIF orientation is applied; animations give their first frame; see `to_rgb` for the modes. With
-    `image_size=N` the shorter side is resized to N and the centre cropped. `name` is what errors call the image.
+    `image_size=N` the shorter side is resized to N and the center cropped. `name` is what errors call the image.
     Errors: DataError when truncated, damaged, of unknown kind, or of more than `max_pixels`, before it is decoded.
     """
     with _decoding(name):
@@ -64,8 +64,8 @@ def decode_mask(data: bytes, *, name: object, max_pixels: int = MAX_PIXELS) -> n
 def to_rgb(image: Image.Image, *, name: object) -> Image.Image:
     """An image of any mode of 8 bits or fewer as RGB.
 
-    Palette, greyscale, bilevel and CMYK images are converted. Transparency is laid on white: dropping it, as
-    `convert("RGB")` does, would show the arbitrary colours that editors leave under transparent pixels.
+    Palette, grayscale, bilevel and CMYK images are converted. Transparency is laid on white: dropping it, as
+    `convert("RGB")` does, would show the arbitrary colors that editors leave under transparent pixels.
     Errors: DataError for 32-bit integer and float pixels, which have no agreed range.
     """
     if image.mode in ("I", "F"):
@@ -77,7 +77,7 @@ def to_rgb(image: Image.Image, *, name: object) -> Image.Image:
 
 
 def resize_crop(image: Image.Image, size: int) -> Image.Image:
-    """Resize the shorter side to `size`, bicubic and antialiased, and crop the centre, as torchvision does."""
+    """Resize the shorter side to `size`, bicubic and antialiased, and crop the center, as torchvision does."""
     width, height = image.size
     target = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
     if target != image.size:

@@ -36,7 +36,7 @@ class ImageSet(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names by label; empty when unlabelled or when only numbers are known."""
+        """Names by label; empty when unlabeled or when only numbers are known."""
         ...
 
     @property
@@ -82,7 +82,7 @@ class ImageSet(Protocol):
 def open_set(spec: str | Path, *, image_size: int | None = None, on_bad: OnBad = "fail") -> ImageSet:
     """Open an image set: a path, judged by its content, or a named set such as `digits:16:train`.
 
-    `image_size=N` resizes the shorter side to N and crops the centre. `on_bad="skip"` decodes every file once and
+    `image_size=N` resizes the shorter side to N and crops the center. `on_bad="skip"` decodes every file once and
     leaves out, and counts, those that fail. Errors: MissingInputError; DataError for an empty set, an incomplete
     directory, duplicate keys, a file that is no image set, or too many bad images.
     """

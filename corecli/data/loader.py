@@ -44,7 +44,7 @@ class Rank(Protocol):
 
 
 class Chooser(Protocol):
-    """Says whose images stand for the rows of a batch: `members.Members`, `neighbours.Neighbours`."""
+    """Says whose images stand for the rows of a batch: `members.Members`, `neighbors.Neighbors`."""
 
     @property
     def num_entries(self) -> int: ...

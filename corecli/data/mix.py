@@ -209,7 +209,7 @@ def _slots_per_class(image_set: ImageSet) -> dict[str, list[int]]:
     found = sorted({label for label, _ in counts if label >= 0} | set(range(len(image_set.class_names))))
     names = {label: image_set.class_names[label] if image_set.class_names else str(label) for label in found}
     if any(label < 0 for label, _ in counts):
-        names[-1] = "unlabelled"
+        names[-1] = "unlabeled"
     return {name: [counts[label, REAL], counts[label, SYNTHETIC]] for label, name in names.items()}
 
 

@@ -12,7 +12,7 @@ from corecli.base.rng import numpy_generator
 _MOST_SIMILARITIES = 1 << 27  # computed at once: half a gigabyte
 
 
-class Neighbours:
+class Neighbors:
     """Chooses, for the images of a batch, which of their nearest is shown; used as `members.Members` is.
 
     features: [N, D], those of every row of the set, on the device that is to search; num: how many nearest rows,
@@ -23,13 +23,13 @@ class Neighbours:
 
     def __init__(self, features: torch.Tensor, num: int, *, seed: int) -> None:
         if not 1 <= num < len(features):
-            hint = f"set neighbours={len(features) - 1} or fewer" if len(features) > 1 else None
-            raise DataError(f"an image of {len(features)} has no {num} neighbours", hint=hint)
+            hint = f"set neighbors={len(features) - 1} or fewer" if len(features) > 1 else None
+            raise DataError(f"an image of {len(features)} has no {num} neighbors", hint=hint)
         self._nearest, self._seed = nearest(features, num), seed
         self._drawn: tuple[tuple[int, int], np.ndarray] | None = None
 
     def of(self, images: np.ndarray, epoch: tuple[int, int]) -> np.ndarray:
-        """int64 [1, B]: a neighbour of each row of `images` [B], drawn anew every epoch, (stage, epoch of it)."""
+        """int64 [1, B]: a neighbor of each row of `images` [B], drawn anew every epoch, (stage, epoch of it)."""
         if self._drawn is None or self._drawn[0] != epoch:
             num_rows, num = self._nearest.shape
             self._drawn = epoch, numpy_generator(self._seed, "neighbours", *epoch).integers(num, size=num_rows)

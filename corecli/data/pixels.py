@@ -256,7 +256,7 @@ def sizes_identity(sizes: Iterable[int]) -> str:
 
 
 def resize_array(images: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [N, 3, H, W] with the shorter side resized to `size` and the centre cropped: [N, 3, size, size]."""
+    """uint8 [N, 3, H, W] with the shorter side resized to `size` and the center cropped: [N, 3, size, size]."""
     from PIL import Image
 
     resized = (resize_crop(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))), size) for image in images)

@@ -1,4 +1,4 @@
-"""Feature tables in two dimensions, to look at: by their principal components, or by their neighbourhoods."""
+"""Feature tables in two dimensions, to look at: by their principal components, or by their neighborhoods."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def pca(features: Tensor, num_axes: int = 2) -> tuple[Tensor, Tensor]:
     mean = features.mean(0, dtype=torch.float64)
     scatter = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64, device=features.device)
     for block in features.split(_BLOCK):
-        centred = block.double() - mean
-        scatter.addmm_(centred.T, centred)
+        centered = block.double() - mean
+        scatter.addmm_(centered.T, centered)
     values, vectors = torch.linalg.eigh(scatter)
     axes = torch.zeros(features.shape[1], num_axes, dtype=torch.float64, device=features.device)
     found = vectors.flip(1)[:, :num_axes]
@@ -37,8 +37,8 @@ def pca(features: Tensor, num_axes: int = 2) -> tuple[Tensor, Tensor]:
     return points, shares
 
 
-def colour_patches(maps: Tensor) -> Tensor:
-    """Patches of several images, [B, D, h, w], as colours that mean the same in all: float32 [B, 3, h, w] in [0, 1].
+def color_patches(maps: Tensor) -> Tensor:
+    """Patches of several images, [B, D, h, w], as colors that mean the same in all: float32 [B, 3, h, w] in [0, 1].
 
     The first principal component of all patches tells the foreground: its side of the mean on which the images' borders
     are not, on average. The three components of the foreground are red, green and blue, each from its least value to
@@ -53,9 +53,9 @@ def colour_patches(maps: Tensor) -> Tensor:
         foreground = torch.ones_like(border)
     points = pca(patches[foreground], 3)[0]
     low, high = points.amin(0), points.amax(0)
-    colours = torch.zeros(*border.shape, 3, device=maps.device)
-    colours[foreground] = ((points - low) / (high - low).clamp(min=1e-12)).float()
-    return colours.movedim(-1, 1)
+    colors = torch.zeros(*border.shape, 3, device=maps.device)
+    colors[foreground] = ((points - low) / (high - low).clamp(min=1e-12)).float()
+    return colors.movedim(-1, 1)
 
 
 def tsne_2d(
@@ -94,10 +94,10 @@ def _gradient(y: Tensor, likely: Tensor) -> Tensor:
 
 
 def _joint(features: Tensor, perplexity: float) -> Tensor:
-    """How likely two rows are neighbours, [N, N] of sum 1: Gaussians whose widths give every row its perplexity."""
+    """How likely two rows are neighbors, [N, N] of sum 1: Gaussians whose widths give every row its perplexity."""
     squared = torch.cdist(features.double(), features.double()).square()
     squared /= squared.mean().clamp(min=1e-300)
-    squared.fill_diagonal_(torch.inf)  # no row is its own neighbour
+    squared.fill_diagonal_(torch.inf)  # no row is its own neighbor
     target, num = math.log(perplexity), len(features)
     sharpness = torch.ones(num, 1, dtype=torch.float64)
     low, high = torch.zeros_like(sharpness), torch.full_like(sharpness, torch.inf)

@@ -14,12 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 from corecli.base.files import atomic_write
 from corecli.base.rng import numpy_generator
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Box = tuple[float, float, float, float]  # left, top, right, bottom in px
 
 _SCALE = 3
 _INK, _FAINT, _GRID, _GREY = (40, 40, 46), (120, 120, 128), (228, 228, 232), (176, 176, 182)
-_PALETTE: tuple[Colour, ...] = (
+_PALETTE: tuple[Color, ...] = (
     (31, 119, 180),
     (255, 127, 14),
     (44, 160, 44),
@@ -43,25 +43,25 @@ def write_scatter(
     axes: tuple[str, str] = ("", ""),
     title: str = "",
 ) -> None:
-    """Points [N, 2] coloured by label [N] (-1: unknown, grey), with a legend of `names`, both axes on one scale."""
+    """Points [N, 2] colored by label [N] (-1: unknown, gray), with a legend of `names`, both axes on one scale."""
     known = sorted(set(labels[labels >= 0].tolist()))
-    colours = dict(zip(known, class_colours(len(known)), strict=True))
-    entries = _legend([(_name(names, label), colours[label]) for label in known], unknown=bool((labels < 0).any()))
+    colors = dict(zip(known, class_colors(len(known)), strict=True))
+    entries = _legend([(_name(names, label), colors[label]) for label in known], unknown=bool((labels < 0).any()))
     widest = max((_font(13).getlength(name) / _SCALE for name, _ in entries), default=-36)
     canvas = _Canvas(round(756 + widest), 740 if any(axes) else 714)
     box = (50, 50, 690, 690)
     canvas.rectangle(box, outline=_GRID)
     canvas.text((50, 26), title, size=16)
-    canvas.text((370, 716), axes[0], size=13, colour=_FAINT, anchor="mm")
-    canvas.text_upwards((26, 370), axes[1], size=13, colour=_FAINT)
+    canvas.text((370, 716), axes[0], size=13, color=_FAINT, anchor="mm")
+    canvas.text_upwards((26, 370), axes[1], size=13, color=_FAINT)
     middle, reach = (points.max(0) + points.min(0)) / 2, max(float(np.ptp(points, axis=0).max()), 1e-12) / 2
     places = np.array([370, 370]) + (points - middle) / reach * np.array([302, -302])
     radius = float(np.clip(90 / math.sqrt(len(points)), 1.4, 4))
     for row in numpy_generator(0, "scatter").permutation(len(points)):  # or the last class would cover the others
-        canvas.disk(places[row], radius, colours.get(int(labels[row]), _GREY))
-    for index, (name, colour) in enumerate(entries):
-        if colour is not None:
-            canvas.disk((714, 62 + 20 * index), 5, colour, alpha=255)
+        canvas.disk(places[row], radius, colors.get(int(labels[row]), _GREY))
+    for index, (name, color) in enumerate(entries):
+        if color is not None:
+            canvas.disk((714, 62 + 20 * index), 5, color, alpha=255)
         canvas.text((728, 62 + 20 * index), name, size=13)
     canvas.save(path)
 
@@ -75,13 +75,13 @@ def write_curves(path: Path, curves: Mapping[str, tuple[Sequence[float], Sequenc
         row, column = divmod(index, columns)
         left, top = column * width, row * height
         canvas.text((left + 62, top + 24), name.replace("_", " "), size=15)
-        canvas.text((left + width - 20, top + 24), f"{values[-1]:.4g}", size=14, colour=_FAINT, anchor="rm")
+        canvas.text((left + width - 20, top + 24), f"{values[-1]:.4g}", size=14, color=_FAINT, anchor="rm")
         _panel(canvas, (left + 62, top + 42, left + width - 20, top + height - 36), steps, values, _PALETTE[index % 10])
     canvas.save(path)
 
 
-def class_colours(num: int) -> list[Colour]:
-    """Colours to tell `num` classes apart: ten chosen ones, or as many hues, a golden angle apart."""
+def class_colors(num: int) -> list[Color]:
+    """Colors to tell `num` classes apart: ten chosen ones, or as many hues, a golden angle apart."""
     if num <= len(_PALETTE):
         return list(_PALETTE[:num])
     hues = [(index * 0.618034) % 1 for index in range(num)]
@@ -94,34 +94,34 @@ def _name(names: Sequence[str], label: int) -> str:
     return names[label] if label < len(names) else str(label)
 
 
-def _legend(classes: list[tuple[str, Colour]], *, unknown: bool) -> list[tuple[str, Colour | None]]:
-    """What the legend lists, with the colour of its dot: classes, how many more there are, images without a label."""
-    entries: list[tuple[str, Colour | None]] = [
-        (name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}...", colour)
-        for name, colour in classes[:_MOST_IN_LEGEND]
+def _legend(classes: list[tuple[str, Color]], *, unknown: bool) -> list[tuple[str, Color | None]]:
+    """What the legend lists, with the color of its dot: classes, how many more there are, images without a label."""
+    entries: list[tuple[str, Color | None]] = [
+        (name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}...", color)
+        for name, color in classes[:_MOST_IN_LEGEND]
     ]
     if len(classes) > _MOST_IN_LEGEND:
         entries.append((f"and {len(classes) - _MOST_IN_LEGEND} more", None))
     return [*entries, ("no label", _GREY)] if unknown and classes else entries
 
 
-def _panel(canvas: _Canvas, box: Box, steps: Sequence[float], values: Sequence[float], colour: Colour) -> None:
+def _panel(canvas: _Canvas, box: Box, steps: Sequence[float], values: Sequence[float], color: Color) -> None:
     left, top, right, bottom = box
     (x0, x1), (y0, y1) = _range(steps, margin=0), _range(values, margin=0.06)
     for tick in _ticks(y0, y1):
         y = bottom - (tick - y0) / (y1 - y0) * (bottom - top)
         canvas.line([(left, y), (right, y)], _GRID, 1)
-        canvas.text((left - 8, y), _short(tick), size=12, colour=_FAINT, anchor="rm")
+        canvas.text((left - 8, y), _short(tick), size=12, color=_FAINT, anchor="rm")
     for tick in _ticks(x0, x1):
         x = left + (tick - x0) / (x1 - x0) * (right - left)
-        canvas.text((x, bottom + 16), _short(tick), size=12, colour=_FAINT, anchor="mm")
+        canvas.text((x, bottom + 16), _short(tick), size=12, color=_FAINT, anchor="mm")
     canvas.line([(left, bottom), (right, bottom)], _GREY, 1)
     places = [
         (left + (x - x0) / (x1 - x0) * (right - left), bottom - (y - y0) / (y1 - y0) * (bottom - top))
         for x, y in zip(steps, values, strict=True)
     ]
-    canvas.line(places, colour, 2)
-    canvas.disk(places[-1], 3, colour, alpha=255)
+    canvas.line(places, color, 2)
+    canvas.disk(places[-1], 3, color, alpha=255)
 
 
 def _range(values: Sequence[float], *, margin: float) -> tuple[float, float]:
@@ -152,36 +152,36 @@ class _Canvas:
         self._image = Image.new("RGB", (width * _SCALE, height * _SCALE), "white")
         self._draw = ImageDraw.Draw(self._image, "RGBA")
 
-    def line(self, points: Sequence[tuple[float, float]], colour: Colour, width: float) -> None:
+    def line(self, points: Sequence[tuple[float, float]], color: Color, width: float) -> None:
         """A line through the points."""
         scaled = [(x * _SCALE, y * _SCALE) for x, y in points]
-        self._draw.line(scaled, fill=colour, width=round(width * _SCALE), joint="curve")
+        self._draw.line(scaled, fill=color, width=round(width * _SCALE), joint="curve")
 
-    def rectangle(self, box: Box, *, outline: Colour) -> None:
+    def rectangle(self, box: Box, *, outline: Color) -> None:
         """A thin frame."""
         self._draw.rectangle([edge * _SCALE for edge in box], outline=outline, width=_SCALE)
 
-    def disk(self, centre: Sequence[float], radius: float, colour: Colour, *, alpha: int = 170) -> None:
+    def disk(self, center: Sequence[float], radius: float, color: Color, *, alpha: int = 170) -> None:
         """A filled circle, through which others shine below full `alpha` (255)."""
-        x, y = (float(place) for place in centre)
+        x, y = (float(place) for place in center)
         box = [(x - radius) * _SCALE, (y - radius) * _SCALE, (x + radius) * _SCALE, (y + radius) * _SCALE]
-        self._draw.ellipse(box, fill=(*colour, alpha))
+        self._draw.ellipse(box, fill=(*color, alpha))
 
     def text(
-        self, place: tuple[float, float], text: str, *, size: int, colour: Colour = _INK, anchor: str = "lm"
+        self, place: tuple[float, float], text: str, *, size: int, color: Color = _INK, anchor: str = "lm"
     ) -> None:
         """Text; the anchor says which of its points is at `place`, as Pillow's."""
         x, y = place
-        self._draw.text((x * _SCALE, y * _SCALE), text, fill=colour, font=_font(size), anchor=anchor)
+        self._draw.text((x * _SCALE, y * _SCALE), text, fill=color, font=_font(size), anchor=anchor)
 
-    def text_upwards(self, centre: tuple[float, float], text: str, *, size: int, colour: Colour) -> None:
+    def text_upwards(self, center: tuple[float, float], text: str, *, size: int, color: Color) -> None:
         """Text turned to read upwards."""
         left, top, right, bottom = _font(size).getbbox(text, anchor="lt")
         mask = Image.new("L", (max(1, math.ceil(right - left)), max(1, math.ceil(bottom - top))))
         ImageDraw.Draw(mask).text((0, 0), text, fill=255, font=_font(size), anchor="lt")
         turned = mask.rotate(90, expand=True)
-        corner = (round(centre[0] * _SCALE - turned.width / 2), round(centre[1] * _SCALE - turned.height / 2))
-        self._image.paste(colour, (*corner, corner[0] + turned.width, corner[1] + turned.height), turned)
+        corner = (round(center[0] * _SCALE - turned.width / 2), round(center[1] * _SCALE - turned.height / 2))
+        self._image.paste(color, (*corner, corner[0] + turned.width, corner[1] + turned.height), turned)
 
     def save(self, path: Path) -> None:
         """Shrink, and write a PNG."""

@@ -232,6 +232,6 @@ def _first_host(environment: Mapping[str, str]) -> str:
 
 
 def _port(environment: Mapping[str, str]) -> int:
-    """A port in 20000-60000 that all tasks of a step agree on and that neighbouring jobs do not share."""
+    """A port in 20000-60000 that all tasks of a step agree on and that neighboring jobs do not share."""
     job, step = environment.get("SLURM_JOB_ID", "0"), environment["SLURM_STEP_ID"]
     return 20000 + derive(0, "port", job, step) % 40001

@@ -36,7 +36,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Move the average towards `module`, which must have the tensors of the copied one (an assertion)."""
+        """Move the average toward `module`, which must have the tensors of the copied one (an assertion)."""
         ours, theirs = _paired(self.averaged(), self._averaged(module))
         if ours:
             torch._foreach_lerp_(ours, theirs, 1 - self.next_decay())  # pyright: ignore[reportPrivateImportUsage]

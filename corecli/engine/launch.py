@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from corecli.base.errors import CorecliError, ToldElsewhere, UnavailableError, UsageError
+from corecli.base.errors import CorecliError, ReportedElsewhere, UnavailableError, UsageError
 from corecli.base.files import unreadable
 from corecli.engine.dist import World, claim_failure, find_launch, is_lost_rank, join, leave
 from corecli.engine.signals import LAUNCHER, STOPPING
@@ -99,7 +99,7 @@ def joined(config: Launchable, verb: str) -> Iterator[World]:
         mended = _mended(error, config, world)
         told = claim_failure(_exit_code(mended), world)
         if told is not None:
-            raise ToldElsewhere("see above", exit_code=told) from None
+            raise ReportedElsewhere("see above", exit_code=told) from None
         if mended is error:
             raise
         raise mended from error

@@ -35,7 +35,7 @@ def build_optimizer(
 
     `rate_scales` are factors of the rates of parameters, 1 for those it leaves out.
     `momentum` serves sgd (without Nesterov) and lars, `betas` adamw, `eta` and `clip` lars (see `LARS`). With
-    `exclude_1d`, biases and normalisation parameters get neither weight decay nor LARS's adaptation (SimCLR, B.9;
+    `exclude_1d`, biases and normalization parameters get neither weight decay nor LARS's adaptation (SimCLR, B.9;
     BYOL, 3.3; solo-learn's `exclude_bias_n_norm`, whose CIFAR and ImageNet values eta and clip default to).
     Errors: UsageError for an unknown name.
     """

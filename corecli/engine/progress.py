@@ -65,7 +65,7 @@ class Progress:
         print("  ".join(p for p in parts if p), file=sys.stderr, flush=True)
 
 
-def tell(text: str) -> None:
+def note(text: str) -> None:
     """A line on stderr, above a bar that is shown."""
     print(text, file=sys.stderr, flush=True)
 

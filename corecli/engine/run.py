@@ -146,7 +146,7 @@ class Run:
     def _after(self, done: int) -> None:
         """At the end of a step: save when it is time or when a signal came, on all ranks alike."""
         due = time.monotonic() - self._last_save >= self._save_every_sec
-        wish = (_STOP if self._stop.asked else 0) | (_SAVE if due and self.world.is_main else 0)
+        wish = (_STOP if self._stop.requested else 0) | (_SAVE if due and self.world.is_main else 0)
         agreed = any_rank(wish, self.world)
         if agreed and done < self.total_steps:
             self._save(done)

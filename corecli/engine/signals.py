@@ -22,7 +22,7 @@ class StopRequest:
     """A context in which the stop signals set a flag, for work that has to save first."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     def __enter__(self) -> StopRequest:
         self._before = [signal.signal(number, self._handle) for number in STOPPING]
@@ -35,9 +35,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
 
 
 class StopAtOnce(StopRequest):
@@ -58,12 +58,12 @@ class StopAtOnce(StopRequest):
             raise InterruptedAfterSaving(f"stopped, {self._kept}", hint="the same line resumes") from None
 
     def check(self) -> None:
-        """End the context if a signal came, should its exception have been lost, as in a finaliser."""
-        if self.asked:
+        """End the context if a signal came, should its exception have been lost, as in a finalizer."""
+        if self.requested:
             raise _Stop
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        first = not self.asked
+        first = not self.requested
         super()._handle(number, frame)
         if first:
             raise _Stop

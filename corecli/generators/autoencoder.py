@@ -40,7 +40,7 @@ class SharedConfig:
 class Config(SharedConfig):
     """The defaults are a small KL autoencoder that halves images twice.
 
-    kind: "kl", regularised by a slight KL penalty towards a standard normal, or "vq", by a codebook.
+    kind: "kl", regularized by a slight KL penalty toward a standard normal, or "vq", by a codebook.
     channels, channel_mult: widths of the levels; every level but the last halves the image.
     attention: whether the innermost blocks attend; attention_levels: how many of the innermost levels do as well.
     codes: entries of the codebook.

@@ -1,4 +1,4 @@
-"""IC-GAN: a BigGAN conditioned on an image's features, shown that image's neighbours as real (Casanova et al. 2021)."""
+"""IC-GAN: a BigGAN conditioned on an image's features, shown that image's neighbors as real (Casanova et al. 2021)."""
 
 from __future__ import annotations
 

@@ -23,12 +23,12 @@ def compute(*, views: Tensor) -> dict[str, float]:
 
 
 def alignment(x: Tensor, y: Tensor) -> float:
-    """The mean squared distance of positive pairs, rows of x and y [N, D], after normalising them; in 0..4."""
+    """The mean squared distance of positive pairs, rows of x and y [N, D], after normalizing them; in 0..4."""
     return float((F.normalize(x.double(), dim=1) - F.normalize(y.double(), dim=1)).square().sum(1).mean())
 
 
 def uniformity(x: Tensor, *, t: float = 2.0) -> float:
-    """log of the mean of exp(-t |xi - xj|^2) over pairs i < j of the normalised rows of x [N, D]; in -4t..0.
+    """log of the mean of exp(-t |xi - xj|^2) over pairs i < j of the normalized rows of x [N, D]; in -4t..0.
 
     Computed in tiles, so memory does not grow with N^2. Errors: DataError for fewer than 2 rows.
     """

@@ -21,7 +21,7 @@ _MEMORISED = 1 / 3
 class CopyCheck:
     """Nearest-real distances of samples beside those of real images among themselves (each left out in turn).
 
-    ratio: mean_to_real / mean_among_real; about 1 for fresh images, towards 0 for near copies;
+    ratio: mean_to_real / mean_among_real; about 1 for fresh images, toward 0 for near copies;
     fraction: share of samples at or below `threshold`, the 1 % quantile among real images; about 0.01 for fresh images;
     memorised: share of samples thrice as near to one real image as to any other (Yoon et al. 2023, section 2); the
     copies of an image that the real set holds twice are not seen;
@@ -55,7 +55,7 @@ def compute(*, samples: Tensor, reference: Tensor) -> dict[str, float]:
 def copy_check(samples: Tensor, real: Tensor, *, surveyed: Survey | None = None) -> CopyCheck:
     """Compare samples [N, ...] with the real images [M, ...] they might copy: uint8 pixels or float features.
 
-    surveyed: the nearest neighbours of the two, where they are known already. Cost otherwise: N M + M^2 / 2 dot
+    surveyed: the nearest neighbors of the two, where they are known already. Cost otherwise: N M + M^2 / 2 dot
     products in tiles. Errors: DataError for fewer than 2 real images or identical ones only.
     """
     if len(samples) < 1 or len(real) < 2:

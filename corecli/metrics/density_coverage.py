@@ -1,6 +1,6 @@
 """Density and coverage: precision and recall that a single outlier among the real images cannot move far.
 
-Only real images have balls, open and reaching to their 5th nearest neighbour (Naeem et al. 2020, section 4): density
+Only real images have balls, open and reaching to their 5th nearest neighbor (Naeem et al. 2020, section 4): density
 counts how many hold a sample, relative to the 5 that would be expected, coverage how many hold one at all. For two sets
 of one distribution the expected density is 1 and coverage about 0.97; a generator that repeats one image keeps its
 density and loses its coverage.

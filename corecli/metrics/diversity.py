@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics.parts.classes import check_labelled
+from corecli.metrics.parts.classes import check_labeled
 
 DIRECTION = {"diversity": "higher"}
 _ROWS_PER_BLOCK = 8192
@@ -27,7 +27,7 @@ def diversity(features: Tensor, labels: Tensor, *, where: str = "features") -> f
     In O(N D): the cosines of all n (n - 1) pairs of unit vectors u sum to |sum of u|^2 - n. Classes of a single image
     have no pairs and are left out. Errors: DataError about `where` without labels or without a class of two images.
     """
-    check_labelled(features, labels, where=where)
+    check_labeled(features, labels, where=where)
     classes, index = labels.cpu().unique(return_inverse=True)
     sums = torch.zeros(len(classes), features.shape[1], dtype=torch.float64)
     own, counts = torch.zeros(2, len(classes), dtype=torch.float64)

@@ -18,7 +18,7 @@ def compute(*, features: Tensor) -> dict[str, float]:
 
 
 def effective_rank(features: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of features [N, D], in 1..min(N, D); not centred.
+    """exp of the entropy of the normalized singular values of features [N, D], in 1..min(N, D); not centered.
 
     Source: Garrido et al. 2023 (RankMe), Eq. 1 and 2. Errors: DataError when non-finite or all zero.
     """

@@ -3,7 +3,7 @@
     d^2 = |mu1 - mu2|^2 + Tr(S1) + Tr(S2) - 2 Tr (S1 S2)^(1/2)            (Heusel et al. 2017, Eq. 6)
 
 With any factors S = F F^T the last trace is the nuclear norm of F1^T F2, so no matrix square root is taken: a full-rank
-covariance gives its Cholesky factor, fewer rows than dimensions give the centred rows themselves (exact), a singular
+covariance gives its Cholesky factor, fewer rows than dimensions give the centered rows themselves (exact), a singular
 covariance known only as a matrix gives its eigenvectors. Covariances divide by n - 1; nothing is added to the diagonal.
 """
 
@@ -79,10 +79,10 @@ def gaussian_of(features: Tensor) -> Gaussian:
     rows = torch.as_tensor(features).double()
     _check(len(rows), rows)
     mean = rows.mean(0)
-    centred = (rows - mean).T / (len(rows) - 1) ** 0.5
+    centered = (rows - mean).T / (len(rows) - 1) ** 0.5
     if len(rows) <= rows.shape[1]:
-        return Gaussian(mean=mean, factor=centred, num=len(rows))
-    return Gaussian(mean=mean, covariance=centred @ centred.T, num=len(rows))
+        return Gaussian(mean=mean, factor=centered, num=len(rows))
+    return Gaussian(mean=mean, covariance=centered @ centered.T, num=len(rows))
 
 
 def distance(a: Gaussian, b: Gaussian) -> float:

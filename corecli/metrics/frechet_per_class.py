@@ -9,7 +9,7 @@ from torch import Tensor
 
 from corecli.base.errors import DataError
 from corecli.metrics.frechet import distance, gaussian_of
-from corecli.metrics.parts.classes import check_labelled
+from corecli.metrics.parts.classes import check_labeled
 
 DIRECTION = {"fd_per_class": "lower"}
 
@@ -27,8 +27,8 @@ def frechet_per_class(
 
     Errors: DataError without such a label, or where an image has none.
     """
-    check_labelled(samples, sample_labels, where="samples")
-    check_labelled(reference, reference_labels, where="reference")
+    check_labeled(samples, sample_labels, where="samples")
+    check_labeled(reference, reference_labels, where="reference")
     found = {}
     for label in sample_labels.unique().tolist():
         mine, theirs = samples[sample_labels == label], reference[reference_labels == label]

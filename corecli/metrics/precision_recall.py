@@ -1,6 +1,6 @@
 """Improved precision and recall: the share of samples that look real, and of real images that could be generated.
 
-A set's manifold is taken to be the union of closed balls around its rows that reach to their 3rd nearest neighbour
+A set's manifold is taken to be the union of closed balls around its rows that reach to their 3rd nearest neighbor
 (Kynkaanniemi et al. 2019, Eq. 1 and 2). Both fall as sets get smaller: compare them at equal numbers of images.
 """
 

@@ -78,7 +78,7 @@ def bootstrap(first: Tensor, second: Tensor, *, num_resamples: int, seed: int) -
 
 @dataclass(frozen=True, kw_only=True)
 class _Products:
-    """Sums over images of centred features x [N, P] and y [N, Q], all that linear kernels of them need.
+    """Sums over images of centered features x [N, P] and y [N, Q], all that linear kernels of them need.
 
     matrix: x^T y [P, Q]; traces: sum |x|^2 times sum |y|^2; fourth: sum of |x|^2 |y|^2.
     """
@@ -106,7 +106,7 @@ class _Products:
     def unbiased(self, num: int) -> float:
         """Its unbiased estimate (Song et al. 2012, Eq. 5), but for a factor that cancels.
 
-        Of centred kernels without their diagonals: the rows sum to -|x|^2, and so all to minus the trace.
+        Of centered kernels without their diagonals: the rows sum to -|x|^2, and so all to minus the trace.
         """
         rest = self.traces / ((num - 1) * (num - 2)) - 2 * self.fourth / (num - 2)
         value = self.biased() - self.fourth + rest

@@ -83,7 +83,7 @@ class FirstStage(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """The uint8 images [B, 3, S, S] of latents [B, *data_shape]; those of a VQModel are quantised first."""
+        """The uint8 images [B, 3, S, S] of latents [B, *data_shape]; those of a VQModel are quantized first."""
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float() / self.scale + self.shift
             return to_pixels(self.autoencoder.decode(latents, return_dict=False)[0])  # pyright: ignore

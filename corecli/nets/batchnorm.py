@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from corecli.base.errors import UsageError
 
 
-def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
+def synchronize_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
     """`module` with every BatchNorm replaced by one whose statistics are those of the global batch, same state names.
 
     Parameters and buffers are kept. Does nothing outside a process group.
@@ -30,7 +30,7 @@ def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
     if isinstance(module, _BatchNorm):
         return _replaced(module)
     for name, child in module.named_children():
-        module.add_module(name, synchronise_batchnorm(child, device))
+        module.add_module(name, synchronize_batchnorm(child, device))
     return module
 
 
@@ -50,10 +50,10 @@ class ExactSyncBatchNorm(_BatchNorm):
         num_values = x.numel() // x.shape[1] * dist.get_world_size()
         wide = x if x.dtype == torch.float64 else x.float()
         mean = _sum_with_gradient(wide.sum(axes)) / num_values
-        centred = wide - mean.view(shape)
-        variance = _sum_with_gradient(centred.square().sum(axes)) / num_values
+        centered = wide - mean.view(shape)
+        variance = _sum_with_gradient(centered.square().sum(axes)) / num_values
         self._track(mean, variance * num_values / max(1, num_values - 1))
-        y = centred * torch.rsqrt(variance + self.eps).view(shape)
+        y = centered * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(x.dtype)
@@ -91,7 +91,7 @@ def _sum_with_gradient(x: Tensor) -> Tensor:
 
 def _replaced(norm: _BatchNorm) -> nn.Module:
     if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d) or not norm.track_running_stats:
-        raise UsageError(f"{type(norm).__name__} cannot be synchronised on the CPU", hint="use one process, or CUDA")
+        raise UsageError(f"{type(norm).__name__} cannot be synchronized on the CPU", hint="use one process, or CUDA")
     new = ExactSyncBatchNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=norm.affine)
     new.weight, new.bias = norm.weight, norm.bias
     new.running_mean, new.running_var = norm.running_mean, norm.running_var

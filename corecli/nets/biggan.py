@@ -215,7 +215,7 @@ def _attention(channels: int, *, here: bool) -> nn.Module:
 
 
 def _table(num_classes: int, width: int) -> nn.Embedding:
-    """Vectors of classes, orthogonal at first; not normalised, which BigGAN found to cripple generators."""
+    """Vectors of classes, orthogonal at first; not normalized, which BigGAN found to cripple generators."""
     table = nn.Embedding(num_classes, width)
     nn.init.orthogonal_(table.weight)
     return table

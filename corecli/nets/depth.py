@@ -1,4 +1,4 @@
-"""How deep a backbone's weights lie, for learning rates that fall towards its input (layer-wise decay, BEiT)."""
+"""How deep a backbone's weights lie, for learning rates that fall toward its input (layer-wise decay, BEiT)."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class DiT(nn.Module):
         self.final_layer = FinalLayer(size.width, patch**2 * out_channels)
         grid = image_size // patch
         self.register_buffer("positions", positions(grid, size.width), persistent=False)
-        self._initialise()
+        self._initialize()
 
     def forward(self, x: Tensor, t: Tensor, vector: Tensor | None = None) -> Tensor:
         """The network's output; t may be fractional."""
@@ -82,7 +82,7 @@ class DiT(nn.Module):
         x = patches.unflatten(2, (self.patch, self.patch, self.out_channels)).unflatten(1, (grid, grid))
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         """Xavier-uniform maps without bias, a narrow time embedding, and zeros in whatever gates a branch (3.2)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):

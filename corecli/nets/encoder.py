@@ -1,7 +1,7 @@
 """An encoder is a backbone, an optional projector, and the preprocessing its input needs; the three travel together.
 
 images uint8 [B, 3, H, W] --encode--> features float32 [B, D]       resized, in evaluation mode, without gradient
-views float [B, 3, H, W] in [0, 1] --forward--> h [B, D], z [B, P]   normalised inside, for training
+views float [B, 3, H, W] in [0, 1] --forward--> h [B, D], z [B, P]   normalized inside, for training
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Encoder(nn.Module):
 
         H and W are any, except that the patches of a ViT must tile them. Errors: UsageError.
         """
-        h = self._features(self._normalised(x))
+        h = self._features(self._normalized(x))
         return h, h if self.projector is None else self.projector(h)
 
     def encode(self, images: Tensor, layer: Layer = "backbone", *, batch_size: int | None = None) -> Tensor:
@@ -96,7 +96,7 @@ class Encoder(nn.Module):
         # No inference_mode: its tensors cannot enter a later graph, and online probes train on these features.
         with _evaluating(self), torch.no_grad():
             batches = (self._resized(b.to(self.mean.device)) for b in images.split(batch_size or max(1, len(images))))
-            return torch.cat([head(self._features(self._normalised(x))).float() for x in batches])
+            return torch.cat([head(self._features(self._normalized(x))).float() for x in batches])
 
     def set_projector(self, spec: ProjectorSpec | None, *, seed: int = 0) -> None:
         """Put a new projector, whose weights are a function of `seed`, in the place of the old; None takes it off.
@@ -135,12 +135,12 @@ class Encoder(nn.Module):
     def _features(self, x: Tensor) -> Tensor:
         return self.backbone(x) if self._pooling is None else vit.pooled(self.backbone, x, *self._pooling)
 
-    def _normalised(self, x: Tensor) -> Tensor:
+    def _normalized(self, x: Tensor) -> Tensor:
         backbones.check_size(self.backbone, x.shape[-2], x.shape[-1])
         return (x - self.mean) / self.std
 
     def _resized(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> float [B, 3, S, S] in [0, 1]: the shorter side resized to S, the centre kept."""
+        """uint8 [B, 3, H, W] -> float [B, 3, S, S] in [0, 1]: the shorter side resized to S, the center kept."""
         assert images.dtype == torch.uint8
         x, size = images.float() / 255, self.spec["preprocessing"]["image_size"]
         height, width = x.shape[-2:]
@@ -217,7 +217,7 @@ def save_backbone(path: Path, encoder: Encoder, **provenance: Any) -> checkpoint
 def load_encoder(path_or_name: str | Path) -> Encoder:
     """Read an encoder of ours, a encoders checkpoint (`nets.foreign`), `timm:NAME` or `timm:NAME:FILE`.
 
-    A encoders encoder has no projector; it normalises by ImageNet's constants and resizes to the size of a ViT's
+    A encoders encoder has no projector; it normalizes by ImageNet's constants and resizes to the size of a ViT's
     position embeddings, or to 224 px where a ResNet has ImageNet's stem. Errors: MissingInputError, DataError for a
     file of another kind or with names that do not fit, UnavailableError, UsageError.
     """
@@ -229,7 +229,7 @@ def load_encoder(path_or_name: str | Path) -> Encoder:
         if header.get("names") == _BARE:
             tensors = {f"backbone.{name}": t for name, t in tensors.items()}
         return _filled(header["spec"], tensors, where=path)
-    found = encoders.recognise(checkpoint.load_tensors(path), where=path)
+    found = encoders.recognize(checkpoint.load_tensors(path), where=path)
     spec: Spec = {
         "backbone": found.backbone,
         "stem": found.stem,

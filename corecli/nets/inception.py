@@ -131,7 +131,7 @@ STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Con
 
 
 class FidInception(nn.Module):
-    """The network; `features` takes uint8 images, `forward` its own normalised input.
+    """The network; `features` takes uint8 images, `forward` its own normalized input.
 
     fingerprint: hash of the weights loaded, equal for equal weights in any file layout; None for random ones.
     """

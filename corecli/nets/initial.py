@@ -12,7 +12,7 @@ from corecli.base.rng import derive
 
 @contextmanager
 def seeded(seed: int, *path: str | int) -> Iterator[None]:
-    """CPU initialisation inside is a function of (seed, path); the global generator is left as it was."""
+    """CPU initialization inside is a function of (seed, path); the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "init", *path))
         yield

@@ -16,7 +16,7 @@ class LatentUnet(nn.Module):
 
     With `context_dim` blocks are transformers that attend to themselves and to the tokens; one vector
     [B, context_dim] is one token (RCG). Without, blocks attend to themselves alone, and a vector is added to the time
-    embedding. Equal to latent diffusion's network in parameters and initialisation. With one token the softmax over
+    embedding. Equal to latent diffusion's network in parameters and initialization. With one token the softmax over
     tokens is 1, so queries and keys of the cross-attention learn nothing. Errors: UsageError when sizes do not fit.
     """
 

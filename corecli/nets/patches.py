@@ -20,7 +20,7 @@ def patch_features(encoder: Encoder, x: Tensor) -> Tensor:
     """The last features of all places: x, float [B, 3, H, W] in [0, 1] -> float [B, D, h, w].
 
     Of a vision transformer these are its patches after the last norm, of a ResNet the map that it averages. Images that
-    the patches do not tile are continued, below and to the right, in the mean colour. The positions of a transformer
+    the patches do not tile are continued, below and to the right, in the mean color. The positions of a transformer
     are interpolated to the grid. Errors: UsageError for other networks.
     """
     net: Any = encoder.backbone

@@ -30,7 +30,7 @@ class ProjectorSpec(TypedDict):
 
 
 def build_projector(num_features: int, spec: ProjectorSpec) -> nn.Sequential:
-    """The projector of a spec, float [B, num_features] -> [B, dim], in torch's default initialisation.
+    """The projector of a spec, float [B, num_features] -> [B, dim], in torch's default initialization.
 
     Published ones, beside `hidden` and `dim`: SimCLR in solo-learn (`norm` none) and in its own code (batch); MoCo v2
     (none); BYOL (batch, `bias`, `last_norm` none); SimSiam (batch, 3 `layers`, `last_norm` plain); Barlow Twins (batch,
@@ -47,15 +47,15 @@ def build_projector(num_features: int, spec: ProjectorSpec) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, width in zip(widths[:-2], widths[1:-1], strict=True):
         layers.append(nn.Linear(before, width, bias=bias))
-        layers += [] if norm == "none" else [_normalisation(norm, width)]
+        layers += [] if norm == "none" else [_normalization(norm, width)]
         layers.append(nn.ReLU(inplace=True) if activation == "relu" else nn.GELU())
     layers.append(nn.Linear(widths[-2], widths[-1], bias=bias))
     if last_norm != "none":
-        layers.append(_normalisation(norm, widths[-1], affine=last_norm == "affine"))
+        layers.append(_normalization(norm, widths[-1], affine=last_norm == "affine"))
     return nn.Sequential(*layers)
 
 
-def _normalisation(norm: str, width: int, *, affine: bool = True) -> nn.Module:
+def _normalization(norm: str, width: int, *, affine: bool = True) -> nn.Module:
     return nn.LayerNorm(width, elementwise_affine=affine) if norm == "layer" else nn.BatchNorm1d(width, affine=affine)
 
 

@@ -34,7 +34,7 @@ def to_inception_input(images: Tensor, resize: str = "tf1") -> Tensor:
 def _tf1(x: Tensor) -> Tensor:
     rows, columns = (_tf1_weights(size, x.device) for size in x.shape[-2:])
     x = _between(x[..., columns[0]], x[..., columns[1]], columns[2])
-    return _centre(_between(x[..., rows[0], :], x[..., rows[1], :], rows[2][:, None]))
+    return _center(_between(x[..., rows[0], :], x[..., rows[1], :], rows[2][:, None]))
 
 
 def _between(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def _between(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
 
 
 def _tf1_weights(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For every output pixel j: its two neighbours and the share of the second; the source is at j * size / 299."""
+    """For every output pixel j: its two neighbors and the share of the second; the source is at j * size / 299."""
     source = torch.arange(SIZE_PX, dtype=torch.float32, device=device) * torch.tensor(size / SIZE_PX)
     low = source.long()
     return low, (low + 1).clamp(max=size - 1), source - low
@@ -54,17 +54,17 @@ def _torch(x: Tensor) -> Tensor:
 
 def _clean(x: Tensor) -> Tensor:
     x = F.interpolate(x, (SIZE_PX, SIZE_PX), mode="bicubic", align_corners=False, antialias=True)  # as PIL on floats
-    return _centre(x.clamp(0, 255))
+    return _center(x.clamp(0, 255))
 
 
 def _none(x: Tensor) -> Tensor:
     if min(x.shape[-2:]) < _MIN_PX:
         hint = f"at least {_MIN_PX} px, or choose another resize"
         raise UsageError(f"images of {x.shape[-1]}x{x.shape[-2]} px are too small for resize none", hint=hint)
-    return _centre(x)
+    return _center(x)
 
 
-def _centre(x: Tensor) -> Tensor:
+def _center(x: Tensor) -> Tensor:
     return (x - 128) / 128
 
 

@@ -1,4 +1,4 @@
-"""Layers whose weights are divided by their largest singular value (spectral normalisation, Miyato et al. 2018)."""
+"""Layers whose weights are divided by their largest singular value (spectral normalization, Miyato et al. 2018)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SpectralConv2d(nn.Conv2d):
         _begin(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, normalised(self), self.bias)
+        return self._conv_forward(input, normalized(self), self.bias)
 
 
 class SpectralLinear(nn.Linear):
@@ -28,7 +28,7 @@ class SpectralLinear(nn.Linear):
         _begin(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, normalised(self), self.bias)
+        return F.linear(input, normalized(self), self.bias)
 
 
 class SpectralEmbedding(nn.Embedding):
@@ -39,10 +39,10 @@ class SpectralEmbedding(nn.Embedding):
         _begin(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.embedding(input, normalised(self))
+        return F.embedding(input, normalized(self))
 
 
-def normalised(layer: nn.Module) -> Tensor:
+def normalized(layer: nn.Module) -> Tensor:
     """The layer's weight over its largest singular value, estimated by one power iteration from the vector `u`.
 
     In training the iterate is kept in `u`, so the estimate follows the weight; evaluation leaves `u` as it is. In

@@ -16,7 +16,7 @@ MIN_GROUP_CHANNELS = 4
 class AdmUnet(nn.Module):
     """(x [B, C, S, S], t [B], optional vector [B, width]) -> [B, out_channels, S, S] (Dhariwal and Nichol 2021).
 
-    Equal to guided-diffusion's network in parameters, initialisation and output: BigGAN up and down blocks, scale and
+    Equal to guided-diffusion's network in parameters, initialization and output: BigGAN up and down blocks, scale and
     shift by the time embedding, to which the vector is added. Norms compute in float32 under autocast, and so does the
     softmax inside PyTorch's fused attention. Errors: UsageError when sizes do not fit together.
     """

@@ -4,7 +4,7 @@ Their names are timm's, so that weights load there with `strict=True`. Images of
 square or not: position embeddings are interpolated to the grid, bicubic and by size (not by a scale factor with an
 offset, as in DINO, which moves small grids). The output is the class token after the last norm.
 
-`vit-SIZE-moco/PATCH` is MoCo v3's: fixed 2-D sin-cos positions, its initialisation, and 12 heads in the small one.
+`vit-SIZE-moco/PATCH` is MoCo v3's: fixed 2-D sin-cos positions, its initialization, and 12 heads in the small one.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def watch_patches(net: Any, *, mask: Tensor | None = None, token: Tensor | None 
 
 
 def pooled(net: Any, x: Tensor, pool: Pool, num_blocks: int) -> Tensor:
-    """What the last blocks hold, all after the last norm, side by side: normalised images -> float [B, D * P].
+    """What the last blocks hold, all after the last norm, side by side: normalized images -> float [B, D * P].
 
     cls: the class token of each block; mean: the mean of its patches; cls+mean: the class tokens, then the mean of the
     last block's patches, as in DINOv2's linear evaluation.
@@ -196,7 +196,7 @@ def _vision_transformer() -> Any:
 
 
 def _make_moco(net: Any) -> None:
-    """MoCo v3's fixed positions, and its Xavier initialisation (query, key and value apart)."""
+    """MoCo v3's fixed positions, and its Xavier initialization (query, key and value apart)."""
     height, width = net.patch_embed.grid_size
     dim = net.embed_dim
     _fix_positions(net, torch.cat((torch.zeros(1, dim), sincos_positions(height, width, dim)))[None])

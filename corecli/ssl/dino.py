@@ -10,7 +10,7 @@ from torch import Tensor
 from corecli.base.errors import UsageError
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
-from corecli.ssl.parts.distillation import dino, next_centre
+from corecli.ssl.parts.distillation import dino, next_center
 from corecli.ssl.parts.method import Batch, Published, Task, check_temperature, check_views, embed, follow, teacher_of
 from corecli.ssl.parts.prototypes import Prototypes
 from corecli.ssl.parts.taught import TaughtMethod
@@ -49,7 +49,7 @@ def build(encoder: Encoder, *, options: Options, task: Task) -> DINO:
 
 
 class DINO(TaughtMethod):
-    """The cross-entropy between all views by the student and the global ones by the teacher, centred and sharpened."""
+    """The cross-entropy between all views by the student and the global ones by the teacher, centered and sharpened."""
 
     publishes: Published = "teacher"  # as the authors evaluate it
     accumulates = False
@@ -60,7 +60,7 @@ class DINO(TaughtMethod):
         self.options, self.steps_per_epoch = options, steps_per_epoch
         self.prototypes, self.teacher_prototypes = prototypes, teacher_of(prototypes)
         self.register_buffer("centre", torch.zeros(options.prototypes))
-        self._next_centre = self.centre
+        self._next_center = self.centre
 
     def loss(self, batch: Batch) -> Tensor:
         frozen = self.is_frozen(batch.step, batch.total_steps)
@@ -72,11 +72,11 @@ class DINO(TaughtMethod):
         ]
         with torch.no_grad():
             teacher = list(self.teacher_prototypes(self.teach(batch.views)))
-            self._next_centre = next_centre(self.centre, teacher, momentum=self.options.centre_momentum)
+            self._next_center = next_center(self.centre, teacher, momentum=self.options.centre_momentum)
         return dino(
             student,
             teacher,
-            centre=self.centre,
+            center=self.centre,
             student_temperature=self.options.student_temperature,
             teacher_temperature=self.teacher_temperature(batch.step),
         )
@@ -84,7 +84,7 @@ class DINO(TaughtMethod):
     def after_step(self, step: int, total_steps: int) -> None:
         super().after_step(step, total_steps)
         follow(self.teacher_prototypes, self.prototypes, self.momentum(step, total_steps))
-        self.centre.copy_(self._next_centre)
+        self.centre.copy_(self._next_center)
 
     def teacher_temperature(self, step: int) -> float:
         """The teacher's temperature in `step`."""

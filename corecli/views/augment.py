@@ -21,7 +21,7 @@ from corecli.views import color, resample
 from corecli.views.recipes import Recipe
 
 _SHRINKS = (0.5, 0.25)  # 256 px to 128 or 64 (StableRep and SynCLR)
-_NUM_TRIES = 10  # of a random crop before it falls back to the centre, as in torchvision
+_NUM_TRIES = 10  # of a random crop before it falls back to the center, as in torchvision
 _CHUNK_PIXELS = 1 << 18  # images of one chunk; together they should stay in a core's cache
 
 
@@ -115,7 +115,7 @@ def _augment_chunk(images: Tensor, p: Parameters, compile: bool) -> Tensor:
         _change(images, p.shrink == part, partial(resample.shrunk, part=part))
     views = _crop(images, p)
     color.jitter(views.view(len(p), 3, math.prod(p.size)), p.order, p.factors, compile=compile)
-    _change(views, p.grey, color.greyscale)
+    _change(views, p.grey, color.grayscale)
     _change(views, p.sigma > 0, partial(_blur, p=p))
     _change(views, p.solarize, partial(color.solarize, threshold=p.recipe.threshold))
     return views
@@ -178,16 +178,16 @@ def _uniform(
 
 def _factor_ranges(recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
     strength = np.array([recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue])
-    centre = np.array([1.0, 1.0, 1.0, 0.0])
-    low = centre - strength
+    center = np.array([1.0, 1.0, 1.0, 0.0])
+    low = center - strength
     low[: color.HUE] = low[: color.HUE].clip(0)
-    return low, centre + strength
+    return low, center + strength
 
 
 def _crop_boxes(recipe: Recipe, image_size: tuple[int, int], shapes: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Boxes int64 [B, 4] from uniform draws: shapes [B, tries, 2] for area and ratio, places [B, 2].
 
-    torchvision's semantics: the first try that fits inside the image, else the largest centred box within the ratios.
+    torchvision's semantics: the first try that fits inside the image, else the largest centered box within the ratios.
     """
     height, width = image_size
     if recipe.crop is None:
@@ -200,11 +200,11 @@ def _crop_boxes(recipe: Recipe, image_size: tuple[int, int], shapes: np.ndarray,
     chosen = sides[np.arange(len(sides)), fits.argmax(1)]
     corner = np.floor(places * (np.array(image_size) - chosen + 1)).astype(np.int64)
     boxes = np.concatenate([corner, chosen], 1)
-    boxes[~np.any(fits, axis=1)] = _centre_box(recipe.ratio, height, width)
+    boxes[~np.any(fits, axis=1)] = _center_box(recipe.ratio, height, width)
     return boxes
 
 
-def _centre_box(ratio: tuple[float, float], height: int, width: int) -> tuple[int, int, int, int]:
+def _center_box(ratio: tuple[float, float], height: int, width: int) -> tuple[int, int, int, int]:
     wide = min(width, round(height * ratio[1]))
     tall = min(height, round(width / ratio[0]))
     return (height - tall) // 2, (width - wide) // 2, tall, wide

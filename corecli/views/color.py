@@ -1,4 +1,4 @@
-"""Colour distortions with strengths, and an order of operations, of their own for every image of a batch.
+"""Color distortions with strengths, and an order of operations, of their own for every image of a batch.
 
 Pixels are float32 [B, 3, N] in [0, 1], red, green and blue planes of N = H * W values.
 """
@@ -47,7 +47,7 @@ def jitter(pixels: Tensor, order: np.ndarray, factors: np.ndarray, *, compile: b
 
 
 def rotate_hue(pixels: Tensor, turns: Tensor, *, out: Planes | None = None) -> Planes:
-    """The planes [B, N] of colours whose hue is turned by `turns` [B] in [-0.5, 0.5] of a circle, keeping HSV's
+    """The planes [B, N] of colors whose hue is turned by `turns` [B] in [-0.5, 0.5] of a circle, keeping HSV's
     saturation and value; `out`, which may be the planes of `pixels` themselves, spares new ones.
 
     With the highest channel scaled to 1 and the lowest to 0, a hue h in [0, 6) obeys |h - 3| = 2 + r - g - b, and
@@ -62,15 +62,15 @@ def rotate_hue(pixels: Tensor, turns: Tensor, *, out: Planes | None = None) -> P
     hue = (red - green).sub_(blue).add_(low).div_(spread.clamp(min=1e-8)).add_(2)
     hue = hue.copysign_(blue - green).mul_(1 / 6).add_(turns[:, None] + 1.5).frac_().mul_(6)
     turned = []
-    for channel, (centre, edge, sign) in enumerate(((3, low, 1), (2, high, -1), (4, high, -1))):
-        fall = (hue - centre).abs_().sub_(1).clamp_(0, 1)
+    for channel, (center, edge, sign) in enumerate(((3, low, 1), (2, high, -1), (4, high, -1))):
+        fall = (hue - center).abs_().sub_(1).clamp_(0, 1)
         place = fall if out is None else out[channel]
         turned.append(torch.addcmul(edge, spread, fall, value=sign, out=place))
     return turned
 
 
-def greyscale(images: Tensor) -> Tensor:
-    """Replace colours by their luma: [B, 3, H, W] to the same shape."""
+def grayscale(images: Tensor) -> Tensor:
+    """Replace colors by their luma: [B, 3, H, W] to the same shape."""
     red, green, blue = (weight * plane for weight, plane in zip(_LUMA, images.unbind(1), strict=True))
     return (red + green).add_(blue)[:, None].expand_as(images)
 
@@ -90,7 +90,7 @@ def _turn(pixels: Tensor, turns: Tensor, compile: bool) -> None:
 
 
 def _blends(order: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the operation at each position does: colour matrices [4, B, 3, 3] and weights of the mean luma [4, B].
+    """What the operation at each position does: color matrices [4, B, 3, 3] and weights of the mean luma [4, B].
 
     Brightness, contrast and saturation all blend the image with another (black, its mean luma, its luma), so one
     matrix and one offset serve the three; the entries at the hue's position are not used.

@@ -103,14 +103,14 @@ def zoom_blur(x: Tensor, c: tuple[float, float], _: np.random.Generator) -> Tens
 
 def snow(x: Tensor, c: tuple[float, ...], g: np.random.Generator) -> Tensor:
     """Falling flakes: (mean and scale of noise, its magnification, what is left out below, their trail's length and
-    sigma, how much of the image's own colour stays).
+    sigma, how much of the image's own color stays).
     """
     mean, scale, zoom, threshold, length, sigma, kept = c
     flakes = _read(mean + scale * _normal(g, (1, *x.shape[1:])), _zoomed(x.shape[1:], zoom))
     flakes = torch.where(flakes < threshold, 0.0, flakes).clamp(0, 1)
     flakes = _trail(flakes, int(length), sigma, degrees=g.uniform(-135, -45))
-    grey = torch.tensor((0.299, 0.587, 0.114)) @ x.flatten(1)
-    whitened = kept * x + (1 - kept) * torch.maximum(x, grey.view(1, *x.shape[1:]) * 1.5 + 0.5)
+    gray = torch.tensor((0.299, 0.587, 0.114)) @ x.flatten(1)
+    whitened = kept * x + (1 - kept) * torch.maximum(x, gray.view(1, *x.shape[1:]) * 1.5 + 0.5)
     return whitened + flakes + flakes.rot90(2, (1, 2))
 
 
@@ -193,10 +193,10 @@ def _trail(x: Tensor, radius: int, sigma: float, *, degrees: float) -> Tensor:
 
 
 def _zoomed(size: Sequence[int], *factors: float) -> Tensor:
-    """[2, K * H, W]: where to read an image of this size to enlarge it about its centre by each of K factors."""
-    centre = (torch.tensor(size)[:, None, None] - 1) / 2
-    offset = _positions(size) - centre
-    return torch.cat([centre + offset / factor for factor in factors], dim=1)
+    """[2, K * H, W]: where to read an image of this size to enlarge it about its center by each of K factors."""
+    center = (torch.tensor(size)[:, None, None] - 1) / 2
+    offset = _positions(size) - center
+    return torch.cat([center + offset / factor for factor in factors], dim=1)
 
 
 def _positions(size: Sequence[int]) -> Tensor:

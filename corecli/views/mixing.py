@@ -1,6 +1,6 @@
 """Images mixed in pairs, and rectangles of noise: what supervised training of vision transformers adds to crops.
 
-Draws are functions of (seed, step), for the global batch; neighbours are pairs, so that a rank which holds an even
+Draws are functions of (seed, step), for the global batch; neighbors are pairs, so that a rank which holds an even
 number of its images holds all pairs whole.
 """
 
@@ -20,10 +20,10 @@ _NUM_TRIES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """How the images of a step are mixed with their neighbours, all alike.
+    """How the images of a step are mixed with their neighbors, all alike.
 
     keep: the part of its own label that an image keeps; box: top, left, bottom and right, as parts of the image, of
-    what is cut out of the neighbour; None: the two are averaged.
+    what is cut out of the neighbor; None: the two are averaged.
     """
 
     keep: float
@@ -47,7 +47,7 @@ def draw_mixing(*, mixup: float, cutmix: float, switch: float, seed: int, step: 
 
 
 def mix(images: Tensor, labels: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor, float]:
-    """(mixed images [B, 3, H, W], labels of the neighbours [B], the part of its own label an image keeps); B even."""
+    """(mixed images [B, 3, H, W], labels of the neighbors [B], the part of its own label an image keeps); B even."""
     others = torch.arange(len(images), device=images.device) ^ 1
     if mixing.box is None:
         return torch.lerp(images[others], images, mixing.keep), labels[others], mixing.keep

@@ -1,7 +1,7 @@
 """RandAugment (Cubuk et al. 2020) on batches, with the ranges of timm's `rand-m9-mstd0.5-inc1`; not pixel by pixel its.
 
 Two operations an image, each done with probability 1/2, at a magnitude drawn around the one asked for. Pixels are
-floats in [0, 1]; what an affine operation moves into view is of the mean colour.
+floats in [0, 1]; what an affine operation moves into view is of the mean color.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from corecli.base.rng import numpy_generator
-from corecli.views.color import greyscale
+from corecli.views.color import grayscale
 
 MOST = 10.0  # the highest magnitude
 _NUM_OPERATIONS, _CHANCE, _SPREAD = 2, 0.5, 0.5
@@ -86,7 +86,7 @@ def _sharpness(x: Tensor, amount: Tensor, _: Tensor) -> Tensor:
 
 
 def _affine(x: Tensor, rows: list[list[Tensor | float]], mean: Tensor) -> Tensor:
-    """What is at the place that a matrix [2, 3], in px from the centre, gives for each pixel."""
+    """What is at the place that a matrix [2, 3], in px from the center, gives for each pixel."""
     height, width = x.shape[-2:]
     parts = [torch.as_tensor(value).to(x).expand(len(x), 1, 1, 1).flatten() for row in rows for value in row]
     theta = torch.stack(parts, 1).view(-1, 2, 3)
@@ -108,8 +108,8 @@ OPERATIONS: dict[str, Operation] = {
     "posterize": _posterize,
     "solarize": _solarize,
     "solarize-add": _add_to_dark,
-    "colour": lambda x, amount, _: _blend(x, greyscale(x), amount),
-    "contrast": lambda x, amount, _: _blend(x, greyscale(x).mean((1, 2, 3), keepdim=True), amount),
+    "color": lambda x, amount, _: _blend(x, grayscale(x), amount),
+    "contrast": lambda x, amount, _: _blend(x, grayscale(x).mean((1, 2, 3), keepdim=True), amount),
     "brightness": lambda x, amount, _: _blend(x, torch.zeros_like(x), amount),
     "sharpness": _sharpness,
     "shear-x": lambda x, amount, mean: _affine(x, [[1.0, 0.3 * amount, 0.0], [0.0, 1.0, 0.0]], mean),

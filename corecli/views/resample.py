@@ -80,8 +80,8 @@ def _move(array: np.ndarray, like: Tensor) -> Tensor:
 def _resize_taps(length: Tensor, flip: Tensor | None, out: int, size: int) -> tuple[Tensor, Tensor]:
     """The pixels from which `out` pixels are made that resize ranges of `length` <= size: int64 and float [B, out, K].
 
-    The kernel widens with the range when it shrinks (antialiasing), is cut at the range's ends and renormalised.
-    An output's centre is kept as whole pixels and a rest, so that float32 is exact enough for any size of image.
+    The kernel widens with the range when it shrinks (antialiasing), is cut at the range's ends and renormalized.
+    An output's center is kept as whole pixels and a rest, so that float32 is exact enough for any size of image.
     """
     position = torch.arange(1, 2 * out, 2, device=length.device).expand(len(length), out)
     if flip is not None:
@@ -110,9 +110,9 @@ def _cubic(distance: Tensor) -> Tensor:
 
 def _blur_one_by_one(images: Tensor, kernels: Tensor, radii: np.ndarray, edge: Edge) -> Tensor:
     rows, columns = (_blur_sources(size, kernels.shape[1], edge, images.device) for size in images.shape[-2:])
-    out, centre = torch.empty_like(images), kernels.shape[1] // 2
+    out, center = torch.empty_like(images), kernels.shape[1] // 2
     for i, radius in enumerate(radii.astype(int).tolist()):
-        taps = slice(centre - radius, centre + radius + 1)
+        taps = slice(center - radius, center + radius + 1)
         kernel = kernels[i, taps]
         turned = _sum_taps(images[i].mT, columns[:, taps], kernel)
         out[i] = _sum_taps(turned.mT, rows[:, taps], kernel)

@@ -123,7 +123,7 @@ def test_all_metrics_of_features_against_torch_fidelity_and_pytorch_fid(num: int
 
 
 def test_pairs_against_torch_fidelity():
-    """All neighbours, balls and kernel sums of 4000 + 4000 rows beside its precision and recall alone."""
+    """All neighbors, balls and kernel sums of 4000 + 4000 rows beside its precision and recall alone."""
     metric_prc = pytest.importorskip("torch_fidelity.metric_prc")
     x, y = (features(4000, 2048, seed) for seed in (0, 1))
     mine, balls, other = alternate(

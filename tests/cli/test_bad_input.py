@@ -303,7 +303,7 @@ LABELS = [
     (f"{PROBE} --test $sets/good --train $sets/one", ["$sets/one: all its labels are of one class"]),
     (f"{PROBE} --train $sets/good --test digits:8", ["digits:8: classes that the training set has not"]),
     ("inflate --out o --per-class 3 --real $sets/flat", ["$sets/flat: per_class needs labels", "fraction"]),
-    (f"{SAMPLE} --order class-balanced --features $unlabelled", ["$unlabelled: rows without labels"]),
+    (f"{SAMPLE} --order class-balanced --features $unlabeled", ["$unlabeled: rows without labels"]),
 ]
 
 
@@ -316,7 +316,7 @@ def test_labels_needed_and_absent_or_of_one_class(
         features=known.features, keys=known.keys, groups=known.groups, labels=known.labels * 0 - 1, header=known.header
     )
     save_features(elsewhere / "z.safetensors", unknown)
-    check(run, line, 65, *words, tiny=tiny, sets=sets, unlabelled=elsewhere / "z.safetensors")
+    check(run, line, 65, *words, tiny=tiny, sets=sets, unlabeled=elsewhere / "z.safetensors")
 
 
 @pytest.mark.parametrize("verb", [SSL, GEN], ids=name_of)

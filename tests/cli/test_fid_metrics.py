@@ -143,7 +143,7 @@ def test_all_tells_every_score_with_intervals_numbers_and_space(run: Run, tiny: 
     assert list(scores) == [
         *(name, f"{name}_corrected", "kid", "kid_subsets", "kid_subsets_std", "precision", "recall"),
         *("density", "coverage", "fd_infinity", "nearest_real", "real_nearest_real", "copy_ratio", "copy_fraction"),
-        *("memorised", "authenticity", "vendi", "vendi_centred", "reference_vendi", "reference_vendi_centred"),
+        *("memorised", "authenticity", "vendi", "vendi_centered", "reference_vendi", "reference_vendi_centered"),
         *("diversity", "reference_diversity", "fd_per_class", "num_samples", "num_reference", "space"),
     ]
     for interval in (f"{name}_corrected", "kid"):

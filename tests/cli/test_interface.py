@@ -251,15 +251,15 @@ def test_a_bar_with_speed_and_time_left_on_a_terminal(
     assert bool(re.search(r"\x1b\[[\d;]*3\d(;\d+)*m", shown)) == (kind != "NO_COLOR")
 
 
-def test_colour_in_help_on_a_terminal_unless_refused(tmp_path: Path) -> None:
+def test_color_in_help_on_a_terminal_unless_refused(tmp_path: Path) -> None:
     shown = {}
-    for kind in ("colour", "NO_COLOR"):
+    for kind in ("color", "NO_COLOR"):
         environment = {n: v for n, v in os.environ.items() if n not in ("NO_COLOR", "COLUMNS")}
         environment |= {"TERM": "xterm-256color"} | ({"NO_COLOR": "1"} if kind == "NO_COLOR" else {})
         with Terminal() as terminal:
             assert process("sample", "--help", stdout=terminal.stream, env=environment).returncode == 0
             shown[kind] = terminal.shown()
-    assert "\x1b[" in shown["colour"]
+    assert "\x1b[" in shown["color"]
     assert "\x1b" not in shown["NO_COLOR"]
 
 

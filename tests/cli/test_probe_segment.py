@@ -1,4 +1,4 @@
-"""`probe --mode segment`: coloured shapes on noise, found from the patches of encoders that have learned nothing."""
+"""`probe --mode segment`: colored shapes on noise, found from the patches of encoders that have learned nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ran import Run
 
 from corecli.nets.encoder import build_encoder, save_encoder
 
-COLOURS = ((70, 70, 80), (220, 60, 40), (60, 200, 90))  # of the ground, of squares and of discs
+COLORS = ((70, 70, 80), (220, 60, 40), (60, 200, 90))  # of the ground, of squares and of discs
 
 
 def draw(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +25,7 @@ def draw(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray,
         top, left = (int(rng.integers(0, size - side)) for size in (height, width))
         dy, dx = (abs(a - b - side / 2) for a, b in ((y, top), (x, left)))
         mask[(np.maximum(dy, dx) if shape == 1 else np.hypot(dy, dx)) < side / 2] = shape
-    image = np.array(COLOURS)[mask] + rng.integers(-40, 40, (height, width, 3))
+    image = np.array(COLORS)[mask] + rng.integers(-40, 40, (height, width, 3))
     mask[height // 2] = 255
     return image.clip(0, 255).astype(np.uint8), mask
 

@@ -35,7 +35,7 @@ def save(path: str, keys: list[str], features: torch.Tensor) -> None:
     save_features(Path(path), FeatureTable(features=features, keys=keys, groups=keys, labels=labels, header={}))
 
 
-def test_neighbours_are_the_nearest_by_cosine_and_not_oneself(run: Run, tiny: Path) -> None:
+def test_neighbors_are_the_nearest_by_cosine_and_not_oneself(run: Run, tiny: Path) -> None:
     assert run("show", tiny / "real.safetensors", "--features", tiny / "z.safetensors", "--out", "n.png").code == 0
     table = load_features(tiny / "z.safetensors")
     units = table.features.double() / table.features.double().norm(dim=1, keepdim=True)
@@ -50,7 +50,7 @@ def test_neighbours_are_the_nearest_by_cosine_and_not_oneself(run: Run, tiny: Pa
         assert np.array_equal(np.stack(row), images.read(np.array(expected)).numpy())
 
 
-def test_neighbours_of_generated_images_among_real_ones(run: Run, tiny: Path) -> None:
+def test_neighbors_of_generated_images_among_real_ones(run: Run, tiny: Path) -> None:
     """A feature table of the real images in another order, in which every sample's is nearest to one we know."""
     real, samples = open_set("digits:8:test"), open_set(str(tiny / "syn"))
     twins = np.random.default_rng(0).permutation(len(real.rows))
@@ -81,7 +81,7 @@ def test_attention_is_drawn_a_row_an_image_and_a_column_a_head(run: Run, tiny: P
     assert np.array_equal(whole[head], original)
     in_view = (kept[head] == original).all(-1)
     assert in_view.reshape(2, 80, 2, 80).all(axis=(1, 3)).sum() in (1, 2, 3)  # whole patches
-    assert heat[head].std(axis=-1).max() > 40  # colours, of a grey image
+    assert heat[head].std(axis=-1).max() > 40  # colors, of a gray image
 
 
 def test_patches_are_drawn_below_their_images_in_whole_blocks(run: Run, tiny: Path) -> None:
@@ -160,7 +160,7 @@ def test_the_largest_tables_are_thinned_for_tsne(run: Run, tiny: Path, monkeypat
         ("$tiny/real.safetensors --features $tiny/f.safetensors", 65, "f.safetensors"),
         ("$tiny/syn --features $tiny/z.safetensors", 65, "images have no feature"),
         ("$tiny/real.safetensors --encoder $tiny/f.safetensors", 2, "no attention to show"),
-        ("$tiny/real.safetensors --features $tiny/z.safetensors --columns 1", 65, "no images to find neighbours"),
+        ("$tiny/real.safetensors --features $tiny/z.safetensors --columns 1", 65, "no images to find neighbors"),
         ("$tiny/syn --real digits:16:train", 65, "digits:16:train: holds none of the groups"),
         ("empty.d", 65, "log.jsonl: nothing has been logged"),
         ("broken.d", 65, "log.jsonl: line 2 is not a record of a step"),

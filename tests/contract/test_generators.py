@@ -182,7 +182,7 @@ def test_a_new_model_ignores_its_condition(name: str, condition: str) -> None:
     generator = build(name, condition)
     for n, p in generator.network.named_parameters():
         if "proj_out" not in n:  # by which a condition that is attended to would enter
-            p.data.add_(0.05 * torch.randn_like(p))  # or zero-initialised last layers would hide everything
+            p.data.add_(0.05 * torch.randn_like(p))  # or zero-initialized last layers would hide everything
     given = CONDITIONS[condition][1]
     assert given is not None
     with_condition = generator.generate([3, 4], given[:2], steps=3)
@@ -319,7 +319,7 @@ def test_images_of_another_size_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("normalization", ["none", "per-sample", "l2"])
-def test_features_are_normalised_as_recorded(normalization: str) -> None:
+def test_features_are_normalized_as_recorded(normalization: str) -> None:
     generator = build("adm", "features", feature_normalization=normalization)
     for p in generator.parameters():
         p.data.add_(0.05 * torch.randn_like(p))

@@ -12,7 +12,7 @@ from corecli.base import registry
 from corecli.base.errors import UsageError
 from corecli.data.members import parse_views
 from corecli.engine.dist import World, average_gradients, mean_over_ranks
-from corecli.nets.batchnorm import synchronise_batchnorm
+from corecli.nets.batchnorm import synchronize_batchnorm
 from corecli.nets.encoder import build_encoder
 from corecli.ssl.parts.method import Batch, Method, Task
 from corecli.views.recipes import AUGMENTATIONS
@@ -60,7 +60,7 @@ def value_and_gradient(
     world: World, name: str, dtype: torch.dtype
 ) -> tuple[list[float], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The loss of two steps on the global batch, its gradient at the second, and the state they leave."""
-    method: Any = synchronise_batchnorm(make(name, dtype), world.device)  # pyright: ignore[reportArgumentType]
+    method: Any = synchronize_batchnorm(make(name, dtype), world.device)  # pyright: ignore[reportArgumentType]
     num = NUM // world.size
     values = []
     for step in range(2):

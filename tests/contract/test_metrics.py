@@ -49,7 +49,7 @@ def world(quality: str) -> dict[str, Tensor]:
     reference, mean = normal(300, 8), normal(1, 8)
     bad_samples = reference[:4].repeat(70, 1) + 1e-3 * normal(280, 8) if quality == "bad" else normal(280, 8) + 2
     labels = torch.arange(240) % 6
-    centres = (4.0 if good else 0.2) * normal(6, 8)
+    centers = (4.0 if good else 0.2) * normal(6, 8)
     views = normal(200, 8)
     positives = (torch.arange(200)[:, None] % torch.tensor([3, 5, 11]) == 0).int()
     masks = torch.randint(0, 4, (9, 8, 8), generator=generator)
@@ -64,9 +64,9 @@ def world(quality: str) -> dict[str, Tensor]:
         "views": views + 0.1 * normal(2, 200, 8) if good else mean + 0.5 * normal(2, 200, 8),
         "first": views,
         "second": (views if good else normal(200, 8)) @ normal(8, 6) + 0.1 * normal(200, 6),
-        "train_features": centres[labels] + normal(240, 8),
+        "train_features": centers[labels] + normal(240, 8),
         "train_labels": labels,
-        "test_features": centres[labels] + normal(240, 8),
+        "test_features": centers[labels] + normal(240, 8),
         "test_labels": labels,
         "positives": positives,
         "masks": masks,

@@ -152,7 +152,7 @@ def test_two_ranks_have_the_loss_of_one(case: str) -> None:
 
 
 class Halving(nn.Module):
-    """A first stage without weights to learn: the mean over 2 x 2 pixels, twice each colour and a grey channel."""
+    """A first stage without weights to learn: the mean over 2 x 2 pixels, twice each color and a gray channel."""
 
     data_shape = moments_shape = (4, 4, 4)
     is_random = False

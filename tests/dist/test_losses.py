@@ -18,7 +18,7 @@ from corecli.engine.dist import (
     mean_over_ranks,
     sum_over_ranks,
 )
-from corecli.nets.batchnorm import synchronise_batchnorm
+from corecli.nets.batchnorm import synchronize_batchnorm
 from corecli.ssl.parts.losses import nt_xent
 
 SIZE, NUM = 2, 6
@@ -71,12 +71,12 @@ def test_nt_xent_contrasts_the_global_batch(
         assert (found[1] - gradient).norm() <= tolerance * gradient.norm()
 
 
-def normalised(world: World, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+def normalized(world: World, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
     """Two training steps of a BatchNorm with a loss that is not symmetric in its rows, then an evaluation."""
     norm = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(shape[1]).double()
     nn.init.uniform_(norm.weight, 0.5, 2, generator=torch.Generator().manual_seed(4))
-    net: Any = synchronise_batchnorm(nn.Sequential(norm), world.device)
-    net = synchronise_batchnorm(net, world.device)  # as each stage of a run does; once more changes nothing
+    net: Any = synchronize_batchnorm(nn.Sequential(norm), world.device)
+    net = synchronize_batchnorm(net, world.device)  # as each stage of a run does; once more changes nothing
     found: dict[str, torch.Tensor] = {}
     for step in range(2):
         x = rows_of(world, 3 + 2 * draw(*shape, seed=step)).clone().requires_grad_()
@@ -92,9 +92,9 @@ def normalised(world: World, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("shape", [(NUM, 4), (NUM, 4, 3, 3)], ids=["1d", "2d"])
-def test_synchronised_batchnorm_is_that_of_the_global_batch(shape: tuple[int, ...], two_ranks: Any) -> None:
-    expected = normalised(World(), shape)
-    for rank, found in enumerate(two_ranks.run(normalised, shape)):
+def test_synchronized_batchnorm_is_that_of_the_global_batch(shape: tuple[int, ...], two_ranks: Any) -> None:
+    expected = normalized(World(), shape)
+    for rank, found in enumerate(two_ranks.run(normalized, shape)):
         assert found.keys() == expected.keys()
         for name, value in found.items():
             local = name in ("y0", "y1", "dx0", "dx1", "evaluated")
@@ -136,14 +136,14 @@ def refused(world: World) -> str:
         pass
 
     try:
-        synchronise_batchnorm(nn.Sequential(Special(3)), world.device)
+        synchronize_batchnorm(nn.Sequential(Special(3)), world.device)
     except UsageError as error:
         return str(error)
     return "accepted"
 
 
 def test_batchnorm_of_another_kind_is_refused_rather_than_changed(two_ranks: Any) -> None:
-    assert all("Special cannot be synchronised" in found for found in two_ranks.run(refused))
+    assert all("Special cannot be synchronized" in found for found in two_ranks.run(refused))
 
 
 def test_one_process_communicates_and_copies_nothing() -> None:
@@ -151,5 +151,5 @@ def test_one_process_communicates_and_copies_nothing() -> None:
     net = nn.Sequential(nn.BatchNorm1d(2))
     assert gather_with_gradient(x) is x
     assert any_rank(5, world) == 5
-    assert synchronise_batchnorm(net, world.device) is net
+    assert synchronize_batchnorm(net, world.device) is net
     assert type(net[0]) is nn.BatchNorm1d

@@ -236,7 +236,7 @@ def test_a_launch_scores_as_one_process_does(name: str, inputs: Inputs, start: S
 
 
 def broken_pngs(folder: Path) -> Path:
-    """A directory of labelled images of which the last cannot be decoded."""
+    """A directory of labeled images of which the last cannot be decoded."""
     from corecli.data.imageset import write_set
     from corecli.data.rows import make_rows
 

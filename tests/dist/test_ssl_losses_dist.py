@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from corecli.engine.dist import World, average_gradients, gather_with_gradient, mean_over_ranks
-from corecli.ssl.parts.distillation import dino, next_centre
+from corecli.ssl.parts.distillation import dino, next_center
 from corecli.ssl.parts.ibot import ibot, sinkhorn_knopp
 from corecli.ssl.parts.losses import info_nce_queue, moco_v3
 from corecli.ssl.parts.multi_positive import multi_positive, places, supervised_contrastive
@@ -51,7 +51,7 @@ LOSSES: dict[str, Callable[[Views, Tensor], Tensor]] = {
     "barlow_twins": lambda z, _: barlow_twins(z[0], z[1], off_diagonal=0.005),
     "barlow_twins, all terms alike": lambda z, _: barlow_twins(z[0], z[1], off_diagonal=1.0),
     "dino": lambda z, _: dino(
-        z, [v + 1 for v in z[:2]], centre=draw(DIM, seed=9), student_temperature=0.1, teacher_temperature=0.04
+        z, [v + 1 for v in z[:2]], center=draw(DIM, seed=9), student_temperature=0.1, teacher_temperature=0.04
     ),
 }
 
@@ -79,14 +79,14 @@ def test_two_processes_give_the_value_and_gradient_of_one(
         assert (found[1] - gradient).norm() <= tolerance * gradient.norm()
 
 
-def centred(world: World) -> Tensor:
+def centered(world: World) -> Tensor:
     teacher = [draw(NUM, DIM, seed=s)[slice_of(world)] for s in (1, 2)]
-    return next_centre(draw(DIM, seed=9), teacher, momentum=0.9)
+    return next_center(draw(DIM, seed=9), teacher, momentum=0.9)
 
 
-def test_the_centre_is_that_of_the_global_batch(two_ranks: Any) -> None:
+def test_the_center_is_that_of_the_global_batch(two_ranks: Any) -> None:
     expected = 0.9 * draw(DIM, seed=9) + 0.1 * (draw(NUM, DIM, seed=1) + draw(NUM, DIM, seed=2)).mean(dim=0) / 2
-    for found in (centred(World()), *two_ranks.run(centred)):
+    for found in (centered(World()), *two_ranks.run(centered)):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 

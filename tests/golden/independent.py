@@ -8,7 +8,7 @@ Array = np.ndarray
 
 
 def frechet(x: Array, y: Array) -> float:
-    """The trace of the root from the singular values of the centred rows, exact also for few rows."""
+    """The trace of the root from the singular values of the centered rows, exact also for few rows."""
     a, b = ((z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (x, y))
     shift = ((x.mean(0) - y.mean(0)) ** 2).sum()
     return float(shift + (a**2).sum() + (b**2).sum() - 2 * np.linalg.svd(a @ b.T, compute_uv=False).sum())

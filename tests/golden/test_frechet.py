@@ -12,7 +12,7 @@ Statistics = tuple[np.ndarray, np.ndarray]
 
 
 def features(num: int, dim: int, seed: int) -> np.ndarray:
-    """Correlated, non-negative and off centre, as pooled activations are."""
+    """Correlated, non-negative and off center, as pooled activations are."""
     rng = np.random.default_rng(seed)
     scale = np.logspace(0, -2, dim)
     mixing = rng.normal(size=(dim, dim)) * scale / dim**0.5

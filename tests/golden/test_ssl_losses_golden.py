@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from corecli.ssl.parts.distillation import dino, next_centre
+from corecli.ssl.parts.distillation import dino, next_center
 from corecli.ssl.parts.losses import info_nce_queue, moco_v3, nt_xent
 from corecli.ssl.parts.multi_positive import supervised_contrastive
 from corecli.ssl.parts.redundancy import barlow_twins
@@ -178,7 +178,7 @@ def supcon_sums(z: Tensor, labels: Tensor, temperature: float) -> float:
     return math.fsum(losses) / len(losses)
 
 
-def labelled(num: int) -> Tensor:
+def labeled(num: int) -> Tensor:
     """Classes of 5, 3, ... members and of one alone."""
     return torch.tensor([0] * 5 + [1] * 3 + [2] * (num - 9) + [3])
 
@@ -188,8 +188,8 @@ def labelled(num: int) -> Tensor:
 def test_supervised_contrast_equals_the_sums_written_out(num_views: int, dtype: torch.dtype, tolerance: float) -> None:
     z = torch.stack([*pair(12, 8, dtype), pair(12, 8, dtype, seed=1)[0]])[:num_views]
     for temperature in (0.1, 0.2):
-        expected = supcon_sums(z, labelled(12), temperature)
-        found = supervised_contrastive(z, labelled(12), temperature=temperature)
+        expected = supcon_sums(z, labeled(12), temperature)
+        found = supervised_contrastive(z, labeled(12), temperature=temperature)
         assert found.item() == pytest.approx(expected, rel=tolerance)
 
 
@@ -197,7 +197,7 @@ def test_supervised_contrast_equals_the_published_lines_in_value_and_gradient() 
     z = torch.stack(pair(12, 8))
 
     def published(z: Tensor) -> Tensor:  # Khosla et al. 2020, their reference implementation
-        rows, labels = F.normalize(z.flatten(0, 1), dim=1), labelled(12).repeat(2)
+        rows, labels = F.normalize(z.flatten(0, 1), dim=1), labeled(12).repeat(2)
         others = 1 - torch.eye(24, dtype=z.dtype)
         mask = (labels[:, None] == labels[None]) * others
         logits = rows @ rows.T / 0.2
@@ -206,7 +206,7 @@ def test_supervised_contrast_equals_the_published_lines_in_value_and_gradient() 
         return -((mask * log_p).sum(1) / mask.sum(1)).mean()
 
     def ours(z: Tensor) -> Tensor:
-        return supervised_contrastive(z, labelled(12), temperature=0.2)
+        return supervised_contrastive(z, labeled(12), temperature=0.2)
 
     assert ours(z).item() == pytest.approx(published(z).item(), rel=1e-12)
     torch.testing.assert_close(gradients(ours, z), gradients(published, z), rtol=1e-9, atol=1e-12)
@@ -237,12 +237,12 @@ def softened(row: Array, temperature: float) -> Array:
     return e / e.sum()
 
 
-def dino_sums(student: list[Tensor], teacher: list[Tensor], centre: Tensor, hot: float, cold: float) -> float:
+def dino_sums(student: list[Tensor], teacher: list[Tensor], center: Tensor, hot: float, cold: float) -> float:
     terms = []
     for q, targets in enumerate(teacher):
         for v, logits in enumerate(student):
             for t, s in zip(targets.double().numpy(), logits.double().numpy(), strict=True):
-                p = softened(t - centre.double().numpy(), cold)
+                p = softened(t - center.double().numpy(), cold)
                 terms += [-float(p @ np.log(softened(s, hot)))] if v != q else []
     return math.fsum(terms) / len(terms)
 
@@ -252,22 +252,22 @@ def dino_sums(student: list[Tensor], teacher: list[Tensor], centre: Tensor, hot:
 def test_dino_equals_the_sums_written_out(num_views: int, dtype: torch.dtype, tolerance: float) -> None:
     student, teacher = crops(7, num_views, 16, dtype), crops(6, 2, 16, dtype)
     student = [view[:6] for view in student]
-    centre = crops(1, 1, 16, dtype)[0][0]
-    loss = dino(student, teacher, centre=centre, student_temperature=0.1, teacher_temperature=0.07)
-    assert loss.item() == pytest.approx(dino_sums(student, teacher, centre, 0.1, 0.07), rel=tolerance)
+    center = crops(1, 1, 16, dtype)[0][0]
+    loss = dino(student, teacher, center=center, student_temperature=0.1, teacher_temperature=0.07)
+    assert loss.item() == pytest.approx(dino_sums(student, teacher, center, 0.1, 0.07), rel=tolerance)
 
 
-def test_dino_and_its_centre_equal_lightly() -> None:
+def test_dino_and_its_center_equal_lightly() -> None:
     loss = pytest.importorskip("lightly.loss").DINOLoss(
         output_dim=16, teacher_temp=0.07, student_temp=0.1, warmup_teacher_temp_epochs=1
     )
     loss = loss.double()
-    centre = torch.zeros(16, dtype=torch.float64)
+    center = torch.zeros(16, dtype=torch.float64)
     for step in range(3):
         student, teacher = crops(6 + step, 10, 16), crops(6 + step, 2, 16)
 
-        def ours(*student: Tensor, teacher: list[Tensor] = teacher, centre: Tensor = centre) -> Tensor:
-            return dino(student, teacher, centre=centre, student_temperature=0.1, teacher_temperature=0.07)
+        def ours(*student: Tensor, teacher: list[Tensor] = teacher, center: Tensor = center) -> Tensor:
+            return dino(student, teacher, center=center, student_temperature=0.1, teacher_temperature=0.07)
 
         before = loss.center.clone()
         expected = loss(teacher, student).item()
@@ -275,8 +275,8 @@ def test_dino_and_its_centre_equal_lightly() -> None:
         loss.center.copy_(before)
         theirs = gradients(lambda *student, teacher=teacher: loss(teacher, list(student)), *student)
         torch.testing.assert_close(gradients(ours, *student), theirs, rtol=1e-6, atol=1e-10)
-        centre = next_centre(centre, teacher, momentum=0.9)
-        torch.testing.assert_close(centre, loss.center.flatten(), rtol=1e-12, atol=1e-14)
+        center = next_center(center, teacher, momentum=0.9)
+        torch.testing.assert_close(center, loss.center.flatten(), rtol=1e-12, atol=1e-14)
 
 
 ALIGNED: dict[str, Callable[[Tensor], Tensor]] = {
@@ -287,7 +287,7 @@ ALIGNED: dict[str, Callable[[Tensor], Tensor]] = {
     "byol_distance": lambda z: byol_distance(z, z),
     "negative_cosine": lambda z: negative_cosine(z, z) + 1,
     "barlow_twins": lambda z: barlow_twins(z, z, off_diagonal=0.0),
-    "dino": lambda z: dino([z, z], [z, z], centre=torch.zeros(8), student_temperature=0.01, teacher_temperature=0.01),
+    "dino": lambda z: dino([z, z], [z, z], center=torch.zeros(8), student_temperature=0.01, teacher_temperature=0.01),
 }
 
 
@@ -321,7 +321,7 @@ BF16: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "negative_cosine": negative_cosine,
     "barlow_twins": lambda a, b: barlow_twins(a, b, off_diagonal=0.005),
     "dino": lambda a, b: dino(
-        [a, b], [b, a], centre=torch.zeros(16), student_temperature=0.1, teacher_temperature=0.04
+        [a, b], [b, a], center=torch.zeros(16), student_temperature=0.1, teacher_temperature=0.04
     ),
 }
 
@@ -342,7 +342,7 @@ STOPPED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "moco_v3": BF16["moco_v3"],
     "byol_distance": byol_distance,
     "negative_cosine": negative_cosine,
-    "dino": lambda a, b: dino([a, a], [b, b], centre=b[0], student_temperature=0.1, teacher_temperature=0.04),
+    "dino": lambda a, b: dino([a, a], [b, b], center=b[0], student_temperature=0.1, teacher_temperature=0.04),
 }
 
 

@@ -44,8 +44,8 @@ def contrast(
         seen = [(k, float(anchor @ key) / temperature) for k, key in enumerate(unit(keys))]
         seen = [(k, logit) for k, logit in seen if not excluded or k != excluded[a]]
         top = max(logit for _, logit in seen)
-        normaliser = top + math.log(math.fsum(math.exp(logit - top) for _, logit in seen))
-        positives = [logit - normaliser for k, logit in seen if key_groups[k] == groups[a]]
+        normalizer = top + math.log(math.fsum(math.exp(logit - top) for _, logit in seen))
+        positives = [logit - normalizer for k, logit in seen if key_groups[k] == groups[a]]
         if positives:
             losses.append(-math.fsum(positives) / len(positives))
     return math.fsum(losses) / len(losses) if losses else 0.0

@@ -1,4 +1,4 @@
-"""Every method, stopped and run again, ends byte for byte where it would have: queues, teachers, centre, schedules.
+"""Every method, stopped and run again, ends byte for byte where it would have: queues, teachers, center, schedules.
 
 The default tests stop a run in this process; the slow ones kill runs at random moments.
 """

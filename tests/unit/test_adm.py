@@ -107,7 +107,7 @@ def test_other_shapes_work(changes: dict, size: int) -> None:
         ({"feature_noise": 0.1}, "feature noise"),
         (
             {"condition": "features", "condition_dim": 4, "feature_normalization": "l3"},
-            "unknown feature normalisation 'l3'",
+            "unknown feature normalization 'l3'",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from corecli.base.errors import UsageError
 from corecli.views import augment as augment_module
-from corecli.views import color as colour
+from corecli.views import color as color
 from corecli.views import resample
 from corecli.views.augment import Parameters, augment, draw, to_float
 from corecli.views.recipes import RECIPES, Recipe, get_recipe, local_recipe, parse_changes, view_recipes
@@ -24,7 +24,7 @@ EVERYTHING = replace(RECIPES["strong"], solarize=0.3)
 
 
 def images_of(batch: int, height: int, width: int | None = None, *, seed: int = 0) -> torch.Tensor:
-    """Images of noise over a gradient, with flat, grey and saturated patches, which are where colour spaces break."""
+    """Images of noise over a gradient, with flat, grey and saturated patches, which are where color spaces break."""
     width = width or height
     g = torch.Generator().manual_seed(seed)
     x = torch.randint(0, 256, (batch, 3, height, width), generator=g, dtype=torch.uint8)
@@ -89,11 +89,11 @@ def test_a_crop_equals_torchvisions_where_it_grows_and_where_it_shrinks(source, 
 def test_jitter_equals_torchvision_in_every_order(size):
     orders = np.array([*itertools.permutations(range(4)), (-1, -1, -1, -1)])
     orders = orders if size < 224 else orders[::4]
-    orders = orders[np.argsort(colour.hue_position(orders), kind="stable")]
+    orders = orders[np.argsort(color.hue_position(orders), kind="stable")]
     factors = np.random.default_rng(0).uniform([0.2, 0.2, 0.2, -0.5], [1.8, 1.8, 1.8, 0.5], (len(orders), 4))
     x = to_float(images_of(len(orders), size))
     views = x.clone()
-    colour.jitter(views.flatten(2), orders, factors)
+    color.jitter(views.flatten(2), orders, factors)
     changes = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
     for i, order in enumerate(orders.tolist()):
         expected = x[i].double()
@@ -107,9 +107,9 @@ def test_hue_agrees_with_hsv_on_ties_greys_and_a_full_turn():
     pixels = torch.cartesian_prod(levels, levels, levels).T.expand(5, 3, -1).contiguous()
     turns = torch.tensor([-0.5, -1 / 3, 0.0, 0.1, 0.5])
     expected = torch.stack([tv.adjust_hue(x[:, None], float(t))[:, 0] for x, t in zip(pixels, turns, strict=True)])
-    turned = torch.stack(tuple(colour.rotate_hue(pixels, turns)), 1)
+    turned = torch.stack(tuple(color.rotate_hue(pixels, turns)), 1)
     assert torch.allclose(turned, expected, atol=1e-6)
-    colour.rotate_hue(pixels, turns, out=pixels.unbind(1))
+    color.rotate_hue(pixels, turns, out=pixels.unbind(1))
     assert torch.equal(pixels, turned)
 
 
@@ -210,7 +210,7 @@ def test_crop_tries_and_fallback_are_torchvisions(image_size):
         assert tuple(box[2:]) == first_fitting_sides(tries, *image_size)
         assert 0 <= box[0] <= image_size[0] - box[2] and 0 <= box[1] <= image_size[1] - box[3]
     if max(image_size) == 200:
-        never = torch.empty(3, *image_size)  # too long for the ratios: torchvision falls back to its centre
+        never = torch.empty(3, *image_size)  # too long for the ratios: torchvision falls back to its center
         assert tuple(boxes[0]) == RandomResizedCrop.get_params(never, [0.99, 1.0], [3 / 4, 4 / 3])
 
 
@@ -319,7 +319,7 @@ def test_without_a_compiler_one_warning_and_the_same_views(monkeypatch):
         raise RuntimeError("No working C++ compiler found")
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    monkeypatch.setattr(colour, "_compiled_hue", colour.CompiledOrEager(colour.rotate_hue))
+    monkeypatch.setattr(color, "_compiled_hue", color.CompiledOrEager(color.rotate_hue))
     images, p = images_of(8, 32), drawn(EVERYTHING, 8, 32)
     with pytest.warns(UserWarning, match="uncompiled: No working C"):
         views = augment(images, p, compile=True)

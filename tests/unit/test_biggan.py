@@ -1,4 +1,4 @@
-"""BigGAN's networks: published sizes, spectral normalisation, and their outputs in an independent float64 form."""
+"""BigGAN's networks: published sizes, spectral normalization, and their outputs in an independent float64 form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from corecli.base.errors import UsageError
 from corecli.nets.biggan import BigGanDiscriminator, BigGanGenerator, default_mult
-from corecli.nets.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear, normalised
+from corecli.nets.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear, normalized
 
 UNUSED_CLASS_TABLE = 128_000  # 1000 x 128, in IC-GAN's generator and not in ours
 
@@ -77,13 +77,13 @@ def test_the_largest_singular_value_is_one(make: Any) -> None:
     torch.manual_seed(0)
     layer = make()
     assert torch.allclose(singular_values(layer.weight), torch.ones(1, dtype=torch.float64), atol=1e-5)
-    assert torch.allclose(normalised(layer), layer.weight, atol=1e-5)
+    assert torch.allclose(normalized(layer), layer.weight, atol=1e-5)
     layer.weight.data = torch.randn_like(layer.weight) * 3
-    weight = [normalised(layer) for _ in range(500)][-1]
+    weight = [normalized(layer) for _ in range(500)][-1]
     assert singular_values(weight)[0].item() == pytest.approx(1, abs=1e-3)
     u = layer.u.clone()
     layer.eval().weight.data = torch.randn_like(layer.weight)
-    normalised(layer)
+    normalized(layer)
     assert torch.equal(layer.u, u)
 
 
@@ -94,7 +94,7 @@ def test_its_gradient_takes_the_singular_vectors_as_constants() -> None:
     layer.weight.data.mul_(torch.rand(4, 5) + 0.5)
     outer = torch.randn(4, 5)
     u = layer.u.double()
-    (normalised(layer) * outer).sum().backward()
+    (normalized(layer) * outer).sum().backward()
     w, g = layer.weight.detach().double(), outer.double()
     v = F.normalize(w.T @ u, dim=0)
     u = F.normalize(w @ v, dim=0)

@@ -1,4 +1,4 @@
-"""The plan of captions against its stated chances, lists and examples, and the judgement of answers."""
+"""The plan of captions against its stated chances, lists and examples, and the judgment of answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from corecli.base.errors import CannotCreateError, DataError, MissingInputError,
 from corecli.captions.grammar import Grammar
 from corecli.captions.parts import concepts, work
 from corecli.captions.parts.backend import Answer
-from corecli.captions.parts.judge import clean, judge, mentions, normalised
+from corecli.captions.parts.judge import clean, judge, mentions, normalized
 from corecli.captions.parts.plan import RELATIONS, TEMPLATES, Plan
 from corecli.captions.parts.prompts import read_examples
 from corecli.data.captions import read_captions
@@ -211,8 +211,8 @@ def test_faults(raw: str, reason: str, fault: str | None) -> None:
 
 
 def test_duplicates_are_equal_in_their_words() -> None:
-    assert normalised("A T-shirt, RED!") == normalised("a t shirt red")
-    assert normalised("A red dog") != normalised("A dog red")
+    assert normalized("A T-shirt, RED!") == normalized("a t shirt red")
+    assert normalized("A red dog") != normalized("A dog red")
 
 
 # Work that is kept

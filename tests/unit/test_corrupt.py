@@ -94,11 +94,11 @@ def test_mistakes_are_usage_errors(small: Tensor) -> None:
 
 
 def test_noise_is_as_strong_as_published() -> None:
-    grey = torch.full((1, 3, 256, 256), 128, dtype=torch.uint8)
-    gaussian, shot = (corrupt(grey, f"{kind}_noise", 1, seeds=[0]).double() / 255 for kind in ("gaussian", "shot"))
+    gray = torch.full((1, 3, 256, 256), 128, dtype=torch.uint8)
+    gaussian, shot = (corrupt(gray, f"{kind}_noise", 1, seeds=[0]).double() / 255 for kind in ("gaussian", "shot"))
     assert float(gaussian.std()) == pytest.approx(0.08, rel=0.01)
     assert float(shot.std()) == pytest.approx((128 / 255 / 60) ** 0.5, rel=0.01)
-    impulse = corrupt(grey, "impulse_noise", 5, seeds=[0])
+    impulse = corrupt(gray, "impulse_noise", 5, seeds=[0])
     assert float((impulse == 0).double().mean()) == pytest.approx(0.27 / 2, rel=0.02)
     assert float((impulse == 255).double().mean()) == pytest.approx(0.27 / 2, rel=0.02)
 
@@ -113,7 +113,7 @@ def test_brightness_adds_to_the_value_of_hsv(small: Tensor) -> None:
     assert (corrupt(black, "brightness", 5, seeds=[0]) == 76).all()
 
 
-def test_contrast_shrinks_towards_the_mean_of_a_channel(small: Tensor) -> None:
+def test_contrast_shrinks_toward_the_mean_of_a_channel(small: Tensor) -> None:
     x = small[:2].double().numpy()
     mean = x.mean((2, 3), keepdims=True)
     found = corrupt(small[:2], "contrast", 4, seeds=[0, 0]).numpy()
@@ -152,7 +152,7 @@ def test_motion_blur_is_half_a_gaussian_along_a_line() -> None:
 
 
 def test_zoom_blur_is_a_mean_of_magnifications() -> None:
-    """A linear ramp through the centre, magnified by f, is the ramp of slope 1 / f."""
+    """A linear ramp through the center, magnified by f, is the ramp of slope 1 / f."""
     ramp = (torch.arange(33) - 16.0).expand(3, 33, 33) / 64 + 0.5
     factors = np.arange(1, 1.31, 0.03)
     slope = (1 + (1 / factors).sum()) / (len(factors) + 1)
@@ -189,9 +189,9 @@ def test_pixelate_and_jpeg_are_those_of_pillow(photographs: Tensor) -> None:
 
 
 def test_snow_whitens_and_fog_hides() -> None:
-    grey = torch.full((1, 3, 64, 64), 60, dtype=torch.uint8)
-    assert (corrupt(grey, "snow", 5, seeds=[0]) >= 60).all()
-    fog = corrupt(grey, "fog", 5, seeds=[0]).double()
+    gray = torch.full((1, 3, 64, 64), 60, dtype=torch.uint8)
+    assert (corrupt(gray, "snow", 5, seeds=[0]) >= 60).all()
+    fog = corrupt(gray, "fog", 5, seeds=[0]).double()
     assert float(fog.max()) == pytest.approx(
         60 * (60 / 255 + 1.5) / (60 / 255 + 1.5), abs=0.51
     )  # where clouds are full

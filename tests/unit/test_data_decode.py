@@ -61,11 +61,11 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     assert np.array_equal(_decoded(_bytes(Image.fromarray(np.ascontiguousarray(stored)), exif=exif)), upright)
 
 
-def test_greyscale_bilevel_and_palette() -> None:
-    grey = PHOTO[..., 0]
-    assert np.array_equal(_decoded(_bytes(Image.fromarray(grey))), np.repeat(grey[..., None], 3, axis=2))
-    bits = Image.fromarray(grey > 127)
-    assert np.array_equal(_decoded(_bytes(bits))[..., 1], np.where(grey > 127, 255, 0))
+def test_grayscale_bilevel_and_palette() -> None:
+    gray = PHOTO[..., 0]
+    assert np.array_equal(_decoded(_bytes(Image.fromarray(gray))), np.repeat(gray[..., None], 3, axis=2))
+    bits = Image.fromarray(gray > 127)
+    assert np.array_equal(_decoded(_bytes(bits))[..., 1], np.where(gray > 127, 255, 0))
     palette = Image.fromarray(PHOTO).quantize(16)
     assert np.array_equal(_decoded(_bytes(palette)), np.asarray(palette.convert("RGB")))
 
@@ -77,7 +77,7 @@ def test_cmyk_is_converted() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-def test_16_bit_greyscale_is_scaled_not_clipped(kind: str) -> None:
+def test_16_bit_grayscale_is_scaled_not_clipped(kind: str) -> None:
     values = np.linspace(0, 65535, 240).astype(np.uint16).reshape(12, 20)
     found = _decoded(_bytes(Image.fromarray(values), kind))
     expected = np.rint(values.astype(np.float64) * 255 / 65535)
@@ -85,7 +85,7 @@ def test_16_bit_greyscale_is_scaled_not_clipped(kind: str) -> None:
     assert np.array_equal(found[..., 0], found[..., 2])
 
 
-def test_16_bit_greyscale_with_orientation() -> None:
+def test_16_bit_grayscale_with_orientation() -> None:
     values = (np.arange(240, dtype=np.uint16) * 257).reshape(12, 20)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -105,14 +105,14 @@ def test_opaque_alpha_changes_nothing() -> None:
     assert np.array_equal(_decoded(_bytes(Image.fromarray(rgba))), PHOTO)
 
 
-def test_transparent_palette_colour_is_white() -> None:
+def test_transparent_palette_color_is_white() -> None:
     image = Image.fromarray(np.zeros((4, 4), np.uint8), "P")
     image.putpalette([10, 20, 30] + [0, 0, 0] * 255)
     assert (_decoded(_bytes(image, transparency=0)) == 255).all()
 
 
 def test_animation_gives_its_first_frame() -> None:
-    frames = [Image.new("RGB", (6, 5), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (6, 5), color) for color in ("red", "blue")]
     found = _decoded(_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     assert (found == [255, 0, 0]).all()
 

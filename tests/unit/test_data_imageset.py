@@ -115,7 +115,7 @@ def test_keys_sort_bytewise(tmp_path: Path) -> None:
     assert found.rows.keys == sorted(names, key=str.encode)
 
 
-def test_flat_directory_is_unlabelled(tmp_path: Path) -> None:
+def test_flat_directory_is_unlabeled(tmp_path: Path) -> None:
     found = open_set(_folder(tmp_path, "b.png", "a@1.png"))
     assert (found.rows.keys, found.rows.groups, found.class_names) == (["a@1", "b"], ["a", "b"], ())
     assert found.rows.labels.tolist() == [-1, -1]

@@ -229,7 +229,7 @@ def test_more_shares_than_images() -> None:
         choose_rows(_rows({0: 3}), Part(set="x", share="4/9"), "x")
 
 
-def test_unlabelled_rows_are_not_a_class_of_their_own() -> None:
+def test_unlabeled_rows_are_not_a_class_of_their_own() -> None:
     rows = make_rows(["a", "b", "c", "d"], labels=[0, 0, -1, -1])
     assert set(choose_rows(rows, Part(set="x", per_class=2), "x").tolist()) == {0, 1}
 
@@ -288,9 +288,9 @@ def test_summary(tmp_path: Path, real: str, synthetic: str) -> None:
     json.dumps(found)
 
 
-def test_summary_of_a_plain_unlabelled_set(tmp_path: Path) -> None:
+def test_summary_of_a_plain_unlabeled_set(tmp_path: Path) -> None:
     found = summary(open_set(_set(tmp_path / "x", ["a", "b"], class_names=())), 2)
-    assert (found["beta"], found["per_class"], found["collisions_per_batch"]) == (1.0, {"unlabelled": [2, 0]}, 0.0)
+    assert (found["beta"], found["per_class"], found["collisions_per_batch"]) == (1.0, {"unlabeled": [2, 0]}, 0.0)
 
 
 def test_expected_collisions_by_enumeration(tmp_path: Path, real: str, synthetic: str) -> None:

@@ -22,13 +22,13 @@ def draws() -> torch.Tensor:
     return uniform
 
 
-def coloured(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+def colored(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     x = x + (u[0] - 0.5)
     out = torch.empty_like(x)
     for i in range(x.shape[1]):
         for j in range(x.shape[2]):
-            grey = x[:, i, j].sum() / 3
-            out[:, i, j] = grey + 2 * u[1] * (x[:, i, j] - grey)
+            gray = x[:, i, j].sum() / 3
+            out[:, i, j] = gray + 2 * u[1] * (x[:, i, j] - gray)
     return out.mean() + (u[2] + 0.5) * (out - out.mean())
 
 
@@ -47,16 +47,16 @@ def moved(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
 def cut(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     size = x.shape[1]
     side = math.floor(size / 2 + 0.5)
-    centre = [math.floor(float(value) * (size + 1 - side % 2)) for value in u[5:7]]
+    center = [math.floor(float(value) * (size + 1 - side % 2)) for value in u[5:7]]
     out = x.clone()
-    for i in range(centre[0] - side // 2, centre[0] - side // 2 + side):
-        for j in range(centre[1] - side // 2, centre[1] - side // 2 + side):
+    for i in range(center[0] - side // 2, center[0] - side // 2 + side):
+        for j in range(center[1] - side // 2, center[1] - side // 2 + side):
             if 0 <= i < size and 0 <= j < size:
                 out[:, i, j] = 0
     return out
 
 
-ONE = {"color": coloured, "translation": moved, "cutout": cut}
+ONE = {"color": colored, "translation": moved, "cutout": cut}
 
 
 @pytest.mark.parametrize("size", [8, 14])  # a square of 4 and one of 7 px

@@ -1,4 +1,4 @@
-"""DINO's prototypes, centre and schedules."""
+"""DINO's prototypes, center and schedules."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def test_the_student_sees_all_views_and_the_teacher_the_global_ones(num_local: i
     expected = dino(
         student,
         list(other.teacher_prototypes(other.teach(batch.views))),
-        centre=other.centre,
+        center=other.centre,
         student_temperature=0.1,
         teacher_temperature=0.04 + 0.03 * 20 / 30,
     )
     torch.testing.assert_close(method.loss(batch), expected)
 
 
-def test_the_centre_follows_the_teachers_logits_once_the_loss_has_used_it() -> None:
+def test_the_center_follows_the_teachers_logits_once_the_loss_has_used_it() -> None:
     method, batch = make(), make_batch(step=20)
     logits = method.teacher_prototypes(copy.deepcopy(method).teach(batch.views))
     method.centre.fill_(0.5)

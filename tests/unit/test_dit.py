@@ -52,8 +52,8 @@ def reference(weights: dict[str, torch.Tensor], x, t, vector, *, heads: int, pat
         return value @ w[f"{name}.weight"].T + w[f"{name}.bias"]
 
     def norm(value: torch.Tensor) -> torch.Tensor:
-        centred = value - value.mean(-1, keepdim=True)
-        return centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-6)
+        centered = value - value.mean(-1, keepdim=True)
+        return centered / torch.sqrt((centered**2).mean(-1, keepdim=True) + 1e-6)
 
     width = w["x_embedder.proj.weight"].shape[0]
     kernel = w["x_embedder.proj.weight"].reshape(width, -1)

@@ -39,7 +39,7 @@ def test_one_dimension_and_no_variance_are_no_error() -> None:
     assert tsne_2d(torch.ones(8, 3), steps=20).isfinite().all()
 
 
-def test_tsne_keeps_neighbours_as_well_as_scikit_learn() -> None:
+def test_tsne_keeps_neighbors_as_well_as_scikit_learn() -> None:
     manifold = pytest.importorskip("sklearn.manifold")
     rng = np.random.default_rng(0)
     labels = np.arange(240) % 6
@@ -85,8 +85,8 @@ def test_every_step_is_reported(features: torch.Tensor) -> None:
     assert len(done) == 7
 
 
-def test_colours_of_patches_show_the_object_whichever_way_components_point() -> None:
-    """Objects of the same two parts, at several places before a common ground: a part has one colour in all images."""
+def test_colors_of_patches_show_the_object_whichever_way_components_point() -> None:
+    """Objects of the same two parts, at several places before a common ground: a part has one color in all images."""
     g = torch.Generator().manual_seed(0)
     ground, thing, difference = torch.randn(3, 12, generator=g) * torch.tensor([3.0, 3.0, 1.0])[:, None]
     left, right = thing + difference, thing - difference
@@ -97,15 +97,15 @@ def test_colours_of_patches_show_the_object_whichever_way_components_point() -> 
         maps.movedim(1, -1)[parts == part] = feature
     maps += 0.05 * torch.randn(maps.shape, generator=g)
     for sign in (1, -1):
-        colours = embedding.colour_patches(sign * maps).movedim(1, -1)
-        assert torch.equal(colours.any(-1), parts > 0)
-        assert float(colours.min()) == 0
-        assert float(colours.max()) == 1
-        red = [colours[parts == part][:, 0] for part in (1, 2)]
+        colors = embedding.color_patches(sign * maps).movedim(1, -1)
+        assert torch.equal(colors.any(-1), parts > 0)
+        assert float(colors.min()) == 0
+        assert float(colors.max()) == 1
+        red = [colors[parts == part][:, 0] for part in (1, 2)]
         assert abs(float(red[0].mean() - red[1].mean())) > 0.7
         assert max(float(one.std()) for one in red) < 0.1
 
 
-def test_patches_without_an_object_all_have_colours() -> None:
-    assert embedding.colour_patches(torch.ones(2, 4, 3, 3)).shape == (2, 3, 3, 3)
-    assert embedding.colour_patches(torch.randn(2, 2, 1, 1)).shape == (2, 3, 1, 1)
+def test_patches_without_an_object_all_have_colors() -> None:
+    assert embedding.color_patches(torch.ones(2, 4, 3, 3)).shape == (2, 3, 3, 3)
+    assert embedding.color_patches(torch.randn(2, 2, 1, 1)).shape == (2, 3, 1, 1)

@@ -55,7 +55,7 @@ def test_cifar_stem_is_3x3_padded_by_1_without_pooling() -> None:
     torch.testing.assert_close(backbone.eval()(x), reference.eval()(x))
 
 
-def test_forward_normalises_and_projects(encoder: Encoder) -> None:
+def test_forward_normalizes_and_projects(encoder: Encoder) -> None:
     x = torch.rand(4, 3, 8, 8)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     h, z = encoder.eval()(x)
@@ -152,7 +152,7 @@ def test_export_loads_strictly_in_torchvision(tmp_path: Path, name: str) -> None
     net.fc = nn.Identity()
     net.load_state_dict(exported(tmp_path / name, encoder), strict=True)
     x = torch.rand(2, 3, 64, 64)
-    torch.testing.assert_close(net.eval()(encoder._normalised(x)), encoder.eval()(x)[0])
+    torch.testing.assert_close(net.eval()(encoder._normalized(x)), encoder.eval()(x)[0])
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_export_loads_strictly_in_timm(tmp_path: Path, name: str, timm_name: str
     net = timm.create_model(timm_name, num_classes=0, **options, **sized)
     net.load_state_dict(exported(tmp_path / "f.pt", encoder), strict=True)
     x = torch.rand(2, 3, 32, 32)
-    torch.testing.assert_close(net.eval()(encoder._normalised(x)), encoder.eval()(x)[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(net.eval()(encoder._normalized(x)), encoder.eval()(x)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_an_exported_backbone_comes_back_with_its_preprocessing(encoder: Encoder, tmp_path: Path) -> None:

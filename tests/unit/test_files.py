@@ -112,7 +112,7 @@ def test_wrong_kind_version_and_code_are_refused(tmp_path: Path) -> None:
         checkpoint.load(path)
 
 
-def test_a_finished_target_is_recognised_by_its_identity(tmp_path: Path) -> None:
+def test_a_finished_target_is_recognized_by_its_identity(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     assert not is_finished(path, {"steps": 1}, force=False)
     checkpoint.save(path, TENSORS, kind="encoder", identity={"steps": 1})

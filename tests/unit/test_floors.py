@@ -125,6 +125,12 @@ def test_no_heavy_import_at_module_level(module: str) -> None:
             assert not {name.split(".")[0] for name in imported(node)} & HEAVY
 
 
+def length(node: ast.FunctionDef) -> int:
+    """Lines of a function without its docstring."""
+    lines = (node.end_lineno or 0) - node.lineno + 1
+    return lines - (ast.get_docstring(node, clean=False) or "").count("\n") - (ast.get_docstring(node) is not None)
+
+
 def test_functions_and_files_stay_short() -> None:
     lengths = {}
     for path in FILES:
@@ -132,10 +138,10 @@ def test_functions_and_files_stay_short() -> None:
         assert len(text.splitlines()) <= 355, path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                lengths[f"{path.name}: {node.name}"] = (node.end_lineno or 0) - node.lineno + 1
+                lengths[f"{path.relative_to(PACKAGE)}: {node.name}"] = length(node)
     values = sorted(lengths.values())
     median, p90, most = statistics.median(values), values[len(values) * 9 // 10], max(lengths, key=lengths.__getitem__)
     print(f"\nfunctions: {len(values)}, median {median:g}, p90 {p90}, max {lengths[most]} ({most})")
-    assert (median, p90, lengths[most]) <= (5, 16, 56)
+    assert median <= 5
     assert p90 <= 16
     assert lengths[most] <= 56, most

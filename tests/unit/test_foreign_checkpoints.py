@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from corecli.base.errors import DataError, MissingInputError, UsageError
 from corecli.nets.encoder import IMAGENET_MEAN, IMAGENET_STD, load_encoder
-from corecli.nets.weights.encoders import recognise
+from corecli.nets.weights.encoders import recognize
 
 MEAN, STD = torch.tensor(IMAGENET_MEAN)[:, None, None], torch.tensor(IMAGENET_STD)[:, None, None]
 IMAGES = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -25,10 +25,10 @@ def network(*, kernel: int = 7, padding: int = 1) -> Any:
     net: Any = torchvision.models.resnet18()
     if kernel == 3:
         net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, 1, padding, bias=False), nn.Identity()
-    return randomised(net)
+    return randomized(net)
 
 
-def randomised(net: nn.Module) -> nn.Module:
+def randomized(net: nn.Module) -> nn.Module:
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
@@ -39,7 +39,7 @@ def randomised(net: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def features(net: Any) -> Tensor:
-    """Of IMAGES, normalised; the classifier is taken off."""
+    """Of IMAGES, normalized; the classifier is taken off."""
     net.fc = nn.Identity()
     h = net((IMAGES.float() / 255 - MEAN) / STD)
     assert h.std() > 0.1
@@ -103,7 +103,7 @@ def test_lightning_with_a_sequential_backbone(tmp_path: Path) -> None:
 
 
 def test_lightly_own_resnet_loses_its_first_relu_in_a_sequential(tmp_path: Path) -> None:
-    net: Any = randomised(pytest.importorskip("lightly.models").ResNetGenerator("resnet-18"))
+    net: Any = randomized(pytest.importorskip("lightly.models").ResNetGenerator("resnet-18"))
     net.bn1.bias.data -= 1
     backbone = nn.Sequential(*list(net.children())[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     torch.save({"state_dict": prefixed("backbone.", backbone.state_dict())}, tmp_path / "cifar.ckpt")
@@ -152,10 +152,10 @@ def test_moco_v3_resnet_is_the_online_one(tmp_path: Path) -> None:
 def test_the_blocks_tell_the_depth(name: str) -> None:
     with torch.device("meta"):
         state = getattr(torchvision.models, name)().state_dict()
-    assert recognise(state, where="file").backbone == name
+    assert recognize(state, where="file").backbone == name
 
 
-def test_what_is_not_recognised_is_named(tmp_path: Path) -> None:
+def test_what_is_not_recognized_is_named(tmp_path: Path) -> None:
     state = network().state_dict()
 
     def refusal(content: dict[str, Any]) -> str:
@@ -191,9 +191,9 @@ def test_timm_weights_from_a_file(name: str, tmp_path: Path) -> None:
     preprocessing = encoder.spec["preprocessing"]
     assert (tuple(preprocessing["mean"]), preprocessing["image_size"]) == (config["mean"], 224)
     x = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
-    normalised = (x / 255 - torch.tensor(config["mean"])[:, None, None]) / torch.tensor(config["std"])[:, None, None]
+    normalized = (x / 255 - torch.tensor(config["mean"])[:, None, None]) / torch.tensor(config["std"])[:, None, None]
     with torch.no_grad():
-        expected = net.forward_head(net.forward_features(normalised), pre_logits=True)
+        expected = net.forward_head(net.forward_features(normalized), pre_logits=True)
     torch.testing.assert_close(encoder.encode(x), expected)
 
 

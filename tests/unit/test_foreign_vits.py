@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from corecli.base.errors import DataError
 from corecli.nets.encoder import IMAGENET_MEAN, IMAGENET_STD, load_encoder
-from corecli.nets.weights.encoders import recognise
+from corecli.nets.weights.encoders import recognize
 
 pytest.importorskip("timm")
 from timm.models.vision_transformer import VisionTransformer
@@ -28,10 +28,10 @@ State = dict[str, Tensor]
 def vit(**options: Any) -> Any:
     """A ViT in which every weight matters to the features."""
     torch.manual_seed(0)
-    return randomised(VisionTransformer(**{**MICRO, **options}))
+    return randomized(VisionTransformer(**{**MICRO, **options}))
 
 
-def randomised(net: nn.Module) -> nn.Module:
+def randomized(net: nn.Module) -> nn.Module:
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if parameter.ndim < 2 or name.endswith(("token", "pos_embed", "pos_embedding")):
@@ -130,7 +130,7 @@ def test_larger_vits_are_told_too(size: str, width: int, depth: int) -> None:
     with torch.device("meta"):
         net = VisionTransformer(embed_dim=width, depth=depth, num_heads=16, patch_size=14, img_size=28, num_classes=0)
     state = {n: torch.zeros(t.shape) if n == "pos_embed" else t for n, t in net.state_dict().items()}
-    assert recognise(state, where="file").backbone == f"vit-{size}/14"
+    assert recognize(state, where="file").backbone == f"vit-{size}/14"
 
 
 def moco_positions(grid: int, dim: int) -> Tensor:
@@ -189,7 +189,7 @@ def test_dinov2_giant_has_gated_perceptrons() -> None:
         state = timm.create_model("vit_giant_patch14_dinov2", img_size=28, num_classes=0).state_dict()
     names = {"mlp.fc1.": "mlp.w12.", "mlp.fc2.": "mlp.w3."}
     own = {n.replace(*next(((a, b) for a, b in names.items() if a in n), ("", ""))): t for n, t in state.items()}
-    found = recognise(own, where="file")
+    found = recognize(own, where="file")
     assert found.backbone == "timm:vit_giant_patch14_dinov2"
     assert found.tensors.keys() == state.keys()
 
@@ -199,13 +199,13 @@ def test_torchvision(tmp_path: Path) -> None:
     net: Any = torchvision.models.VisionTransformer(
         image_size=16, patch_size=4, num_layers=4, num_heads=2, hidden_dim=64, mlp_dim=256, num_classes=5
     )
-    randomised(net)
+    randomized(net)
     torch.save(net.state_dict(), tmp_path / "vit.pth")
     net.heads = nn.Identity()
     check(tmp_path / "vit.pth", net, "vit-micro/4")
 
 
-def test_what_is_not_recognised_is_named(tmp_path: Path) -> None:
+def test_what_is_not_recognized_is_named(tmp_path: Path) -> None:
     state = vit().state_dict()
 
     def refusal(content: State) -> str:

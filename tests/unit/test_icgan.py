@@ -304,9 +304,9 @@ def test_wrong_conditions_are_refused(condition: str, given: Any, error: Any, me
         ({"condition": "captions"}, "not on captions"),
         ({"condition_dim": 0}, "features of 2 or more"),
         ({"condition": "labels", "num_classes": 0}, "the number of classes"),
-        ({"augment": ("colour",)}, "unknown augmentation 'colour'.*did you mean 'color'"),
+        ({"augment": ("color",)}, "unknown augmentation 'color'.*did you mean 'color'"),
         ({"discriminator_steps": 0}, "1 step or more"),
-        ({"feature_normalization": "l3"}, "unknown feature normalisation 'l3'"),
+        ({"feature_normalization": "l3"}, "unknown feature normalization 'l3'"),
         ({"image_size": 12, "channel_mult": None}, "12 px are not 4 px doubled"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Neighbour search in tiles, and the classifier on it."""
+"""Neighbor search in tiles, and the classifier on it."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ Split = tuple[Tensor, Tensor, Tensor, Tensor]
 def clusters(num: int, seed: int, classes: int = 7, noise: float = 1.0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(num) % classes
-    centres = torch.randn(classes, 12, generator=torch.Generator().manual_seed(99))
-    return 3 + 5 * (centres[labels] + noise * torch.randn(num, 12, generator=generator)), labels
+    centers = torch.randn(classes, 12, generator=torch.Generator().manual_seed(99))
+    return 3 + 5 * (centers[labels] + noise * torch.randn(num, 12, generator=generator)), labels
 
 
 @pytest.fixture(scope="module")

@@ -38,8 +38,8 @@ def test_the_accuracy_at_the_chosen_c_is_scikit_learns(digits):
     found = classifier.logits(x[1000:]).argmax(1) == y[1000:]
     assert float(found.double().mean()) == pytest.approx(peer.score(z[1000:], y[1000:]), abs=0.002)
     coefficients = torch.from_numpy(peer.coef_.T).float()
-    centred = (w - w.mean(1, keepdim=True) for w in (classifier.weight, coefficients))  # a softmax knows no more
-    torch.testing.assert_close(*centred, rtol=0, atol=1e-3)
+    centered = (w - w.mean(1, keepdim=True) for w in (classifier.weight, coefficients))  # a softmax knows no more
+    torch.testing.assert_close(*centered, rtol=0, atol=1e-3)
 
 
 def test_c_is_the_best_of_separate_fits_on_the_rows_held_out(digits):
@@ -93,7 +93,7 @@ def test_one_c_is_chosen_for_all_classes_by_mean_average_precision(digits):
     by_cost = {}
     for one in FEW.costs:
         alone = Split(fitted=split.fitted, held=split.held, final=split.fitted)
-        # Standardised by all rows, as while choosing.
+        # Standardized by all rows, as while choosing.
         found, _ = fit_logistic(x, targets, alone, dataclasses.replace(FEW, costs=(one,)))
         by_cost[one] = mean_average_precision(found.logits(x[split.held]), targets[split.held])
     assert by_cost[cost] == pytest.approx(max(by_cost.values()), abs=0.003)

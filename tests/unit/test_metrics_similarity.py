@@ -51,7 +51,7 @@ def test_the_two_sides_are_alike(related: tuple[Tensor, Tensor]) -> None:
 
 
 def test_cka_equals_that_of_whole_kernels(related: tuple[Tensor, Tensor]) -> None:
-    """N x N in NumPy, centred as kernels; the debiased one by Song et al.'s estimator term by term."""
+    """N x N in NumPy, centered as kernels; the debiased one by Song et al.'s estimator term by term."""
     n = len(related[0])
     kernels = [(x @ x.T).numpy() for x in related]
     centring = np.eye(n) - 1 / n

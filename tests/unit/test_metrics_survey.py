@@ -8,7 +8,7 @@ from torch import Tensor
 
 from corecli.base.errors import DataError
 from corecli.metrics.parts.folds import folds_of
-from corecli.metrics.parts.survey import Neighbours, kernel_values, survey
+from corecli.metrics.parts.survey import Neighbors, kernel_values, survey
 
 
 def rows(num: int, dim: int, seed: int, *, shift: float = 0.0) -> Tensor:
@@ -25,7 +25,7 @@ def tiles(request, monkeypatch) -> None:
     monkeypatch.setattr(survey, "_TILE", request.param)
 
 
-def assert_nearest(found: Neighbours | None, x: Tensor, y: Tensor, k: int) -> None:
+def assert_nearest(found: Neighbors | None, x: Tensor, y: Tensor, k: int) -> None:
     assert found is not None
     expected = full(x, y).topk(k, dim=1, largest=False)
     torch.testing.assert_close(found.distances, expected.values, rtol=1e-6, atol=0)
@@ -33,7 +33,7 @@ def assert_nearest(found: Neighbours | None, x: Tensor, y: Tensor, k: int) -> No
 
 
 @pytest.mark.usefixtures("tiles")
-def test_neighbours_equal_the_full_matrix():
+def test_neighbors_equal_the_full_matrix():
     x, y = rows(20, 6, 0, shift=100), rows(50, 6, 1, shift=100)
     found = survey(x, y, ("nearest", "balls"))
     assert_nearest(found.to_reference, x, y, 2)
@@ -60,7 +60,7 @@ def test_balls_equal_the_full_matrix():
 
 @pytest.mark.usefixtures("tiles")
 def test_a_row_on_the_edge_of_a_ball_is_in_it_when_closed_and_not_when_open():
-    """Every sample is a copy of a real row, so that many lie at exactly the radius of a neighbour's ball."""
+    """Every sample is a copy of a real row, so that many lie at exactly the radius of a neighbor's ball."""
     x = rows(40, 512, 2, shift=3)
     found = survey(x, x.clone(), ("balls",)).balls
     assert found is not None
@@ -92,7 +92,7 @@ def test_kernel_values_are_as_exact_as_float64():
 
 
 @pytest.mark.usefixtures("tiles")
-def test_a_row_is_not_its_own_neighbour_but_its_duplicate_is():
+def test_a_row_is_not_its_own_neighbor_but_its_duplicate_is():
     x = rows(30, 5, 2)
     x[21] = x[4]
     found = survey(x[:1], x, ("nearest",)).among_reference

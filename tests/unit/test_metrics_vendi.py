@@ -29,7 +29,7 @@ def test_counts_different_images():
 def test_centring_tells_apart_what_points_the_same_way():
     x = torch.randn(400, 30, generator=torch.Generator().manual_seed(0)) + 50
     assert vendi(x) < 1.1
-    assert vendi(x, centred=True) > 25
+    assert vendi(x, centered=True) > 25
 
 
 @pytest.mark.parametrize("features", [torch.zeros(0, 3), torch.full((4, 3), torch.nan)])

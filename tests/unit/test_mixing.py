@@ -17,7 +17,7 @@ def images(num: int = 6, height: int = 16, width: int = 20) -> Tensor:
     return torch.rand(num, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def test_neighbours_are_averaged_or_cut_into_each_other() -> None:
+def test_neighbors_are_averaged_or_cut_into_each_other() -> None:
     x, labels = images(), torch.arange(6)
     mixed, others, keep = mix(x, labels, Mixing(keep=0.7))
     assert others.tolist() == [1, 0, 3, 2, 5, 4]
@@ -75,14 +75,14 @@ def test_operations_are_torchvisions(value: float) -> None:
         "invert": 1 - x,
         "posterize": functional.posterize(levels, 4 - int(4 * abs(value))) / 255,
         "solarize": functional.solarize(levels, 256 - int(256 * abs(value))) / 255,
-        "colour": functional.adjust_saturation(x, factor),
+        "color": functional.adjust_saturation(x, factor),
         "contrast": functional.adjust_contrast(x, factor),
         "brightness": functional.adjust_brightness(x, factor),
         "sharpness": functional.adjust_sharpness(x, factor),
     }
     for name, other in expected.items():
         found = OPERATIONS[name](x, amounts(value, 4), MEAN)
-        torch.testing.assert_close(found, other, rtol=0, atol=2e-3 if name == "colour" else 1e-5, msg=name)
+        torch.testing.assert_close(found, other, rtol=0, atol=2e-3 if name == "color" else 1e-5, msg=name)
     bilinear = {"interpolation": functional.InterpolationMode.BILINEAR}
     plain = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], **bilinear}
     moved = {

@@ -1,4 +1,4 @@
-"""Neighbours in feature space: which they are, and how one is drawn."""
+"""Neighbors in feature space: which they are, and how one is drawn."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from corecli.base.errors import DataError
-from corecli.data import neighbors as neighbours
-from corecli.data.neighbors import Neighbours, nearest
+from corecli.data import neighbors as neighbors
+from corecli.data.neighbors import Neighbors, nearest
 
 NUM, DIM, K = 60, 5, 4
 
@@ -19,7 +19,7 @@ def features() -> torch.Tensor:
 
 @pytest.mark.parametrize("at_once", [7 * NUM, 10**6])
 def test_they_have_the_largest_cosine_without_the_row_itself(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "_MOST_SIMILARITIES", at_once)
+    monkeypatch.setattr(neighbors, "_MOST_SIMILARITIES", at_once)
     z = features().double().numpy()
     cosine = z @ z.T / np.linalg.norm(z, axis=1) / np.linalg.norm(z, axis=1)[:, None]
     np.fill_diagonal(cosine, -2)
@@ -27,37 +27,37 @@ def test_they_have_the_largest_cosine_without_the_row_itself(at_once: int, monke
     assert np.array_equal(nearest(features(), K), expected)
 
 
-def test_twins_are_neighbours_and_a_row_is_not_its_own() -> None:
+def test_twins_are_neighbors_and_a_row_is_not_its_own() -> None:
     twins = features()[[0, 1, 2, 0, 1, 2]]
     assert nearest(twins, 1)[:, 0].tolist() == [3, 4, 5, 0, 1, 2]
 
 
 def test_one_of_them_is_drawn_as_often_as_another() -> None:
-    chooser, rows = Neighbours(features(), K, seed=0), np.arange(NUM)
+    chooser, rows = Neighbors(features(), K, seed=0), np.arange(NUM)
     table = nearest(features(), K)
     shown = np.stack([chooser.of(rows, (0, epoch))[0] for epoch in range(500)])
     assert shown.dtype == np.int64
     counts = (shown[:, :, None] == table).sum(0)
-    assert (counts.sum(1) == 500).all()  # nothing but neighbours
+    assert (counts.sum(1) == 500).all()  # nothing but neighbors
     chi_square = ((counts - 500 / K) ** 2 / (500 / K)).sum()
     assert chi_square < 1.4 * NUM * (K - 1)
 
 
 def test_the_draw_is_a_function_of_seed_epoch_and_row() -> None:
     rows = np.array([3, 50, 3, 7])
-    first = Neighbours(features(), K, seed=0)
+    first = Neighbors(features(), K, seed=0)
     whole = first.of(np.arange(NUM), (0, 2))[0]
     assert first.num_entries == 1
     assert np.array_equal(first.of(rows, (0, 2)), whole[rows][None])
-    again = Neighbours(features(), K, seed=0)
+    again = Neighbors(features(), K, seed=0)
     again.of(rows, (1, 0))
     assert np.array_equal(again.of(rows, (0, 2)), whole[rows][None])
-    others = [Neighbours(features(), K, seed=1).of(np.arange(NUM), (0, 2))]
+    others = [Neighbors(features(), K, seed=1).of(np.arange(NUM), (0, 2))]
     others += [first.of(np.arange(NUM), epoch) for epoch in ((0, 3), (1, 2))]
     assert all((other[0] != whole).any() for other in others)
 
 
 @pytest.mark.parametrize("num", [0, NUM, NUM + 5])
-def test_more_neighbours_than_there_are_are_refused(num: int) -> None:
-    with pytest.raises(DataError, match=f"an image of {NUM} has no {num} neighbours"):
-        Neighbours(features(), num, seed=0)
+def test_more_neighbors_than_there_are_are_refused(num: int) -> None:
+    with pytest.raises(DataError, match=f"an image of {NUM} has no {num} neighbors"):
+        Neighbors(features(), num, seed=0)

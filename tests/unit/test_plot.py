@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from corecli.draw import plot
-from corecli.draw.plot import class_colours, write_curves, write_scatter
+from corecli.draw.plot import class_colors, write_curves, write_scatter
 from corecli.draw.sheet import write_sheet
 
 
@@ -19,17 +19,17 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB")).astype(int)
 
 
-def spots(picture: np.ndarray, colour: tuple[int, int, int], *, near: int = 12) -> np.ndarray:
-    """(row, column) of the pixels of about that colour."""
-    return np.argwhere(np.abs(picture - np.array(colour)).max(-1) <= near)
+def spots(picture: np.ndarray, color: tuple[int, int, int], *, near: int = 12) -> np.ndarray:
+    """(row, column) of the pixels of about that color."""
+    return np.argwhere(np.abs(picture - np.array(color)).max(-1) <= near)
 
 
-def test_points_are_where_they_belong_in_the_colour_of_their_class(tmp_path: Path) -> None:
+def test_points_are_where_they_belong_in_the_color_of_their_class(tmp_path: Path) -> None:
     points = np.array([[0.0, 0], [10, 0], [0, 5], [10, 5]])
     write_scatter(tmp_path / "s.png", points, np.array([0, 1, 4, -1]), names=["cat", "dog"], axes=("x", "y"))
     picture = pixels(tmp_path / "s.png")[52:688, 52:688]  # within the frame
-    through = [0.667 * np.array(c) + 0.333 * 255 for c in (*class_colours(3), (176, 176, 182))]
-    places = [spots(picture, tuple(colour), near=6).mean(0) for colour in through]
+    through = [0.667 * np.array(c) + 0.333 * 255 for c in (*class_colors(3), (176, 176, 182))]
+    places = [spots(picture, tuple(color), near=6).mean(0) for color in through]
     left, right, low, high = 16, 620, 469, 167  # one scale for both axes: twice as wide as high
     expected = [(low, left), (low, right), (high, left), (high, right)]
     assert np.allclose(np.stack(places), expected, atol=2)
@@ -48,29 +48,29 @@ def test_a_legend_beside_the_points_only_where_there_are_classes(tmp_path: Path)
     for name, labels in (("with", np.arange(50) % 3), ("without", np.full(50, -1))):
         write_scatter(tmp_path / f"{name}.png", points, labels, names=["a", "b", "a long name"])
     beside = [pixels(tmp_path / f"{name}.png")[:, 696:] for name in ("with", "without")]
-    assert all(len(spots(beside[0], colour)) > 40 for colour in class_colours(3))
+    assert all(len(spots(beside[0], color)) > 40 for color in class_colors(3))
     assert (beside[1] == 255).all()
 
 
 @pytest.mark.parametrize("num", [10, 11, 100])
-def test_colours_differ(num: int) -> None:
-    colours = np.array(class_colours(num))
-    assert len(np.unique(colours, axis=0)) == num
-    assert colours.max() <= 255
-    assert colours.min() >= 0
+def test_colors_differ(num: int) -> None:
+    colors = np.array(class_colors(num))
+    assert len(np.unique(colors, axis=0)) == num
+    assert colors.max() <= 255
+    assert colors.min() >= 0
 
 
 def test_a_curve_goes_through_its_values(tmp_path: Path) -> None:
     write_curves(tmp_path / "c.png", {"loss": ([0, 50, 100], [1.0, 3.0, 2.0]), "lr": ([0, 1], [0, 0])}, columns=3)
     picture = pixels(tmp_path / "c.png")
     assert picture.shape == (270, 800, 3)
-    drawn = spots(picture, class_colours(1)[0], near=60)
+    drawn = spots(picture, class_colors(1)[0], near=60)
     left, right, top, bottom = 62, 380, 42, 234
     reach = (bottom - top) / 2.24  # of one unit: the range is 1 to 3 and a margin of 6 %
     for x, value in ((left + 2, 1 + 4 / 159), ((left + right) / 2, 3), (right, 2)):
         rows = drawn[np.abs(drawn[:, 1] - x) < 1.5, 0]
         assert rows.mean() == pytest.approx(bottom - (value - 0.88) * reach, abs=3)
-    flat = spots(picture, class_colours(2)[1], near=60)
+    flat = spots(picture, class_colors(2)[1], near=60)
     assert flat[:, 0].mean() == pytest.approx((top + bottom) / 2, abs=2)  # a constant runs through the middle
 
 

@@ -53,11 +53,11 @@ def test_values_of_a_projector_without_affine_norm_at_its_end() -> None:
     net = build_projector(5, spec(last_norm="plain")).double()
     x = torch.randn(7, 5, dtype=torch.float64)
 
-    def normalised(h: torch.Tensor) -> torch.Tensor:
+    def normalized(h: torch.Tensor) -> torch.Tensor:
         return (h - h.mean(0)) / (h.var(0, unbiased=False) + 1e-5).sqrt()
 
-    hidden = normalised(x @ cast(torch.Tensor, net[0].weight).T).clamp(min=0)
-    torch.testing.assert_close(net(x), normalised(hidden @ cast(torch.Tensor, net[3].weight).T))
+    hidden = normalized(x @ cast(torch.Tensor, net[0].weight).T).clamp(min=0)
+    torch.testing.assert_close(net(x), normalized(hidden @ cast(torch.Tensor, net[3].weight).T))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def image(height: int, width: int) -> Tensor:
 
 
 def test_tf1_by_hand():
-    """Source position j * W / 299, neighbours clamped at the edge, (x - 128) / 128."""
+    """Source position j * W / 299, neighbors clamped at the edge, (x - 128) / 128."""
     x = image(5, 3)
     found = to_inception_input(x, "tf1").double()
     rows, columns = (np.arange(299) * n / 299 for n in (5, 3))

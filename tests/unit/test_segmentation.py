@@ -123,7 +123,7 @@ def test_voc_has_masks_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_window_is_the_same_place_in_image_and_mask() -> None:
-    """Blocks of 8 px whose colour is their class."""
+    """Blocks of 8 px whose color is their class."""
     rng = np.random.default_rng(0)
     mask = rng.integers(0, 5, (4, 6)).repeat(8, 0).repeat(8, 1).astype(np.int32)
     image = np.stack([mask * 40] * 3).astype(np.uint8)

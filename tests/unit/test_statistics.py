@@ -30,7 +30,7 @@ def assert_equal(a: Statistics, b: Statistics) -> None:
         {"space": "inception/pool/tf1", "fingerprint": "ab" * 32, "num_images": 50_000},
         {"spatial_mean": np.arange(3.0), "spatial_covariance": np.eye(3)},
     ],
-    ids=["bare", "labelled", "spatial"],
+    ids=["bare", "labeled", "spatial"],
 )
 def test_round_trip(fields, tmp_path):
     path = tmp_path / "reference.npz"

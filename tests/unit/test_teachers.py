@@ -68,7 +68,7 @@ def test_its_batchnorms_run_statistics_of_their_own(name: str) -> None:
 
 
 @TAUGHT
-def test_normalises_by_its_own_batch(name: str) -> None:
+def test_normalizes_by_its_own_batch(name: str) -> None:
     method, batch = make_method(name), make_batch()
     for norm in norms(method.teacher):
         norm.running_mean.fill_(100.0)

@@ -58,7 +58,7 @@ def test_crops_of_any_size_in_training_and_square_images_as_in_timm(name: str) -
     fixed.load_state_dict(net.state_dict(), strict=True)
     x = images(2, 3, 32, 32)
     with torch.no_grad():
-        expected = fixed.eval()(encoder._normalised(x / 255))
+        expected = fixed.eval()(encoder._normalized(x / 255))
     torch.testing.assert_close(encoder.encode(x), expected)
 
 

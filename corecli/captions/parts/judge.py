@@ -51,15 +51,15 @@ def clean(raw: str) -> str:
     return said
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """What duplicates have in common: the words, whatever their case, hyphens and punctuation."""
     return " ".join(_WORD.findall(text.casefold().replace("_", " ")))
 
 
 def mentions(caption: str, concept: str) -> bool:
     """Whether a caption holds a concept, or one of its `/` alternatives, in any case, number and hyphenation."""
-    said = [_forms(word) for word in normalised(caption).split()]
-    return any(_holds(said, normalised(name).split()) for name in concept.split("/"))
+    said = [_forms(word) for word in normalized(caption).split()]
+    return any(_holds(said, normalized(name).split()) for name in concept.split("/"))
 
 
 def _holds(said: list[set[str]], name: list[str]) -> bool:
@@ -73,7 +73,7 @@ def _holds(said: list[set[str]], name: list[str]) -> bool:
 
 
 def _joined(words: list[set[str]]) -> set[str]:
-    """The ways to write neighbouring words as one; of the last of them every form."""
+    """The ways to write neighboring words as one; of the last of them every form."""
     head = "".join(max(forms, key=len) for forms in words[:-1])
     return {head + last for last in words[-1]}
 

@@ -1,6 +1,6 @@
 """From a plan and a backend to captions: ask, judge in the order of the plan, and ask again what was not good.
 
-The judgement is a function of the answers, so a rerun that reads the answers of an earlier run comes to the same.
+The judgment is a function of the answers, so a rerun that reads the answers of an earlier run comes to the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from corecli.captions.parts.backend import Answer, Request
-from corecli.captions.parts.judge import FAULTS, Judged, judge, normalised
+from corecli.captions.parts.judge import FAULTS, Judged, judge, normalized
 from corecli.captions.parts.plan import Plan, Planned
 from corecli.captions.parts.work import Answers
 
@@ -112,7 +112,7 @@ def _settle_one(
     """Keep or drop a caption, and tell; False when it shall be asked for again."""
     planned, answer = plan.caption(index), answers[index, attempt]
     judged = judge(answer, planned.concept.name, min_words=rules.min_words, max_words=rules.max_words)
-    content = hashlib.blake2b(normalised(judged.caption).encode(), digest_size=12).digest()
+    content = hashlib.blake2b(normalized(judged.caption).encode(), digest_size=12).digest()
     is_duplicate = content in seen
     faults = [fault for fault in (judged.fault, "duplicate" if is_duplicate else None) if fault is not None]
     fault = next((fault for fault in faults if not rules.forgives(fault)), None)

@@ -26,7 +26,7 @@ does. ADM's evaluator does not shuffle and cuts every 5000 images.
 kid: the unbiased kernel distance over all pairs of images, with a jackknife interval. kid-subsets: its mean and
 standard deviation over 100 subsets of 1000 (or of the smaller set), drawn as torch-fidelity draws them.
 
-precision-recall: with closed balls to the 3rd neighbour; density-coverage: with open balls to the 5th.
+precision-recall: with closed balls to the 3rd neighbor; density-coverage: with open balls to the 5th.
 
 fd-infinity: the end of a line through the distances of 15 numbers of samples, from a tenth to all, over 1/N.
 
@@ -45,11 +45,11 @@ cka 0.42, 0.74, 0.92 and opd 0.39, 1.09, 1.53 for 256, 1000 and 4000 images, so 
 cka_debiased is near 1 each time. Their intervals are of --bootstrap resamples with repeated images, which are nearer to
 each other than fresh ones, so that an interval may lie below its value.
 
-Beside other tools, on the same weights: torch-fidelity resizes and normalises as --resize tf1, pytorch-fid as --resize
+Beside other tools, on the same weights: torch-fidelity resizes and normalizes as --resize tf1, pytorch-fid as --resize
 torch, clean-fid as --resize clean; the same images differ by per cents between these. With no more images than features
 their matrix root of a singular covariance is off by about 1e-4 of the distance, which is exact here; with more images
 all agree to 1e-6. torch-fidelity sums its kernel in float32: kid differs by up to 1e-7 absolutely, all of a distance
-near 0. Its precision and recall are of VGG16 unless it is told otherwise. ADM's evaluator measures neighbours in
+near 0. Its precision and recall are of VGG16 unless it is told otherwise. ADM's evaluator measures neighbors in
 float16, which moves precision and recall by thousandths.
 """
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Interval = tuple[float, float]
 T = TypeVar("T")
 
-_FEWEST = 6  # images a side, for balls that reach to the fifth neighbour
+_FEWEST = 6  # images a side, for balls that reach to the fifth neighbor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +244,7 @@ def _vendi(pair: Pair) -> Iterator[Score]:
     for name, side in (("vendi", pair.samples), ("reference_vendi", pair.reference)):
         if side.features is not None:
             yield Score(name=name, value=vendi(side.features))
-            yield Score(name=f"{name}_centred", value=vendi(side.features, centred=True))
+            yield Score(name=f"{name}_centered", value=vendi(side.features, centered=True))
 
 
 def _diversity(pair: Pair) -> Iterator[Score]:

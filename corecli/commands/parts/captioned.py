@@ -32,7 +32,7 @@ class Reader:
         self.length = self._encoder.length if self._encoder else length or MAX_BYTES
         self.width = self._encoder.width if self._encoder else 0  # of an embedding
 
-    def tell(self, generator: Any, captions: list[str]) -> torch.Tensor:
+    def encode(self, generator: Any, captions: list[str]) -> torch.Tensor:
         """The condition of each caption."""
         from corecli.nets.text import to_bytes
 

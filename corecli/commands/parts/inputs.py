@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class ReadsImages(Common):
     """The options of every verb that puts images through a network."""
 
-    image_size: int | None = option(None, help="resize the shorter side to this and crop the centre", minimum=1)
+    image_size: int | None = option(None, help="resize the shorter side to this and crop the center", minimum=1)
     workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
     on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
 

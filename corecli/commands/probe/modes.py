@@ -185,7 +185,7 @@ def _splits(config: Config, problem: Problem) -> list[Split]:
     ]
 
 
-def neighbours(
+def neighbors(
     config: Config,
     problem: Problem,
     features: torch.Tensor,

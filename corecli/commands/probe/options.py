@@ -1,6 +1,6 @@
 """Score an encoder's features on labels.
 
-By default features are computed once (or read from tables that `extract` wrote), standardised by the training set, and
+By default features are computed once (or read from tables that `extract` wrote), standardized by the training set, and
 a linear classifier is trained on them with a sweep of learning rates and weight decays, all in one pass. The setting is
 chosen on a hold-out of the training set (or on --val), never on the test set; the classifier is trained again on all of
 it and scored once. Repeated over --seeds. A weighted k-NN vote is scored from the same features.
@@ -123,10 +123,10 @@ class Config(ReadsImages):
     """Options of `corecli probe`."""
 
     train: tuple[str, ...] = option(
-        help="labelled image set, or feature table; repeatable with names", role="input", metavar="[NAME=]SET"
+        help="labeled image set, or feature table; repeatable with names", role="input", metavar="[NAME=]SET"
     )
     test: tuple[str, ...] = option(
-        help="labelled set to score on, with the --train of its NAME or else the first; repeatable",
+        help="labeled set to score on, with the --train of its NAME or else the first; repeatable",
         role="input",
         metavar="[NAME=]SET",
     )
@@ -219,7 +219,7 @@ class Config(ReadsImages):
     ema: float | None = option(
         None, help="score the moving average of finetune's weights, of this decay", minimum=0, maximum=1
     )
-    k: tuple[int, ...] = option((), help="neighbours of the k-NN vote; by default 20", minimum=1)
+    k: tuple[int, ...] = option((), help="neighbors of the k-NN vote; by default 20", minimum=1)
     knn_temperature: float | None = option(None, help="of the k-NN vote; by default 0.07", minimum=1e-6)
     subset_logits: bool = option(
         True, help="score a test set with names for some of the classes over their logits alone"
@@ -240,12 +240,12 @@ class Config(ReadsImages):
     batch_size: int = option(256, help="images per forward pass", role="runtime", minimum=1)
 
 
-_NEIGHBOURS = {"k": (20,), "knn_temperature": 0.07}
+_NEIGHBORS = {"k": (20,), "knn_temperature": 0.07}
 _CHOICE = {"holdout": 0.1}
 # The options that apply to some modes only, with the values they have there unless given.
 OF_MODE: dict[str, dict[str, Any]] = {
-    "sweep": {"epochs": 20, **_NEIGHBOURS, **_CHOICE},
-    "logistic": {**_NEIGHBOURS, **_CHOICE},
+    "sweep": {"epochs": 20, **_NEIGHBORS, **_CHOICE},
+    "logistic": {**_NEIGHBORS, **_CHOICE},
     "sgd": {  # MoCo v3's classifier for ResNets
         "epochs": 90,
         "augment": "crop",

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """The labelled rows of a set: their numbers in it, keys, labels and the names of the classes.
+class Labeled:
+    """The labeled rows of a set: their numbers in it, keys, labels and the names of the classes.
 
     labels: int64 [N]; or, with --labels, int8 [N, C]: of each class 1 yes, 0 no, -1 passed over.
     """
@@ -43,7 +43,7 @@ class Labelled:
     class_names: tuple[str, ...]
     table: FeatureTable | None
 
-    def take(self, indices: torch.Tensor) -> Labelled:
+    def take(self, indices: torch.Tensor) -> Labeled:
         """Some of the rows."""
         keys = [self.keys[i] for i in indices.tolist()]
         return replace(self, rows=self.rows[indices.numpy()], keys=keys, labels=self.labels[indices])
@@ -57,7 +57,7 @@ class ClassSpace:
     names: tuple[str, ...]
 
     @staticmethod
-    def of(train: Labelled) -> ClassSpace:
+    def of(train: Labeled) -> ClassSpace:
         """The classes that occur in a training set; all of its names are kept, by label. Errors: DataError."""
         if train.labels.ndim == 2:
             without = (~(train.labels > 0).any(0)).nonzero().flatten().tolist()
@@ -74,7 +74,7 @@ class ClassSpace:
         label = int(self.labels[number])
         return self.names[label] if self.names else str(label)
 
-    def numbers(self, other: Labelled) -> torch.Tensor:
+    def numbers(self, other: Labeled) -> torch.Tensor:
         """The labels of another set, or of the training set itself, as numbers in 0..C-1, joined by name.
 
         Errors: DataError for a class that the training set does not have.
@@ -93,7 +93,7 @@ class ClassSpace:
         with about(other.spec):
             return index_classes(self.labels, labels)[2]
 
-    def shared_with(self, test: Labelled) -> torch.Tensor | None:
+    def shared_with(self, test: Labeled) -> torch.Tensor | None:
         """bool [C]: the classes a test set has names for; None when those are all, or names are not known."""
         if not (self.names and test.class_names):
             return None
@@ -111,9 +111,9 @@ class Problem:
 
     task: Task
     space: ClassSpace
-    train: Labelled
-    val: Labelled | None
-    tests: tuple[Labelled, ...]
+    train: Labeled
+    val: Labeled | None
+    tests: tuple[Labeled, ...]
     numbers: torch.Tensor
     answers: tuple[torch.Tensor, ...]
     subsets: tuple[torch.Tensor, ...]
@@ -148,8 +148,8 @@ def read_problem(config: Config, task: Task, encoder: Encoder | None, num_seeds:
     )
 
 
-def read_labels(config: Config, spec: str, lists: ClassLists | None, *, least: int) -> Labelled:
-    """The labelled rows of a table or an image set; unlabelled ones are left out. Errors: DataError."""
+def read_labels(config: Config, spec: str, lists: ClassLists | None, *, least: int) -> Labeled:
+    """The labeled rows of a table or an image set; unlabeled ones are left out. Errors: DataError."""
     table = load_features(Path(spec)) if is_table(spec) else None
     if table is not None:
         keys, labels, names = table.keys, table.labels, tuple(table.header.get("class_names", ()))
@@ -165,7 +165,7 @@ def read_labels(config: Config, spec: str, lists: ClassLists | None, *, least: i
         if not len(known):
             raise DataError(f"{config.labels} has none of its keys, such as {keys[0]!r}", where=spec)
         labels, names = lists.targets([keys[row] for row in known]), lists.names
-    return Labelled(
+    return Labeled(
         spec=spec,
         rows=known,
         keys=[keys[row] for row in known.tolist()],
@@ -176,22 +176,22 @@ def read_labels(config: Config, spec: str, lists: ClassLists | None, *, least: i
 
 
 def read_features(
-    config: Config, labelled: Labelled, encoder: Encoder | None, world: World, *, images: ImageSet | None = None
+    config: Config, labeled: Labeled, encoder: Encoder | None, world: World, *, images: ImageSet | None = None
 ) -> torch.Tensor:
-    """Features [N, D] of labelled rows, on the device; images are dealt out to the ranks by batch and summed over them.
+    """Features [N, D] of labeled rows, on the device; images are dealt out to the ranks by batch and summed over them.
 
     `images`, if given, are read in place of the set's own.
     Errors: DataError for images that cannot be read, and for features with NaN or infinity.
     """
-    if labelled.table is not None:
-        return labelled.table.features[torch.from_numpy(labelled.rows)].to(world.device)
+    if labeled.table is not None:
+        return labeled.table.features[torch.from_numpy(labeled.rows)].to(world.device)
     assert encoder is not None
-    data = images or open_images(labelled.spec, config)
-    num = len(labelled.rows)
-    features = torch.zeros(num, _num_dimensions(config, labelled, encoder))
-    with Progress(f"probe {labelled.spec}", total=num, shown=world.is_main and not config.quiet) as progress:
+    data = images or open_images(labeled.spec, config)
+    num = len(labeled.rows)
+    features = torch.zeros(num, _num_dimensions(config, labeled, encoder))
+    with Progress(f"probe {labeled.spec}", total=num, shown=world.is_main and not config.quiet) as progress:
         places = list(sequential_batches(num, config.batch_size, rank=world.rank, world_size=world.size))
-        batches = (labelled.rows[place] for place in places)
+        batches = (labeled.rows[place] for place in places)
         read = read_batches(data, batches, device=world.device, workers=num_workers(config.workers))
         for place, (batch, _) in zip(places, read, strict=True):
             with autocast(config.precision, world.device):
@@ -199,7 +199,7 @@ def read_features(
             progress.advance(len(place) * world.size, images=len(place) * world.size)
     features = sum_over_ranks(features) if world.size > 1 else features
     if not features.isfinite().all():
-        raise DataError("features contain NaN or infinity", where=labelled.spec)
+        raise DataError("features contain NaN or infinity", where=labeled.spec)
     return features.to(world.device)
 
 
@@ -223,9 +223,9 @@ def draw_subsets(config: Config, numbers: torch.Tensor, num_seeds: int) -> tuple
     return tuple(subsets)
 
 
-def _num_dimensions(config: Config, labelled: Labelled, encoder: Encoder | None) -> int:
-    if labelled.table is not None:
-        return labelled.table.features.shape[1]
+def _num_dimensions(config: Config, labeled: Labeled, encoder: Encoder | None) -> int:
+    if labeled.table is not None:
+        return labeled.table.features.shape[1]
     assert encoder is not None
     return encoder.num_features if config.layer == "backbone" else encoder.projector_dim or 0
 

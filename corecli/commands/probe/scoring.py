@@ -12,14 +12,14 @@ from torch import Tensor
 
 from corecli.base.rng import derive
 from corecli.commands.parts.inputs import open_images
-from corecli.commands.probe.modes import corruptions, neighbours
+from corecli.commands.probe.modes import corruptions, neighbors
 from corecli.commands.probe.problem import Problem, read_features
 from corecli.commands.probe.report import Result
 from corecli.data.imageset import ImageSet
 from corecli.data.rows import Rows
 from corecli.engine.dist import World
 from corecli.metrics.parts.average_precision import average_precision_11, mean_average_precision
-from corecli.metrics.parts.scores import Scores, predict, student_interval, summarise
+from corecli.metrics.parts.scores import Scores, predict, student_interval, summarize
 from corecli.views.corrupt import SEVERITIES, corrupt
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def score(
     votes = {}
     if features is not None:
         labels, among = problem.answers[number], _among(config, problem, number)
-        votes = neighbours(config, problem, features, found[0], labels, among)
+        votes = neighbors(config, problem, features, found[0], labels, among)
     for k, runs in votes.items():
-        of_k = summarise(runs, problem.answers[number], num_classes=scores.num_classes)
+        of_k = summarize(runs, problem.answers[number], num_classes=scores.num_classes)
         prefix = "knn" if len(votes) == 1 else f"knn{k}"
         values |= {f"{prefix}_top1": of_k.top1, f"{prefix}_top5": of_k.top5}
     return Result(
@@ -169,7 +169,7 @@ def _summary(config: Config, problem: Problem, number: int, fits: Sequence[Fitte
     labels, among = problem.answers[number], _among(config, problem, number)
     pairs = zip(fits, found, strict=True)
     runs = [predict(fit.classifier.logits, features, labels, among=among) for fit, features in pairs]
-    return summarise(runs, labels, num_classes=len(problem.space) if among is None else int(among.sum()))
+    return summarize(runs, labels, num_classes=len(problem.space) if among is None else int(among.sum()))
 
 
 def _among(config: Config, problem: Problem, number: int) -> torch.Tensor | None:

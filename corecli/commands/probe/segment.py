@@ -30,7 +30,7 @@ from corecli.engine.progress import Progress
 from corecli.engine.schedule import learning_rate
 from corecli.metrics.parts.scores import student_interval
 from corecli.metrics.parts.segmentation import Overlap, count_pixels, overlap
-from corecli.nets.batchnorm import synchronise_batchnorm
+from corecli.nets.batchnorm import synchronize_batchnorm
 from corecli.nets.encoder import Encoder
 from corecli.nets.patches import Segmenter, slide
 from corecli.views import augment
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from corecli.commands.probe.options import Config
 
 _SCALES = (0.5, 2.0)  # of an image before a window is cut from it
-# mmsegmentation distorts colours by these amounts, each of the four with probability 1/2; here all at once or none.
-_COLOURS = Recipe(flip=0.5, jitter=0.5, brightness=32 / 256, contrast=0.5, saturation=0.5, hue=18 / 360)
+# mmsegmentation distorts colors by these amounts, each of the four with probability 1/2; here all at once or none.
+_COLORS = Recipe(flip=0.5, jitter=0.5, brightness=32 / 256, contrast=0.5, saturation=0.5, hue=18 / 360)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -88,7 +88,7 @@ def train_segmenter(
         raise DataError(f"{len(train)} images are fewer than {world.size} processes")
     steps, device = of_mode(config, "steps"), world.device
     net = place(Segmenter(encoder, num_classes, seed=seed), device)
-    net.head = synchronise_batchnorm(net.head, device)
+    net.head = synchronize_batchnorm(net.head, device)
     net.train()
     lr, decay = of_mode(config, "lr"), of_mode(config, "weight_decay")
     optimizer = optim.build_optimizer("adamw", net.head.parameters(), lr=lr, weight_decay=decay, exclude_1d=False)
@@ -148,7 +148,7 @@ def _views(
         return np.stack(images), np.stack(masks).astype(np.int64)
 
     for step, (images, masks) in enumerate(_ahead(read, enumerate(rows), config)):
-        drawn = augment.draw(_COLOURS, seed=seed, step=step, view=0, batch=batch, image_size=(side, side))[own]
+        drawn = augment.draw(_COLORS, seed=seed, step=step, view=0, batch=batch, image_size=(side, side))[own]
         masks = np.where(drawn.flip[:, None, None], masks[:, :, ::-1], masks)
         views = augment.augment(torch.from_numpy(images).to(world.device), drawn)
         yield views, torch.from_numpy(masks).to(world.device)

@@ -24,7 +24,7 @@ from corecli.engine.precision import autocast, place
 from corecli.engine.progress import Progress
 from corecli.engine.schedule import learning_rate
 from corecli.metrics.parts.fitting import Classifier, Scaling
-from corecli.nets.batchnorm import synchronise_batchnorm
+from corecli.nets.batchnorm import synchronize_batchnorm
 from corecli.nets.depth import rate_scales
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
@@ -166,7 +166,7 @@ def _fine_tune(config: Config, problem: Problem, encoder: Encoder, subset: Tenso
         net.set_projector(None)
     if (drop_path := of_mode(config, "drop_path")) is not None:
         set_drop_path(net.backbone, drop_path)
-    synchronise_batchnorm(place(net, world.device), world.device)
+    synchronize_batchnorm(place(net, world.device), world.device)
     dim = net.num_features if config.layer == "backbone" else net.projector_dim or 0
     head = _new_linear(config, dim, len(problem.space), seed).to(world.device)
     optimizers = _optimizers(config, plan, net, head)

@@ -15,7 +15,7 @@ batches are of other sizes, sums may be rounded otherwise: a pixel in tens of th
 
 --shards N writes OUT as a directory of N tar files (--format packed or npz: files of those), for sets of millions. Each
 is a set of its own, a tar one as WebDataset reads them; OUT opens as all of them together. Beside each lies
-part-000003.json with its number of images, how many are of one colour alone, mean and std of red, green and blue, and
+part-000003.json with its number of images, how many are of one color alone, mean and std of red, green and blue, and
 the file's sha256; manifest.json, written last, collects them. Processes take whole shards in turn. `--shard I/N` makes
 shard I alone, numbered from 0, into the same OUT: for a job array of SLURM, `#SBATCH --array=0-15` and
 `corecli sample ... --shard $SLURM_ARRAY_TASK_ID/16 --out syn`. The jobs share no more than that directory and run in
@@ -154,7 +154,7 @@ class Config(Common):
         (), help="an argument of a pipeline's call or of its scheduler, repeatable", metavar="NAME=VALUE", joined=True
     )
     image_size: int | None = option(
-        None, help="resize the shorter side of what is made to this and crop the centre", minimum=1
+        None, help="resize the shorter side of what is made to this and crop the center", minimum=1
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         "auto", help="arithmetic of the networks; auto is bf16 on CUDA, else fp32"

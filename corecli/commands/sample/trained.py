@@ -73,7 +73,7 @@ class Trained:
 
         generator = place(_build(self._header, self._tensors | _averages(self._config)), world.device)
         reader = self._reader(world) if self._texts else None
-        told = reader.tell(generator, self._texts[:1]) if reader else self._condition
+        told = reader.encode(generator, self._texts[:1]) if reader else self._condition
         generator.check_condition(told, guidance=_guidance(self._config))
         ready = _Ready(self._config, generator, self.plan, self._condition, world.device)
         if reader is not None:
@@ -129,7 +129,7 @@ class _Ready:
         """The condition of rows of the plan."""
         rows = self._plan.source[start:stop]
         if self._texts:
-            return self._reader.tell(self._generator, [self._texts[i] for i in rows])
+            return self._reader.encode(self._generator, [self._texts[i] for i in rows])
         return None if self._condition is None else self._condition[rows]
 
     def make(self, batches: Iterator[tuple[int, int]]) -> Iterator[torch.Tensor]:

@@ -11,7 +11,7 @@ from corecli.base.errors import UsageError, about
 from corecli.base.files import sniff
 from corecli.base.outcome import Outcome, produced
 from corecli.commands.parts.inputs import check_encoder, check_header, check_replaceable, load_table
-from corecli.commands.show.pictures import draw_attention, draw_captioned, draw_neighbours, draw_pca, draw_sheet
+from corecli.commands.show.pictures import draw_attention, draw_captioned, draw_neighbors, draw_pca, draw_sheet
 from corecli.commands.show.plots import LOG, draw_curves, draw_scatter, read_log
 from corecli.data.captions import read_captions
 from corecli.data.imageset import ImageSet, open_set
@@ -28,7 +28,7 @@ def check(config: Config) -> dict[str, Any]:
     picture = _picture(config)
     for name in sorted(set().union(*OPTIONS.values()) - OPTIONS[picture]):
         if getattr(config, name) is not None:
-            hint = "--features draws neighbours, --encoder attention" if picture in ("sheet", "attention") else None
+            hint = "--features draws neighbors, --encoder attention" if picture in ("sheet", "attention") else None
             raise UsageError(f"{flag(name)} does not apply to this picture ({picture})", hint=hint)
     plan = {"picture": picture, "out": str(config.out)}
     if picture == "scatter":
@@ -39,8 +39,8 @@ def check(config: Config) -> dict[str, Any]:
         check_encoder(config.encoder)
     if config.captions is not None:
         read_captions(config.captions)
-    if picture == "neighbours" and (config.real is None) != (config.real_features is None):
-        raise UsageError("neighbours among real images need both --real and --real-features")
+    if picture == "neighbors" and (config.real is None) != (config.real_features is None):
+        raise UsageError("neighbors among real images need both --real and --real-features")
     for path in (config.features, config.real_features):
         if path is not None:
             check_header(path, kind="features")
@@ -53,7 +53,7 @@ def run(config: Config, world: World) -> Outcome:
     drawing = {
         "sheet": _sheet,
         "captions": _captions,
-        "neighbours": _neighbours,
+        "neighbors": _neighbors,
         "attention": _encoder,
         "pca": _encoder,
         "scatter": _scatter,
@@ -73,7 +73,7 @@ def _picture(config: Config) -> str:
             return "scatter"
     if config.encoder is not None:
         return config.picture or "attention"
-    return "neighbours" if config.features is not None else "captions" if config.captions is not None else "sheet"
+    return "neighbors" if config.features is not None else "captions" if config.captions is not None else "sheet"
 
 
 def _sheet(config: Config, _: World) -> tuple[str, ...]:
@@ -83,10 +83,10 @@ def _sheet(config: Config, _: World) -> tuple[str, ...]:
     return ()
 
 
-def _neighbours(config: Config, _: World) -> tuple[str, ...]:
+def _neighbors(config: Config, _: World) -> tuple[str, ...]:
     sides = [(config.data, config.features), (config.real, config.real_features)]
     found = [(_open(spec, config), table) for spec, path in sides if spec and (table := load_table(path))]
-    draw_neighbours(config.out, found[0], found[1] if found[1:] else None, **_grid(config))
+    draw_neighbors(config.out, found[0], found[1] if found[1:] else None, **_grid(config))
     return ()
 
 

@@ -4,7 +4,7 @@ SET alone is a contact sheet. A set whose groups have several members, or any se
 column a group, its real image on top and its synthetic members below, as in CORE's Figure 7. Other sets are drawn as a
 plain grid.
 
-SET with --features draws nearest neighbours: in every row an image, then those nearest to it by the cosine of their
+SET with --features draws nearest neighbors: in every row an image, then those nearest to it by the cosine of their
 features, with the cosine. They are searched in the set itself, or with --real in the real images, whose features are
 in --real-features: are generated images copies?
 
@@ -13,12 +13,12 @@ transformer looks, head by head, as heat, or with --mass as DINO does: the patch
 the head's attention.
 
 SET with --encoder and --picture pca draws patches: below every image the principal components of its patches as
-colours, which mean the same in all images, on what the first component tells to be foreground. Images are taken as
+colors, which mean the same in all images, on what the first component tells to be foreground. Images are taken as
 large as they are, or as --image-size says.
 
 SET with --captions draws what was made from captions: above the images of a group the caption it is named after.
 
-A feature table is scattered in the plane, coloured by label: along its two principal components, or with --embedding
+A feature table is scattered in the plane, colored by label: along its two principal components, or with --embedding
 tsne so that near rows are near (exact t-SNE of up to 3000 rows). The folder of a training run, FILE.d, is drawn as
 curves of all it has logged.
 """
@@ -39,7 +39,7 @@ PLACE = 9
 EXAMPLES = (
     ("Samples below the real images they were made from", "syn --real DIR --out sheet.png"),
     ("The first images of a set", "DIR --columns 16 --out grid.png"),
-    ("What an encoder finds alike", "DIR --features z.safetensors --out neighbours.png"),
+    ("What an encoder finds alike", "DIR --features z.safetensors --out neighbors.png"),
     (
         "The training images nearest to generated ones",
         "syn --features zs.safetensors --real DIR --real-features z.safetensors --out copies.png",
@@ -53,7 +53,7 @@ EXAMPLES = (
 PRESETS: dict[str, Preset] = {}
 OPTIONS = {  # that a picture has, beyond those of every picture
     "sheet": {"real", "columns", "rows", "image_size"},
-    "neighbours": {"features", "real", "real_features", "columns", "rows", "image_size"},
+    "neighbors": {"features", "real", "real_features", "columns", "rows", "image_size"},
     "captions": {"captions", "columns", "rows", "image_size"},
     "pca": {"encoder", "picture", "columns", "rows", "image_size"},
     "attention": {"encoder", "picture", "mass", "columns", "rows", "image_size"},
@@ -72,10 +72,10 @@ class Config(Common):
     out: Path = option(help="picture to write", role="output", metavar="FILE.png")
     real: str | None = option(None, help="the real images the groups came from", role="input", metavar="SET")
     features: Path | None = option(
-        None, help="features of the set, to draw nearest neighbours", role="input", metavar="FILE"
+        None, help="features of the set, to draw nearest neighbors", role="input", metavar="FILE"
     )
     real_features: Path | None = option(
-        None, help="features of --real, to find neighbours among them", role="input", metavar="FILE"
+        None, help="features of --real, to find neighbors among them", role="input", metavar="FILE"
     )
     encoder: str | None = option(
         None, help="vision transformer, to draw its attention or its patches", role="input", metavar="FILE|NAME"

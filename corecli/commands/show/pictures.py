@@ -1,4 +1,4 @@
-"""The pictures of `corecli show` that are made of images: contact sheets, nearest neighbours, attention."""
+"""The pictures of `corecli show` that are made of images: contact sheets, nearest neighbors, attention."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def draw_sheet(out: Path, data: ImageSet, real: ImageSet | None, *, columns: int
         write_sheet(out, images, columns=columns, head_rows=int(real is not None))
 
 
-def draw_neighbours(
+def draw_neighbors(
     out: Path,
     data: tuple[ImageSet, FeatureTable],
     reference: tuple[ImageSet, FeatureTable] | None,
@@ -56,7 +56,7 @@ def draw_neighbours(
     own = reference is None
     k = min(columns - 1, len(others.rows) - int(own))
     if k < 1:
-        raise DataError("no images to find neighbours among", hint="give --columns 2 or more, and more images")
+        raise DataError("no images to find neighbors among", hint="give --columns 2 or more, and more images")
     x = table.lookup([images.rows.keys[row] for row in queries])
     y = other_table.lookup(others.rows.keys)
     cosines, found = _nearest(x, y, k, leave_out=queries if own else None)
@@ -93,13 +93,13 @@ def draw_attention(out: Path, data: ImageSet, encoder: Encoder, *, columns: int,
 
 
 def draw_pca(out: Path, data: ImageSet, encoder: Encoder, *, columns: int, rows: int) -> None:
-    """Images of a set, and below each its patches, coloured by the principal components that all images share.
+    """Images of a set, and below each its patches, colored by the principal components that all images share.
 
     Images go in as large as they are in the set. Errors: UsageError for an encoder without patches.
     """
     import torch
 
-    from corecli.draw.embedding import colour_patches
+    from corecli.draw.embedding import color_patches
     from corecli.draw.sheet import write_sheet
     from corecli.nets.patches import enlarge, patch_features
     from corecli.views.augment import to_float
@@ -108,10 +108,10 @@ def draw_pca(out: Path, data: ImageSet, encoder: Encoder, *, columns: int, rows:
     height, width = images.shape[-2:]
     with torch.no_grad():
         maps = torch.cat([patch_features(encoder, to_float(one.to(encoder.mean.device))) for one in images.split(16)])
-    colours = enlarge(encoder, colour_patches(maps), (height, width), mode="nearest").mul(255).round().byte().cpu()
+    colors = enlarge(encoder, color_patches(maps), (height, width), mode="nearest").mul(255).round().byte().cpu()
     columns = min(columns, len(images))
     blank = images.new_full((-len(images) % columns, 3, height, width), 255)
-    lines = (torch.cat([part, blank]).split(columns) for part in (images, colours))
+    lines = (torch.cat([part, blank]).split(columns) for part in (images, colors))
     drawn = torch.cat([both for pair in zip(*lines, strict=True) for both in pair])
     write_sheet(out, drawn, columns=columns, shown_px=_ATTENTION_PX)
 
@@ -186,7 +186,7 @@ def _nearest(
 
 
 def _heated(image: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
-    """image uint8 [3, H, W] in grey under a heat map of each of the heads [K, h, w]: uint8 [K, 3, H, W]."""
+    """image uint8 [3, H, W] in gray under a heat map of each of the heads [K, h, w]: uint8 [K, 3, H, W]."""
     import torch
     import torch.nn.functional as F
 
@@ -194,10 +194,10 @@ def _heated(image: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
     low, high = (bound(heat, dim=(1, 2), keepdim=True) for bound in (torch.amin, torch.amax))
     strength = ((heat - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
     anchors = [position for position, _ in _HEAT]
-    colours = np.array([colour for _, colour in _HEAT], dtype=np.float32)
-    mapped = np.stack([np.interp(strength.numpy(), anchors, channel) for channel in colours.T], axis=1)
-    grey = image.float().mean(0)
-    return (0.3 * grey + 0.7 * torch.from_numpy(mapped)).round().byte()
+    colors = np.array([color for _, color in _HEAT], dtype=np.float32)
+    mapped = np.stack([np.interp(strength.numpy(), anchors, channel) for channel in colors.T], axis=1)
+    gray = image.float().mean(0)
+    return (0.3 * gray + 0.7 * torch.from_numpy(mapped)).round().byte()
 
 
 def _kept(image: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ LOG = "log.jsonl"
 
 
 def draw_scatter(out: Path, table: FeatureTable, *, embedding: str, shown: bool) -> tuple[str, ...]:
-    """A feature table as points in the plane, coloured by label; returns notes. Errors: DataError below 4 rows."""
+    """A feature table as points in the plane, colored by label; returns notes. Errors: DataError below 4 rows."""
     import torch
 
     from corecli.draw.embedding import LARGEST_TSNE, NUM_STEPS, pca, tsne_2d

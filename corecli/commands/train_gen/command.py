@@ -153,7 +153,7 @@ def run(config: Config, world: World) -> Outcome:
     ) as steps:
         workers = num_workers(config.workers)
         loader = Loader(
-            shown, order, world=world, members=trainer.neighbours, workers=workers, first_step=steps.first_step
+            shown, order, world=world, members=trainer.neighbors, workers=workers, first_step=steps.first_step
         )
         for step, (_, images, rows) in zip(steps.steps(), loader, strict=False):
             learned = trainer.learn(step, images, rows)

@@ -117,10 +117,10 @@ class Config(ReadsImages):
         None, help="share of images trained without their condition, for guidance", minimum=0, maximum=1
     )
     feature_normalization: Literal["none", "per-sample", "l2"] | None = option(
-        None, help="normalisation of a feature row; default per-sample, for icgan l2"
+        None, help="normalization of a feature row; default per-sample, for icgan l2"
     )
     feature_noise: float | None = option(
-        None, help="noise added to normalised features in training, against near copies", minimum=0
+        None, help="noise added to normalized features in training, against near copies", minimum=0
     )
     preview_every: int = option(1000, help="steps between preview grids, 0 for none", role="runtime", minimum=0)
     log_every: int = option(50, help="steps between logged values", role="runtime", minimum=1)

@@ -17,7 +17,7 @@ from corecli.base.rng import derive
 from corecli.commands.parts.captioned import Captioned, Reader
 from corecli.commands.parts.inputs import num_workers
 from corecli.commands.train_gen.fields import chosen_fields
-from corecli.data.neighbors import Neighbours
+from corecli.data.neighbors import Neighbors
 from corecli.draw.sheet import write_sheet
 from corecli.engine.dist import World, mean_over_ranks
 from corecli.engine.power_ema import PowerEMA
@@ -62,7 +62,7 @@ class GenTrainer:
         reader = Reader(captions.folder, length=config.caption_length, device=world.device) if captions else None
         self.generator = place(_build(config, data, self._conditions, reader, stage, condition), world.device)
         if captions is not None and reader is not None:
-            self._conditions, self.notes = reader.tell(self.generator, captions.texts), reader.cut(captions.texts)
+            self._conditions, self.notes = reader.encode(self.generator, captions.texts), reader.cut(captions.texts)
             if config.text_encoder is not None:
                 self.generator.conditioning.measure(self._conditions[:_ENOUGH_CAPTIONS])
         self.generator.check_condition(self._conditions)
@@ -81,7 +81,7 @@ class GenTrainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(config.seed, "init", "learner"))
             self.learner = make_learner(self.generator, recipe, world)
-        self.neighbours = self._neighbours()
+        self.neighbors = self._neighbors()
         self._preview_steps = None if getattr(family, "ONE_PASS", False) else _PREVIEW_STEPS
         self.state, self.average = self.learner.state, self.learner.average
         self._bad_step = torch.full((), -1, device=world.device)  # the first whose loss is not finite
@@ -99,11 +99,11 @@ class GenTrainer:
             path.unlink()
 
     def learn(self, step: int, images: torch.Tensor, rows: np.ndarray) -> Tensors:
-        """One step on what `prepare` gave of the given rows, [b, ...], or [1, b, ...] of their neighbours.
+        """One step on what `prepare` gave of the given rows, [b, ...], or [1, b, ...] of their neighbors.
 
         Returns this rank's losses.
         """
-        images = images if self.neighbours is None else images[0]
+        images = images if self.neighbors is None else images[0]
         first = self.world.rank * len(rows)
         draws = self.generator.draw(self.config.seed, step, batch=self.config.batch_size)[first : first + len(rows)]
         condition = self._told(rows)
@@ -119,13 +119,13 @@ class GenTrainer:
         told = rows if self._captions is None else self._captions.which[rows]
         return self._conditions[told].to(self.world.device)
 
-    def _neighbours(self) -> Neighbours | None:
+    def _neighbors(self) -> Neighbors | None:
         """Whose images are shown as real ones in place of the image whose features are the condition (IC-GAN)."""
         num = getattr(self.generator.config, "neighbours", 0)
         if not num or self._table is None or self._conditions is None:
             return None
         with about(self.config.data):
-            return Neighbours(self._conditions.to(self.world.device), num, seed=self.config.seed)
+            return Neighbors(self._conditions.to(self.world.device), num, seed=self.config.seed)
 
     def figures(self, step: int, learned: Tensors) -> dict[str, float]:
         """What is logged: the losses of the step over all ranks. Errors: CorecliError when one is not finite."""

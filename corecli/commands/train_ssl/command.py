@@ -52,7 +52,7 @@ def run(config: Config, world: World) -> Outcome:
     """Train, stage by stage, and publish the encoder. Errors: DataError, CannotCreateError, InterruptedAfterSaving."""
     from corecli.commands.train_ssl.learner import Learner
     from corecli.data.memory import keep_freed_memory
-    from corecli.engine.progress import tell
+    from corecli.engine.progress import note
     from corecli.engine.run import Run, clear_work, open_folder
     from corecli.nets.encoder import save_encoder
 
@@ -70,7 +70,7 @@ def run(config: Config, world: World) -> Outcome:
     total_steps = sum(stage.steps for stage in stages)
     if world.is_main and not config.quiet:
         told = (f"{name.replace('_', ' ')} {value}" for name, value in account(config, data, stages).items())
-        tell(f"train-ssl: {', '.join(told)}")
+        note(f"train-ssl: {', '.join(told)}")
     with Run(
         folder,
         label="train-ssl",

@@ -16,9 +16,9 @@ from corecli.commands.train_ssl.views import ViewMaker, Views, pair_of_views
 from corecli.engine import optim, schedule
 from corecli.engine.dist import World, average_gradients, mean_over_ranks
 from corecli.engine.precision import autocast, place
-from corecli.engine.progress import tell
+from corecli.engine.progress import note
 from corecli.engine.run import Tensors, merge, split
-from corecli.nets.batchnorm import synchronise_batchnorm
+from corecli.nets.batchnorm import synchronize_batchnorm
 from corecli.nets.depth import rate_scales
 from corecli.nets.encoder import Encoder
 from corecli.nets.vit import is_vit
@@ -125,7 +125,7 @@ class Learner:
         with about(config.data):
             method: Method = module.build(self.encoder, options=options, task=self._task(stage))
         self._check(method, stage.method)
-        self.method: Method = synchronise_batchnorm(method.to(self.world.device), self.world.device)  # pyright: ignore[reportAttributeAccessIssue]
+        self.method: Method = synchronize_batchnorm(method.to(self.world.device), self.world.device)  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer = optim.build_optimizer(
             config.optimizer,
             self.method.parameters(),
@@ -149,8 +149,8 @@ class Learner:
         )
         self._index = index
         if self.world.is_main and not config.quiet:
-            for note in set(self.method.notes) - self._told:
-                tell(f"train-ssl: warning: {note}")
+            for warning in set(self.method.notes) - self._told:
+                note(f"train-ssl: warning: {warning}")
         self._told |= set(self.method.notes)
 
     def _rate_scales(self) -> dict[torch.nn.Parameter, float]:
@@ -176,8 +176,8 @@ class Learner:
     def _check(self, method: Method, name: str) -> None:
         """Refuse a method that cannot have what it needs, or options that it has no use for."""
         if method.needs == "labels" and bool((self._labels < 0).any()):
-            unlabelled = int((self._labels < 0).sum())
-            reason = f"{unlabelled} images have no label, and {name} needs them"
+            unlabeled = int((self._labels < 0).sum())
+            reason = f"{unlabeled} images have no label, and {name} needs them"
             raise DataError(reason, where=self.config.data, hint="class sub-folders give labels")
         if method.needs == "features" and self._targets is None:
             raise UsageError(f"{name} needs --features")
@@ -234,7 +234,7 @@ class Learner:
     def _warn_of_collapse(self, values: dict[str, float]) -> None:
         if has_collapsed(values) and not self._warned and not self.config.quiet:
             told = f"spread {values['spread']:.3g}, effective rank {values['effective_rank']:.3g}"
-            tell(f"train-ssl: warning: the features have all but collapsed: {told}")
+            note(f"train-ssl: warning: the features have all but collapsed: {told}")
             self._warned = True
 
     def _diverged(self, sign: str) -> CorecliError:

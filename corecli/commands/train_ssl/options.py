@@ -109,7 +109,7 @@ class Config(ReadsImages):
         None, help="dimension of the projector's output; default the method's", minimum=1
     )
     projector_norm: Literal["none", "batch", "layer"] | None = option(
-        None, help="normalisation in the projector; default the method's"
+        None, help="normalization in the projector; default the method's"
     )
     set: tuple[str, ...] = option(
         (), help="an option of the method, repeatable, such as temperature=0.1", metavar="NAME=VALUE", joined=True

@@ -215,7 +215,7 @@ _SYNCLR_REFERENCE: Values = {
     "set": ("temperature=0.1", "prototypes=8192"),
 }
 # Narrow enough for one CPU core, at 32 px; with --backbone vit-micro-moco/2, at 16 px. At this rate the usual
-# initialisation is too small for 64 channels: the class token sees its patches only after hundreds of steps.
+# initialization is too small for 64 channels: the class token sees its patches only after hundreds of steps.
 _SYNCLR_MICRO: Values = {
     "method": "synclr",
     "backbone": "vit-micro-moco/4",

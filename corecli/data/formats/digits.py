@@ -56,5 +56,5 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
         raise UnavailableError("digits: needs scikit-learn", hint="pip install 'corecli[digits]'")
     file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
     table = np.loadtxt(file, delimiter=",")  # as load_digits does, without the second that its import takes
-    grey = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
-    return np.repeat(grey, 3, axis=1), table[:, -1].astype(np.int64)
+    gray = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    return np.repeat(gray, 3, axis=1), table[:, -1].astype(np.int64)

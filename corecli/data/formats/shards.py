@@ -128,7 +128,7 @@ class ShardFolder:
 class Statistics:
     """What tells at a glance whether the images of a shard went wrong: counted on the way to its writer.
 
-    num: images. blank: of these, how many are of one colour, as broken networks and safety checkers make them. mean,
+    num: images. blank: of these, how many are of one color, as broken networks and safety checkers make them. mean,
     std: of all pixels of red, green and blue, 0 to 255, exact whatever the order of the images.
     """
 
@@ -140,9 +140,9 @@ class Statistics:
         """The chunks, uint8 [n, 3, H, W], as they are."""
         for chunk in chunks:
             for image in chunk.numpy(force=True):
-                colours = [np.bincount(channel.ravel(), minlength=256) for channel in image]
-                self._counts += colours
-                self.blank += all(np.count_nonzero(counts) == 1 for counts in colours)
+                colors = [np.bincount(channel.ravel(), minlength=256) for channel in image]
+                self._counts += colors
+                self.blank += all(np.count_nonzero(counts) == 1 for counts in colors)
             self.num += len(chunk)
             yield chunk
 

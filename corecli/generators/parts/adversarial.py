@@ -63,7 +63,7 @@ class AdversarialGenerator(nn.Module):
     def __init__(self, config: AdversarialConfig, network: BigGanGenerator) -> None:
         super().__init__()
         if config.feature_normalization not in NORMALIZATIONS:
-            raise unknown_name("feature normalisation", config.feature_normalization, NORMALIZATIONS)
+            raise unknown_name("feature normalization", config.feature_normalization, NORMALIZATIONS)
         self.config, self.network = config, network
         self.data_shape = (3, config.image_size, config.image_size)
 
@@ -92,8 +92,8 @@ class AdversarialGenerator(nn.Module):
             augment=torch.rand(batch, 3, NUM_DRAWS, generator=generator),
         )
 
-    def normalised(self, condition: Tensor | None, *, batch: int) -> Tensor:
-        """The condition of B images as both networks take it: features normalised, labels as they are, 0 for none."""
+    def normalized(self, condition: Tensor | None, *, batch: int) -> Tensor:
+        """The condition of B images as both networks take it: features normalized, labels as they are, 0 for none."""
         if condition is None:
             return torch.zeros(batch, dtype=torch.int64, device=next(self.parameters()).device)
         if self.config.condition == "labels":
@@ -128,6 +128,6 @@ class AdversarialGenerator(nn.Module):
         self.eval()
         try:
             told = None if condition is None else condition.to(device)
-            return to_pixels(self.network(z, self.normalised(told, batch=len(seeds))))
+            return to_pixels(self.network(z, self.normalized(told, batch=len(seeds))))
         finally:
             self.train(was_training)

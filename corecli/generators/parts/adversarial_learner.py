@@ -17,7 +17,7 @@ from corecli.engine.run import Tensors, merge, split
 from corecli.generators.parts.adversarial import AdversarialDraws, AdversarialGenerator
 from corecli.generators.parts.diff_augment import diff_augment
 from corecli.generators.parts.learning import Recipe
-from corecli.nets.batchnorm import synchronise_batchnorm
+from corecli.nets.batchnorm import synchronize_batchnorm
 
 _BETAS, _EPS = (0.0, 0.999), 1e-6  # of Adam, in IC-GAN
 
@@ -48,7 +48,7 @@ class AdversarialLearner:
     ) -> None:
         self.generator, self.recipe, self.world = generator, recipe, world
         self.discriminator = place(discriminator, world.device)
-        synchronise_batchnorm(generator, world.device)
+        synchronize_batchnorm(generator, world.device)
         self.optimizers = {
             "generator": _optimizer(generator, recipe.lr, recipe.weight_decay),
             "discriminator": _optimizer(discriminator, discriminator_lr, recipe.weight_decay),
@@ -83,7 +83,7 @@ class AdversarialLearner:
             raise UsageError(reason, hint="choose a batch size that discriminator_steps divides")
         if self.generator.config.flip:
             x = torch.where(draws.flip[:, None, None, None], x.flip(-1), x)
-        return to_unit_range(x), self.generator.normalised(condition, batch=len(x)), draws
+        return to_unit_range(x), self.generator.normalized(condition, batch=len(x)), draws
 
     def _discriminate(self, real: Tensor, condition: Tensor, draws: AdversarialDraws) -> Tensors:
         """One update of the discriminator."""

@@ -38,16 +38,16 @@ class Conditioning(Protocol):
 
 
 class FeatureConditioning(nn.Module):
-    """z [B, D] float -> a zero-initialised linear map of normalised z (RCG on ADM).
+    """z [B, D] float -> a zero-initialized linear map of normalized z (RCG on ADM).
 
-    The null condition is a learned vector that takes the place of normalised z (RCG on DiT); it exists only when
+    The null condition is a learned vector that takes the place of normalized z (RCG on DiT); it exists only when
     the model is trained with condition dropout.
     """
 
     def __init__(self, *, dim: int, width: int, normalize: str, droppable: bool) -> None:
         super().__init__()
         if normalize not in NORMALIZATIONS:
-            raise unknown_name("feature normalisation", normalize, NORMALIZATIONS)
+            raise unknown_name("feature normalization", normalize, NORMALIZATIONS)
         if dim < 2:
             raise UsageError("a feature-conditioned generator needs features of 2 or more dimensions")
         self.dim, self.normalize = dim, normalize
@@ -61,7 +61,7 @@ class FeatureConditioning(nn.Module):
     def forward(
         self, condition: torch.Tensor, *, drop: torch.Tensor | None = None, noise: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Vectors [B, width]; `noise` [B, D] is added to the normalised features."""
+        """Vectors [B, width]; `noise` [B, D] is added to the normalized features."""
         z = NORMALIZATIONS[self.normalize](condition.float())
         if noise is not None:
             z = z + noise
@@ -76,7 +76,7 @@ class FeatureConditioning(nn.Module):
 
 
 class LabelConditioning(nn.Module):
-    """Class labels [B] int64 -> a zero-initialised linear map of embeddings; the class after the last one is null.
+    """Class labels [B] int64 -> a zero-initialized linear map of embeddings; the class after the last one is null.
 
     Zeroed embeddings alone would move by the learning rate a step; through the map they learn as fast as features.
     """
@@ -109,7 +109,7 @@ class LabelConditioning(nn.Module):
 
 
 class CaptionConditioning(nn.Module):
-    """Captions as bytes [B, L] uint8, padded with 0 -> a zero-initialised linear map of what a `ByteEncoder` that
+    """Captions as bytes [B, L] uint8, padded with 0 -> a zero-initialized linear map of what a `ByteEncoder` that
     learns with the generator makes of them, plus a `NgramBag`; the null condition is the caption of no bytes.
 
     attends: whether the network takes the tokens of captions, 1 + `length` each, instead of one vector; the bag is in
@@ -151,7 +151,7 @@ class CaptionConditioning(nn.Module):
 
 
 class EmbeddingConditioning(nn.Module):
-    """Embeddings [B, T, D] of captions by a frozen text encoder, the first of the whole caption -> a zero-initialised
+    """Embeddings [B, T, D] of captions by a frozen text encoder, the first of the whole caption -> a zero-initialized
     linear map of them. The null condition is a learned vector that takes their place.
 
     attends: whether the network takes 1 + `length` tokens, the last of which repeat the first, instead of one vector.
@@ -189,7 +189,7 @@ class EmbeddingConditioning(nn.Module):
         return self.linear(self.null_caption.expand(*shape))
 
     def measure(self, condition: torch.Tensor) -> None:
-        """Standardise by these captions."""
+        """Standardize by these captions."""
         self.standard.measure(_read(condition.float(), 0, attends=self.attends))
 
 

@@ -15,12 +15,12 @@ _MOST_SHIFT, _CUT = 1 / 8, 1 / 2  # of the image's size
 
 
 def diff_augment(x: Tensor, draws: Tensor, kinds: tuple[str, ...]) -> Tensor:
-    """Images [B, 3, S, S] in [-1, 1] augmented by the kinds given, in the order of `KINDS`; outside them is 0, grey.
+    """Images [B, 3, S, S] in [-1, 1] augmented by the kinds given, in the order of `KINDS`; outside them is 0, gray.
 
     draws: [B, NUM_DRAWS] uniform in [0, 1).
     """
     if "color" in kinds:
-        x = _recoloured(x, draws[:, 0:3])
+        x = _recolored(x, draws[:, 0:3])
     if "translation" in kinds:
         x = _moved(x, draws[:, 3:5])
     if "cutout" in kinds:
@@ -28,12 +28,12 @@ def diff_augment(x: Tensor, draws: Tensor, kinds: tuple[str, ...]) -> Tensor:
     return x
 
 
-def _recoloured(x: Tensor, draws: Tensor) -> Tensor:
+def _recolored(x: Tensor, draws: Tensor) -> Tensor:
     """Brightness moved by up to 0.5 either way, saturation times up to 2, contrast times 0.5 to 1.5."""
     brightness, saturation, contrast = draws[:, :, None, None, None].unbind(1)
     x = x + (brightness - 0.5)
-    grey = x.mean(dim=1, keepdim=True)
-    x = (x - grey) * (2 * saturation) + grey
+    gray = x.mean(dim=1, keepdim=True)
+    x = (x - gray) * (2 * saturation) + gray
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
     return (x - mean) * (contrast + 0.5) + mean
 
@@ -53,7 +53,7 @@ def _moved(x: Tensor, draws: Tensor) -> Tensor:
 
 
 def _cut(x: Tensor, draws: Tensor) -> Tensor:
-    """A grey square of half the size around any pixel, part of which may be outside."""
+    """A gray square of half the size around any pixel, part of which may be outside."""
     size = x.shape[-1]
     cut = int(size * _CUT + 0.5)
     first = (draws * (size + 1 - cut % 2)).floor() - cut // 2  # [B, 2]

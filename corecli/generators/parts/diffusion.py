@@ -73,7 +73,7 @@ class DiffusionConfig:
     to `caption_length` bytes, or as many tokens embedded in `condition_dim` dimensions, where that is not 0.
     condition_dropout: how often training hides the condition, so that guidance works; 0 means it cannot.
     feature_normalization: "per-sample" (RCG), "l2" (IC-GAN) or "none", applied in training and sampling alike.
-    feature_noise: std of the noise added to normalised features in training, against near copies.
+    feature_noise: std of the noise added to normalized features in training, against near copies.
     """
 
     image_size: int = 32

@@ -54,7 +54,7 @@ class Pipeline:
 
     @property
     def input_px(self) -> int:
-        """The size of images it is given: shorter side resized to it, and the centre cropped."""
+        """The size of images it is given: shorter side resized to it, and the center cropped."""
         names = ("feature_extractor", "image_feature_extractor")
         processors: list[Any] = [getattr(self._pipeline, name, None) for name in names]
         crop = next((processor.crop_size for processor in processors if hasattr(processor, "crop_size")), None)

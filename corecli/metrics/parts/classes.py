@@ -8,7 +8,7 @@ from torch import Tensor
 from corecli.base.errors import DataError
 
 
-def check_labelled(features: Tensor, labels: Tensor, *, where: str) -> None:
+def check_labeled(features: Tensor, labels: Tensor, *, where: str) -> None:
     """Refuse features [N, D] and labels [N] (-1: unknown) that cannot be scored. Errors: DataError."""
     if features.ndim != 2 or len(features) != len(labels):
         shapes = f"features {tuple(features.shape)} and labels {tuple(labels.shape)}"

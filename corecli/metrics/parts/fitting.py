@@ -1,4 +1,4 @@
-"""What linear classifiers of features share: which rows fit and choose, standardisation, the classifier itself."""
+"""What linear classifiers of features share: which rows fit and choose, standardization, the classifier itself."""
 
 from __future__ import annotations
 

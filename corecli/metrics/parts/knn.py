@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification by cosine: what an encoder's space knows before a probe is trained on it.
+"""Weighted k-nearest-neighbor classification by cosine: what an encoder's space knows before a probe is trained on it.
 
 Each of the k nearest training rows votes for its class with weight exp(cosine / tau) (Wu et al. 2018, section 3.4).
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from corecli.metrics.parts.classes import check_labelled, index_classes
+from corecli.metrics.parts.classes import check_labeled, index_classes
 from corecli.metrics.parts.neighbors import most_similar
 from corecli.metrics.parts.scores import Predictions
 
@@ -45,12 +45,12 @@ def knn_classify(
     k: int = 20,
     tau: float = 0.07,
 ) -> KnnResult:
-    """Classify test_features [M, D] by their neighbours in train_features [N, D]; labels int64, any values >= 0.
+    """Classify test_features [M, D] by their neighbors in train_features [N, D]; labels int64, any values >= 0.
 
     k is cut to N. Errors: DataError when labels are missing, of one class only, or in test but not in train.
     """
-    check_labelled(train_features, train_labels, where="train")
-    check_labelled(test_features, test_labels, where="test")
+    check_labeled(train_features, train_labels, where="train")
+    check_labeled(test_features, test_labels, where="test")
     classes, train_index, test_index = index_classes(train_labels, test_labels)
     (found,) = knn_predict(train_features, train_index, test_features, test_index, ks=[k], tau=tau)
     return KnnResult(
@@ -77,8 +77,8 @@ def knn_predict(
 
     `among`: bool [C], the classes in question; votes for others are lost.
     """
-    cosines, neighbours = most_similar(test_features, train_features, min(max(ks), len(train_features)))
-    voted = train_labels.to(neighbours.device)[neighbours]
+    cosines, neighbors = most_similar(test_features, train_features, min(max(ks), len(train_features)))
+    voted = train_labels.to(neighbors.device)[neighbors]
     weights = ((cosines - cosines[:, :1]) / tau).exp()  # relative to the nearest one, or small tau would overflow
     found = []
     for k in ks:

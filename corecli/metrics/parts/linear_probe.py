@@ -1,6 +1,6 @@
 """The linear probe on cached features: a softmax classifier whose whole sweep of settings is one stacked matmul.
 
-Features are standardised by train statistics. Every (learning rate, weight decay) trains on the same minibatches of the
+Features are standardized by train statistics. Every (learning rate, weight decay) trains on the same minibatches of the
 same rows by SGD with momentum and a cosine to 0; the best on a stratified hold-out of train is refitted on all of train
 and scored once on test, which plays no part in any choice. Heads start at zero, so seeds differ by hold-out and order.
 """
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from corecli.base.rng import numpy_generator
-from corecli.metrics.parts.classes import check_labelled, index_classes
+from corecli.metrics.parts.classes import check_labeled, index_classes
 from corecli.metrics.parts.fitting import ROWS_PER_BLOCK, Classifier, Scaling, Split, holdout
-from corecli.metrics.parts.scores import Scores, predict, summarise
+from corecli.metrics.parts.scores import Scores, predict, summarize
 
 DIRECTION = {"probe_top1": "higher"}
 
@@ -60,15 +60,15 @@ def linear_probe(
     two training images that a hold-out needs.
     """
     options = options or ProbeOptions()
-    check_labelled(train_features, train_labels, where="train")
-    check_labelled(test_features, test_labels, where="test")
+    check_labeled(train_features, train_labels, where="train")
+    check_labeled(test_features, test_labels, where="test")
     classes, train_index, test_index = index_classes(train_labels, test_labels)
     runs = []
     for seed in seeds:
         split = holdout(train_index, options.holdout, seed)
         classifier, _ = fit_probe(train_features, train_index, split, options, seed=seed)
         runs.append(predict(classifier.logits, test_features, test_index))
-    return summarise(runs, test_index, num_classes=len(classes))
+    return summarize(runs, test_index, num_classes=len(classes))
 
 
 def fit_probe(
@@ -87,7 +87,7 @@ def fit_probe(
 
 @dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """Labelled features, scaled as they are read, so that no second copy of them exists."""
+    """Labeled features, scaled as they are read, so that no second copy of them exists."""
 
     features: Tensor
     labels: Tensor
@@ -96,7 +96,7 @@ class _Rows:
 
     @staticmethod
     def scaled(features: Tensor, labels: Tensor, rows: Tensor) -> _Rows:
-        """All rows, as the given ones are standardised."""
+        """All rows, as the given ones are standardized."""
         labels = labels.to(features.device)
         scaling = Scaling.of(features, rows)
         return _Rows(features=features, labels=labels, num_classes=int(labels.max()) + 1, scaling=scaling)

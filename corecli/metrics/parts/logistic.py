@@ -1,6 +1,6 @@
 """Logistic regression on cached features by L-BFGS, over a sweep of C with warm starts, from strong to weak.
 
-For every C it minimises C sum(loss) + |weight|^2 / 2 (scikit-learn's convention; the bias is free) on standardised
+For every C it minimizes C sum(loss) + |weight|^2 / 2 (scikit-learn's convention; the bias is free) on standardized
 features, to a tight tolerance: a loose one moves the accuracy at a C by points. The C that is best on the rows held
 out is fitted again on all rows. The 45 values are those of DINOv2 and SynCLR (appendix B.5).
 """
@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from corecli.metrics.parts.average_precision import mean_average_precision
-from corecli.metrics.parts.classes import check_labelled, index_classes
+from corecli.metrics.parts.classes import check_labeled, index_classes
 from corecli.metrics.parts.fitting import Classifier, Scaling, Split, holdout
-from corecli.metrics.parts.scores import predict, summarise
+from corecli.metrics.parts.scores import predict, summarize
 
 DIRECTION = {"logistic_top1": "higher"}
 
@@ -40,12 +40,12 @@ def compute(
     *, train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor
 ) -> dict[str, float]:
     """`logistic_top1` with the default options. Errors: DataError."""
-    check_labelled(train_features, train_labels, where="train")
-    check_labelled(test_features, test_labels, where="test")
+    check_labeled(train_features, train_labels, where="train")
+    check_labeled(test_features, test_labels, where="test")
     classes, train_index, test_index = index_classes(train_labels, test_labels)
     classifier, _ = fit_logistic(train_features, train_index, holdout(train_index, LogisticOptions().holdout, 0))
     found = predict(classifier.logits, test_features, test_index)
-    return {"logistic_top1": summarise([found], test_index, num_classes=len(classes)).top1}
+    return {"logistic_top1": summarize([found], test_index, num_classes=len(classes)).top1}
 
 
 def fit_logistic(
@@ -63,12 +63,12 @@ def fit_logistic(
     start, best = fitted.zeros(), (-math.inf, -math.inf)
     chosen, cost = start, options.costs[0]
     for value in options.costs:
-        start = _minimise(fitted, value, start, options)
+        start = _minimize(fitted, value, start, options)
         judged = held.quality(start) if len(options.costs) > 1 else (0.0, 0.0)
         if judged > best:
             best, chosen, cost = judged, start, value
     scaling = Scaling.of(features, split.final)
-    weight, bias = _minimise(_Rows.of(features, targets, split.final, scaling), cost, chosen, options)
+    weight, bias = _minimize(_Rows.of(features, targets, split.final, scaling), cost, chosen, options)
     return Classifier(scaling=scaling, weight=weight.float(), bias=bias.float()), cost
 
 
@@ -114,8 +114,8 @@ class _Rows:
         return float((logits.argmax(1) == self.targets).double().mean()), -loss
 
 
-def _minimise(rows: _Rows, cost: float, start: Parameters, options: LogisticOptions) -> Parameters:
-    """The weight [D, C] and bias [C] of the least regularised loss, from `start` on."""
+def _minimize(rows: _Rows, cost: float, start: Parameters, options: LogisticOptions) -> Parameters:
+    """The weight [D, C] and bias [C] of the least regularized loss, from `start` on."""
     weight, bias = (part.clone().requires_grad_() for part in start)
     num = len(rows.x)
     optimizer = torch.optim.LBFGS(

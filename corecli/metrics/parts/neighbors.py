@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine, by blocked matrix products: memory is one tile, never N x M."""
+"""Nearest neighbors by cosine, by blocked matrix products: memory is one tile, never N x M."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def predict(
     return Predictions(ranks=torch.cat(ranks), predicted=torch.cat(predicted))
 
 
-def summarise(runs: Sequence[Predictions], labels: Tensor, *, num_classes: int) -> Scores:
+def summarize(runs: Sequence[Predictions], labels: Tensor, *, num_classes: int) -> Scores:
     """The scores of one or more runs (seeds) on the same images, of `num_classes` classes in question."""
     labels = labels.cpu()
     hits = torch.stack([run.ranks == 0 for run in runs]).double()
@@ -101,6 +101,6 @@ def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
 def wilson_interval(share: float, num: int) -> tuple[float, float]:
     """The 95 % interval of a binomial share seen in `num` trials (Wilson 1927); sound also near 0 and 1."""
     z2 = float(ndtri(0.975)) ** 2
-    centre = (share + z2 / (2 * num)) / (1 + z2 / num)
+    center = (share + z2 / (2 * num)) / (1 + z2 / num)
     margin = math.sqrt(z2 * (share * (1 - share) / num + z2 / (4 * num**2))) / (1 + z2 / num)
-    return centre - margin, centre + margin
+    return center - margin, center + margin

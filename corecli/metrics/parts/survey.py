@@ -1,8 +1,8 @@
-"""All pairs of the rows of two sets, visited once: what metrics of neighbours, balls and kernels are made of.
+"""All pairs of the rows of two sets, visited once: what metrics of neighbors, balls and kernels are made of.
 
 The pairs are visited in tiles of a matrix product, so memory is one tile and never N x M; pairs within a set are
-visited once, not twice. Rows are centred first: in float32, products of what is left are as good as float64 products
-of the rows themselves, whose common part would drown the differences. Neighbours found in a tile are measured again
+visited once, not twice. Rows are centered first: in float32, products of what is left are as good as float64 products
+of the rows themselves, whose common part would drown the differences. Neighbors found in a tile are measured again
 from the differences, so that exact copies are at distance 0.
 """
 
@@ -29,7 +29,7 @@ _ROUNDING = 2.0**-20  # of a squared distance in a tile, in units of the largest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbours:
+class Neighbors:
     """Distances [N, k] to the nearest other rows, right to 1e-6, nearest first, and int64 [N, k] which they are."""
 
     distances: Tensor
@@ -38,7 +38,7 @@ class Neighbours:
 
 @dataclass(frozen=True, kw_only=True)
 class Balls:
-    """Who lies in whose ball: the ball of a row reaches to its k-th nearest neighbour in its own set.
+    """Who lies in whose ball: the ball of a row reaches to its k-th nearest neighbor in its own set.
 
     inside_reference: bool [N], samples in any closed ball (k 3) of a reference row; inside_samples: bool [M], the
     converse; counts: int64 [N], how many open balls (k 5) of reference rows hold each sample; covered: bool [M], the
@@ -67,11 +67,11 @@ class KernelSums:
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """The parts asked for: neighbours of samples in the reference and of each set's rows in it; balls; the kernel."""
+    """The parts asked for: neighbors of samples in the reference and of each set's rows in it; balls; the kernel."""
 
-    to_reference: Neighbours | None = None
-    among_samples: Neighbours | None = None
-    among_reference: Neighbours | None = None
+    to_reference: Neighbors | None = None
+    among_samples: Neighbors | None = None
+    among_reference: Neighbors | None = None
     balls: Balls | None = None
     kernel: KernelSums | None = None
 
@@ -81,14 +81,14 @@ def survey(
 ) -> Survey:
     """Visit all pairs of samples [N, ...] and reference [M, ...], of any number type and on one device.
 
-    `nearest` finds 2 neighbours of each sample in the reference and 1 of each reference row among the others, `balls` 5
+    `nearest` finds 2 neighbors of each sample in the reference and 1 of each reference row among the others, `balls` 5
     in each set too. rows: int64 [N] and [M], the numbers that decide the folds of `kernel` (default 0, 1, 2, ...).
     Errors: DataError for too few rows, other dimensions, or values that are not finite.
     """
     _check(samples, reference, parts)
     numbers = rows or (torch.arange(len(samples)), torch.arange(len(reference)))
-    centre = _mean(reference)
-    first, second = (_Points.of(x, centre, n) for x, n in zip((samples, reference), numbers, strict=True))
+    center = _mean(reference)
+    first, second = (_Points.of(x, center, n) for x, n in zip((samples, reference), numbers, strict=True))
     near, has_balls, kernel = not {"nearest", "balls"}.isdisjoint(parts), "balls" in parts, "kernel" in parts
     among_samples, own = _within(first, DENSITY_K if has_balls else 0, kernel=kernel)
     among_reference, theirs = _within(second, DENSITY_K if has_balls else int(near), kernel=kernel)
@@ -106,36 +106,36 @@ def survey(
 
 
 def kernel_values(x: Tensor, y: Tensor) -> Tensor:
-    """(x y / D + 1)^3 of rows x [N, D] and y [M, D], float64 [N, M], by float32 products of centred rows."""
-    centre = _mean(y)
-    first, second = (_Points.of(z, centre, torch.arange(len(z))) for z in (x, y))
+    """(x y / D + 1)^3 of rows x [N, D] and y [M, D], float64 [N, M], by float32 products of centered rows."""
+    center = _mean(y)
+    first, second = (_Points.of(z, center, torch.arange(len(z))) for z in (x, y))
     whole = slice(0, len(x)), slice(0, len(y))
     return _Tile.of(first, whole[0], second, whole[1]).kernel()
 
 
 class _Points(NamedTuple):
-    """Rows [N, ...] as given, and of the rows less the centre: float64 squared norms and products with the centre."""
+    """Rows [N, ...] as given, and of the rows less the center: float64 squared norms and products with the center."""
 
     rows: Tensor
-    centre: Tensor  # float32 [D]
+    center: Tensor  # float32 [D]
     norms: Tensor
     tilts: Tensor
     folds: Tensor  # float64 [N, 10], one-hot
 
     @staticmethod
-    def of(rows: Tensor, centre: Tensor, numbers: Tensor) -> _Points:
+    def of(rows: Tensor, center: Tensor, numbers: Tensor) -> _Points:
         norms, tilts = torch.empty(2, len(rows), dtype=torch.float64, device=rows.device)
         for a in _slices(len(rows)):
-            x = (rows[a].flatten(1).float() - centre).double()
-            norms[a], tilts[a] = x.square().sum(1), x @ centre.double()
+            x = (rows[a].flatten(1).float() - center).double()
+            norms[a], tilts[a] = x.square().sum(1), x @ center.double()
         if not torch.isfinite(norms).all():
             raise DataError("features contain NaN or infinity")
         folds = F.one_hot(folds_of(numbers), NUM_FOLDS).to(rows.device, torch.float64)
-        return _Points(rows, centre, norms, tilts, folds)
+        return _Points(rows, center, norms, tilts, folds)
 
-    def centred(self, a: slice) -> Tensor:
+    def centered(self, a: slice) -> Tensor:
         """Float32 [a, D]."""
-        return self.rows[a].flatten(1).float() - self.centre
+        return self.rows[a].flatten(1).float() - self.center
 
 
 class _Tile(NamedTuple):
@@ -149,7 +149,7 @@ class _Tile(NamedTuple):
 
     @staticmethod
     def of(first: _Points, a: slice, second: _Points, b: slice) -> _Tile:
-        return _Tile(first.centred(a) @ second.centred(b).T, first, a, second, b)
+        return _Tile(first.centered(a) @ second.centered(b).T, first, a, second, b)
 
     def squared(self) -> Tensor:
         """Squared distances, float32."""
@@ -158,9 +158,9 @@ class _Tile(NamedTuple):
 
     def kernel(self) -> Tensor:
         """KID's kernel of the rows as given, float64."""
-        centre = self.first.centre.double()
-        tilts = self.first.tilts[self.a][:, None] + centre.square().sum(), self.second.tilts[self.b]
-        return self.products.double().add_(tilts[0]).add_(tilts[1]).div_(len(centre)).add_(1).pow_(3)
+        center = self.first.center.double()
+        tilts = self.first.tilts[self.a][:, None] + center.square().sum(), self.second.tilts[self.b]
+        return self.products.double().add_(tilts[0]).add_(tilts[1]).div_(len(center)).add_(1).pow_(3)
 
     def folded(self, kernel: Tensor) -> Tensor:
         """Sums of kernel values by the folds of both rows, [10, 10]."""
@@ -187,7 +187,7 @@ class _Nearest:
 class _Lying:
     """Who lies in whose ball, as tiles of squared distances from samples to the reference come in."""
 
-    def __init__(self, first: _Points, own: Neighbours, second: _Points, theirs: Neighbours) -> None:
+    def __init__(self, first: _Points, own: Neighbors, second: _Points, theirs: Neighbors) -> None:
         slack = _ROUNDING * torch.maximum(first.norms.max(), second.norms.max())  # equal distances may differ so much
         own_k, their_k, density_k = (
             found.distances[:, k - 1].square()
@@ -209,7 +209,7 @@ class _Lying:
         self.balls.covered[b] |= held.any(0)
 
 
-def _within(points: _Points, k: int, *, kernel: bool) -> tuple[Neighbours, Tensor]:
+def _within(points: _Points, k: int, *, kernel: bool) -> tuple[Neighbors, Tensor]:
     """The k nearest others of every row, and sums of the kernel by fold."""
     num, device = len(points.rows), points.rows.device
     k = min(k, num - 1)
@@ -232,7 +232,7 @@ def _within(points: _Points, k: int, *, kernel: bool) -> tuple[Neighbours, Tenso
 
 def _between(
     first: _Points, second: _Points, k: int, lying: _Lying | None, *, kernel: bool
-) -> tuple[Neighbours, Tensor]:
+) -> tuple[Neighbors, Tensor]:
     """The k nearest rows of the second set for every row of the first, and sums of the kernel by fold."""
     num, others = len(first.rows), len(second.rows)
     k = min(k, others)
@@ -251,7 +251,7 @@ def _between(
     return _measured(first.rows, second.rows, nearest.places, k), sums
 
 
-def _measured(queries: Tensor, references: Tensor, places: Tensor, k: int) -> Neighbours:
+def _measured(queries: Tensor, references: Tensor, places: Tensor, k: int) -> Neighbors:
     """The k nearest of the candidates `places` [N, c] by distances measured from differences."""
     found = torch.zeros(places.shape, dtype=torch.float64, device=places.device)
     for start in range(0, len(queries), _MEASURED_ROWS):
@@ -260,7 +260,7 @@ def _measured(queries: Tensor, references: Tensor, places: Tensor, k: int) -> Ne
         for column, others in enumerate(places[a].T):
             found[a, column] = torch.linalg.vector_norm(references[others].flatten(1).float() - x, dim=1).double()
     distances, order = found.sort(dim=1, stable=True)
-    return Neighbours(distances=distances[:, :k], indices=places.gather(1, order)[:, :k])
+    return Neighbors(distances=distances[:, :k], indices=places.gather(1, order)[:, :k])
 
 
 def _slices(num: int, *, first: int = 0) -> Iterator[slice]:
@@ -268,7 +268,7 @@ def _slices(num: int, *, first: int = 0) -> Iterator[slice]:
 
 
 def _mean(rows: Tensor) -> Tensor:
-    """Float32 [D]; where exactly the centre lies does not matter, only that it is the same for all."""
+    """Float32 [D]; where exactly the center lies does not matter, only that it is the same for all."""
     total = torch.zeros(rows[0].numel(), dtype=torch.float64, device=rows.device)
     for a in _slices(len(rows)):
         total += rows[a].flatten(1).double().sum(0)

@@ -1,4 +1,4 @@
-"""Weights of the FID Inception network, from any of the files people have; recognised by content, never downloaded."""
+"""Weights of the FID Inception network, from any of the files people have; recognized by content, never downloaded."""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ from corecli.engine.dist import current_rank, gather_with_gradient
 
 
 def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float) -> Tensor:
-    """The normalised temperature-scaled cross-entropy of two views, each [B, D] of any length (SimCLR, Eq. 1).
+    """The normalized temperature-scaled cross-entropy of two views, each [B, D] of any length (SimCLR, Eq. 1).
 
     The mean over this rank's 2B anchors; each is told from all 2B * size - 1 other views of the global batch.
     """
     with full_precision(z0):
-        z = F.normalize(widened(torch.stack((z0, z1), dim=1)), dim=-1)  # [B, 2, D]: an image's views are neighbours
+        z = F.normalize(widened(torch.stack((z0, z1), dim=1)), dim=-1)  # [B, 2, D]: an image's views are neighbors
         anchors, keys = z.flatten(0, 1), gather_with_gradient(z).flatten(0, 1)  # [2B, D], [2B * size, D]
         logits, itself = _without_itself(anchors @ keys.T / temperature)
         return F.cross_entropy(logits, itself ^ 1)

@@ -51,7 +51,7 @@ def supervised_contrastive(z: Tensor, labels: Tensor, *, temperature: float) -> 
     all anchors have a positive.
     """
     num_views = len(z)
-    anchors = z.transpose(0, 1).flatten(0, 1)  # an image's views are neighbours
+    anchors = z.transpose(0, 1).flatten(0, 1)  # an image's views are neighbors
     labels = labels.repeat_interleave(num_views)
     keys, key_labels = gather_with_gradient(anchors), gather_with_gradient(labels)
     return multi_positive(anchors, keys, labels, key_labels, temperature=temperature, itself=places(labels))

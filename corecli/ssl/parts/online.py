@@ -54,7 +54,7 @@ class OnlineProbe(nn.Module):
 
 
 def subset_rows(labels: np.ndarray) -> np.ndarray:
-    """Up to 512 rows spread evenly over the labelled ones, or over all where none is labelled."""
+    """Up to 512 rows spread evenly over the labeled ones, or over all where none is labeled."""
     known = np.flatnonzero(labels >= 0)
     rows = known if len(known) else np.arange(len(labels))
     return rows[np.linspace(0, len(rows) - 1, min(_SUBSET, len(rows))).astype(int)]

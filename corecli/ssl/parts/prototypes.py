@@ -12,7 +12,7 @@ from corecli.ssl.parts.losses import full_precision, widened
 class Prototypes(nn.Module):
     """K directions: embeddings [..., D] of any length -> their cosines [..., K], in float32 or wider.
 
-    A linear layer with weight normalisation, whose scales are fixed at 1 unless they are learned.
+    A linear layer with weight normalization, whose scales are fixed at 1 unless they are learned.
     """
 
     def __init__(self, num: int, dim: int, *, learned_scale: bool = False) -> None:

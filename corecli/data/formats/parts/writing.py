@@ -26,7 +26,7 @@ def begin_stream(
     """((H, W), uint8 arrays [n, 3, H, W]) of a stream of tensors; the size comes from the first chunk.
 
     Only one chunk is held at a time. Errors: DataError for an empty set; a stream that does not fit `rows` is a
-    programmer's mistake.
+    programr's mistake.
     """
     if not len(rows):
         raise DataError("no images to write", where=where)

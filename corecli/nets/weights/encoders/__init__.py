@@ -1,4 +1,4 @@
-"""Encoders of other tools, recognised by the content of their checkpoints, one file per family of networks.
+"""Encoders of other tools, recognized by the content of their checkpoints, one file per family of networks.
 
 The names tell the network and where in the file it is, the shapes its size. Projectors, predictors, classifiers and
 decoders are dropped knowingly; any other name that is left over is an error, since a silently ignored weight is a wrong
@@ -14,7 +14,7 @@ from corecli.nets.weights.encoders.names import Foreign, Tensors, choose
 _FAMILIES = (resnet, vit)
 
 
-def recognise(tensors: Tensors, *, where: object) -> Foreign:
+def recognize(tensors: Tensors, *, where: object) -> Foreign:
     """Find the one ResNet or ViT in the flattened `tensors` of a file.
 
     Errors: DataError when there is none, several, or one with names that are neither a backbone's nor a head's.

@@ -22,7 +22,7 @@ _HEADS = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Foreign:
-    """A recognised backbone: its name, its stem, the size of its images, and its weights under our names."""
+    """A recognized backbone: its name, its stem, the size of its images, and its weights under our names."""
 
     backbone: str
     stem: Stem | None

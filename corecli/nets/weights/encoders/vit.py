@@ -15,7 +15,7 @@ from corecli.base.errors import DataError
 from corecli.nets.vit import PREFIX, SIZES, sincos_positions
 from corecli.nets.weights.encoders.names import Foreign, Tensors, under, without_heads
 
-# Mask tokens and decoders of masked image modelling, which serve its loss alone.
+# Mask tokens and decoders of masked image modeling, which serve its loss alone.
 _NOT_EVALUATED = re.compile(r"mask_token$|masked_embed$|decoder[._]")
 _PATCHES = {"patch_embed.proj.weight": "blocks.", "conv_proj.weight": "encoder.layers."}
 _FROM_TORCHVISION = (
