@@ -55,7 +55,7 @@ class ImageSet(Protocol):
         ...
 
     @property
-    def stages(self) -> tuple[int, ...]:
+    def segments(self) -> tuple[int, ...]:
         """Lengths of consecutive ranges of slots shown one after another; one range except in sequential mixtures."""
         ...
 

@@ -65,9 +65,9 @@ class LatentSet:
         return self.images.slots
 
     @property
-    def stages(self) -> tuple[int, ...]:
+    def segments(self) -> tuple[int, ...]:
         """Those of the images."""
-        return self.images.stages
+        return self.images.segments
 
     @property
     def guard(self) -> bool:

@@ -50,7 +50,7 @@ class Chooser(Protocol):
     def num_entries(self) -> int: ...
 
     def of(self, images: np.ndarray, epoch: tuple[int, int]) -> np.ndarray:
-        """int64 [E, B]: the rows that E entries show for the rows `images` [B] in an epoch, (stage, epoch of it)."""
+        """int64 [E, B]: the rows that E entries show for the rows `images` [B] in an epoch, (segment, epoch of it)."""
         ...
 
 

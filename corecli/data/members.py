@@ -60,20 +60,20 @@ def pairs(entries: Sequence[Entry]) -> bool:
 
 
 def anchors(
-    rows: Rows, slots: np.ndarray, stages: Sequence[int], entries: Sequence[Entry]
+    rows: Rows, slots: np.ndarray, segments: Sequence[int], entries: Sequence[Entry]
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The slots of an epoch under these views, and its stages: those of real images where views are paired.
+    """The slots of an epoch under these views, and its segments: those of real images where views are paired.
 
     Errors: DataError when there are no real images, or none of them has a synthetic one in its group.
     """
     if not pairs(entries):
-        return slots, tuple(stages)
+        return slots, tuple(segments)
     real = rows.origins[slots] == REAL
     if not real.any():
         raise DataError("no real images to pair", hint="inflate --real SET --synthetic SET says which are which")
     if any(entry.source != "real" for entry in entries) and not _Members(rows, SYNTHETIC).count.any():
         raise DataError("no synthetic images to pair", hint="inflate --real SET --synthetic SET joins them by group")
-    ends = np.cumsum([0, *stages])
+    ends = np.cumsum([0, *segments])
     kept = (int(real[a:b].sum()) for a, b in zip(ends[:-1], ends[1:], strict=True))
     return slots[real], tuple(num for num in kept if num)
 
@@ -89,7 +89,7 @@ class Members:
         self._drawn: tuple[tuple[int, int], np.ndarray, np.ndarray] | None = None
 
     def of(self, images: np.ndarray, epoch: tuple[int, int]) -> np.ndarray:
-        """int64 [E, B]: the rows that E entries show for the rows `images` [B] in an epoch, (stage, epoch of it)."""
+        """int64 [E, B]: the rows that E entries show for the rows `images` [B] in an epoch, (segment, epoch of it)."""
         if self._synthetic is None:
             return np.stack([images] * self.num_entries)
         variant, coin = self._draws(epoch)

@@ -191,10 +191,10 @@ def summary(image_set: ImageSet, batch_size: int) -> dict[str, Any]:
 
 
 def _collisions(image_set: ImageSet, batch_size: int) -> float:
-    """Sum over stages of their share of the batches times B(B-1)/2 P(two slots drawn are of one group)."""
+    """Sum over segments of their share of the batches times B(B-1)/2 P(two slots drawn are of one group)."""
     groups = image_set.rows.group_ids[image_set.slots]
     expected, start = 0.0, 0
-    for length in image_set.stages:
+    for length in image_set.segments:
         counts = np.bincount(groups[start : start + length]).astype(np.float64)
         batch = min(batch_size, length)
         same = float((counts * (counts - 1)).sum()) / max(1, length * (length - 1))

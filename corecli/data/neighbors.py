@@ -29,7 +29,7 @@ class Neighbors:
         self._drawn: tuple[tuple[int, int], np.ndarray] | None = None
 
     def of(self, images: np.ndarray, epoch: tuple[int, int]) -> np.ndarray:
-        """int64 [1, B]: a neighbor of each row of `images` [B], drawn anew every epoch, (stage, epoch of it)."""
+        """int64 [1, B]: a neighbor of each row of `images` [B], drawn anew every epoch, (segment, epoch of it)."""
         if self._drawn is None or self._drawn[0] != epoch:
             num_rows, num = self._nearest.shape
             self._drawn = epoch, numpy_generator(self._seed, "neighbours", *epoch).integers(num, size=num_rows)

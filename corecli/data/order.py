@@ -13,9 +13,9 @@ from corecli.base.rng import numpy_generator
 _REPAIR_ROUNDS, _CANDIDATES = 32, 8
 
 
-def steps_per_epoch(stages: Sequence[int], batch_size: int) -> int:
-    """Full batches in one pass over all slots; each stage drops the rest of its last batch."""
-    return sum(num_slots // batch_size for num_slots in stages)
+def steps_per_epoch(segments: Sequence[int], batch_size: int) -> int:
+    """Full batches in one pass over all slots; each segment drops the rest of its last batch."""
+    return sum(num_slots // batch_size for num_slots in segments)
 
 
 def sequential_batches(num_rows: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> Iterator[np.ndarray]:
@@ -75,11 +75,11 @@ class Sets:
 class Order:
     """The rows of every global batch of a run.
 
-    Within an epoch the slots are shuffled by (seed, stage, epoch) and cut into full batches; those left over wait for
-    the next shuffle. Consecutive stages of slots (a sequential mixture) take turns: a stage is given steps in
-    proportion to its slots, so that each of its images is shown as often as one of any other stage.
+    Within an epoch the slots are shuffled by (seed, segment, epoch) and cut into full batches; those left over wait for
+    the next shuffle. Consecutive segments of slots (a sequential mixture) take turns: a segment is given steps in
+    proportion to its slots, so that each of its images is shown as often as one of any other segment.
 
-    slots: int64, the row shown in each slot of an epoch (a repeated row has several); stages: lengths of consecutive
+    slots: int64, the row shown in each slot of an epoch (a repeated row has several); segments: lengths of consecutive
     ranges of slots, which add up to their number; total_steps: of the whole run, resumed or not.
 
     distinct_groups: int64, the group of every row, numbered from 0. Where given, a batch holds at most one member of a
@@ -90,47 +90,47 @@ class Order:
     sets: where given, a batch is made of whole sets, which must divide it (an assertion), and an epoch has as many
     images as `sets` says.
 
-    Errors: DataError when a stage has fewer slots than a batch, or a batch more images than there are groups.
+    Errors: DataError when a segment has fewer slots than a batch, or a batch more images than there are groups.
     """
 
     def __init__(
         self,
         slots: np.ndarray,
         *,
-        stages: Sequence[int],
+        segments: Sequence[int],
         batch_size: int,
         seed: int,
         total_steps: int,
         distinct_groups: np.ndarray | None = None,
         sets: Sets | None = None,
     ) -> None:
-        assert sum(stages) == len(slots), "stages must cover the slots"
+        assert sum(segments) == len(slots), "segments must cover the slots"
         assert sets is None or (batch_size % sets.size == 0 and distinct_groups is None)
         self.batch_size, self.total_steps = batch_size, total_steps
         self._seed = seed
-        self._stages = np.split(slots, np.cumsum(stages)[:-1])
+        self._segments = np.split(slots, np.cumsum(segments)[:-1])
         self._groups, self._sets = distinct_groups, sets
-        for rows in self._stages:
+        for rows in self._segments:
             self._check(rows)
-        self._epoch_batches = [self._num_images(rows) // batch_size for rows in self._stages]
-        ends = np.cumsum(stages)
+        self._epoch_batches = [self._num_images(rows) // batch_size for rows in self._segments]
+        ends = np.cumsum(segments)
         self._first_steps = [0, *(int(total_steps * end // ends[-1]) for end in ends[:-1])]
         self._epoch: tuple[int, int] | None = None
         self._batches = np.empty((0, batch_size), dtype=np.int64)
 
     def batch(self, step: int) -> np.ndarray:
         """The rows of the global batch of `step`: int64 [batch_size]."""
-        stage, epoch, index = self.locate(step)
-        if self._epoch != (stage, epoch):
-            self._batches = self._shuffled(stage, epoch)
-            self._epoch = (stage, epoch)
+        segment, epoch, index = self.locate(step)
+        if self._epoch != (segment, epoch):
+            self._batches = self._shuffled(segment, epoch)
+            self._epoch = (segment, epoch)
         return self._batches[index]
 
     def locate(self, step: int) -> tuple[int, int, int]:
-        """The stage of a step, the epoch within the stage and the batch within the epoch."""
-        stage = int(np.searchsorted(self._first_steps, step, side="right")) - 1
-        epoch, index = divmod(step - self._first_steps[stage], self._epoch_batches[stage])
-        return stage, epoch, index
+        """The segment of a step, the epoch within the segment and the batch within the epoch."""
+        segment = int(np.searchsorted(self._first_steps, step, side="right")) - 1
+        epoch, index = divmod(step - self._first_steps[segment], self._epoch_batches[segment])
+        return segment, epoch, index
 
     def _num_images(self, rows: np.ndarray) -> int:
         return len(rows) if self._sets is None else self._sets.num_images(rows)
@@ -138,7 +138,7 @@ class Order:
     def _check(self, rows: np.ndarray) -> None:
         num_images = self._num_images(rows)
         if num_images < self.batch_size:
-            what = "images" if len(self._stages) == 1 else "images in a stage"
+            what = "images" if len(self._segments) == 1 else "images in a segment"
             raise DataError(
                 f"{num_images} {what} cannot fill a batch of {self.batch_size}", hint="use a smaller batch size"
             )
@@ -149,9 +149,9 @@ class Order:
             reason = f"a batch of {self.batch_size} cannot hold at most one image of each of {num_groups} groups"
             raise DataError(reason, hint="use a smaller batch size, or let groups repeat within a batch")
 
-    def _shuffled(self, stage: int, epoch: int) -> np.ndarray:
-        g = numpy_generator(self._seed, "order", stage, epoch)
-        rows = self._stages[stage]
+    def _shuffled(self, segment: int, epoch: int) -> np.ndarray:
+        g = numpy_generator(self._seed, "order", segment, epoch)
+        rows = self._segments[segment]
         rows = g.permutation(rows) if self._sets is None else self._sets.shuffled(rows, g)
         if self._groups is not None:
             rows = rows[_spread(self._groups[rows], self.batch_size, g)]

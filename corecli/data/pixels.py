@@ -88,8 +88,8 @@ class PlainSet:
         return self._every_row
 
     @property
-    def stages(self) -> tuple[int, ...]:
-        """One stage."""
+    def segments(self) -> tuple[int, ...]:
+        """One segment."""
         return (len(self.rows),)
 
     @property

@@ -146,7 +146,7 @@ def test_rows_and_pixels_agree(opened: ImageSet) -> None:
         == num
     )
     assert set(opened.slots.tolist()) == set(range(num))
-    assert sum(opened.stages) == len(opened.slots)
+    assert sum(opened.segments) == len(opened.slots)
     assert int(opened.rows.labels.max()) < len(opened.class_names)
     assert (opened.bad, opened.guard) == ((), False)
 

@@ -557,5 +557,5 @@ def test_opening_imports_no_torch(tmp_path: Path) -> None:
 
 def test_formats_are_image_sets(tmp_path: Path) -> None:
     found: ImageSet = open_set(_write(tmp_path / "set"))
-    assert found.stages == (3,)
+    assert found.segments == (3,)
     assert found.slots.dtype == np.int64

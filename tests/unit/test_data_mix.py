@@ -62,7 +62,7 @@ def test_union_with_repeat(tmp_path: Path, real: str, synthetic: str) -> None:
         *((k, 2) for k in found.rows.keys[:6]),
         *((k, 1) for k in found.rows.keys[6:]),
     }
-    assert found.stages == (16,)
+    assert found.segments == (16,)
     assert found.read(np.array([7, 0, 9, 5]))[:, 0, 0, 0].tolist() == [101, 0, 103, 5]
 
 
@@ -81,9 +81,9 @@ def test_nothing_to_show(tmp_path: Path, real: str) -> None:
         _open(tmp_path, Part(set=real, repeat=0.01))
 
 
-def test_sequential_stages(tmp_path: Path, real: str, synthetic: str) -> None:
+def test_sequential_segments(tmp_path: Path, real: str, synthetic: str) -> None:
     found = _open(tmp_path, Part(set=real, repeat=3), Part(set=synthetic, repeat=2), order="sequential")
-    assert found.stages == (18, 8)
+    assert found.segments == (18, 8)
     assert set(found.slots[:18].tolist()) == set(range(6))
     assert set(found.slots[18:].tolist()) == set(range(6, 10))
 
@@ -301,7 +301,7 @@ def test_expected_collisions_by_enumeration(tmp_path: Path, real: str, synthetic
     assert summary(image_set, 3)["collisions_per_batch"] == pytest.approx(pairs / len(batches))
 
 
-def test_expected_collisions_of_sequential_stages(tmp_path: Path, real: str, synthetic: str) -> None:
+def test_expected_collisions_of_sequential_segments(tmp_path: Path, real: str, synthetic: str) -> None:
     parts = (Part(set=real, repeat=2), Part(set=synthetic))
     image_set = _open(tmp_path, *parts, order="sequential")
     alone = [summary(_open(tmp_path, part, name="one.json"), 3)["collisions_per_batch"] for part in parts]
@@ -333,10 +333,10 @@ def test_missing_partners(tmp_path: Path, real: str, synthetic: str) -> None:
         _open(tmp_path, *parts, missing="fail")
     dropped = _open(tmp_path, *parts, missing="drop", order="sequential")
     assert dropped.rows.keys == ["cat/0", "dog/1", "cat/0@0", "cat/0@1", "dog/1@0", "dog/9@0"]
-    assert dropped.stages == (4, 4)
+    assert dropped.segments == (4, 4)
     assert set(_shown(dropped).items()) >= {("cat/0", 2), ("dog/1", 2), ("dog/9@0", 1)}
     assert dropped.read(np.array([1, 2]))[:, 0, 0, 0].tolist() == [5, 100]
-    assert _open(tmp_path, Part(set=real, first=1), Part(set=synthetic), missing="fail").stages == (5,)
+    assert _open(tmp_path, Part(set=real, first=1), Part(set=synthetic), missing="fail").segments == (5,)
 
 
 # The file

@@ -131,7 +131,7 @@ def test_the_loader_reads_them_like_images(
 ) -> None:
     monkeypatch.setattr(loader, "_worth_holding", lambda *_: held)  # as on a GPU, where there is room
     latents = prepared(generator_on(HALVING), images, tmp_path)
-    order = Order(latents.slots, stages=latents.stages, batch_size=6, seed=0, total_steps=4)
+    order = Order(latents.slots, segments=latents.segments, batch_size=6, seed=0, total_steps=4)
     for _, moments, rows in Loader(latents, order, world=World()):
         assert torch.equal(moments, latents.read(rows))
     whole = torch.cat(
@@ -154,7 +154,7 @@ def test_a_mixture_is_encoded_by_rows_and_shown_by_slots(images: ImageSet, tmp_p
     assert len(latents.rows) == NUM + 4 == len(latents.read(np.arange(NUM + 4)))
     assert latents.slots.tolist() == mixture.slots.tolist() and len(latents.slots) == NUM + 12
     assert latents.rows.groups == mixture.rows.groups and latents.guard == mixture.guard
-    order = Order(latents.slots, stages=latents.stages, batch_size=8, seed=0, total_steps=4)
+    order = Order(latents.slots, segments=latents.segments, batch_size=8, seed=0, total_steps=4)
     shown = []
     for _, moments, rows in Loader(latents, order, world=World()):
         torch.testing.assert_close(moments, generator.moments(mixture.read(rows)), atol=2e-3, rtol=2e-3)

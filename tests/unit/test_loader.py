@@ -44,7 +44,7 @@ class MemorySet:
         return np.arange(len(self.images))
 
     @property
-    def stages(self) -> tuple[int, ...]:
+    def segments(self) -> tuple[int, ...]:
         return (len(self.images),)
 
     @property
@@ -64,7 +64,7 @@ def set_of(num: int, size: int = 8, **fields) -> MemorySet:
 
 
 def order_of(image_set: ImageSet, batch_size: int, total_steps: int = 10) -> Order:
-    return Order(image_set.slots, stages=image_set.stages, batch_size=batch_size, seed=0, total_steps=total_steps)
+    return Order(image_set.slots, segments=image_set.segments, batch_size=batch_size, seed=0, total_steps=total_steps)
 
 
 def rank(rank: int = 0, size: int = 1) -> SimpleNamespace:

@@ -95,12 +95,12 @@ def test_synthetic_views_of_one_image_differ_while_there_are_enough() -> None:
 def test_an_epoch_of_pairs_goes_over_the_real_images_alone() -> None:
     rows = grouped(1)
     slots = np.concatenate([np.tile(np.arange(NUM), 2), np.arange(NUM, len(rows))])
-    paired, stages = anchors(rows, slots, (2 * NUM, NUM - 1), parse_views("real:1g,synthetic:1g"))
+    paired, segments = anchors(rows, slots, (2 * NUM, NUM - 1), parse_views("real:1g,synthetic:1g"))
     assert np.array_equal(paired, np.tile(np.arange(NUM), 2))
-    assert stages == (2 * NUM,)
-    plain, stages = anchors(rows, slots, (2 * NUM, NUM - 1), parse_views("2g"))
+    assert segments == (2 * NUM,)
+    plain, segments = anchors(rows, slots, (2 * NUM, NUM - 1), parse_views("2g"))
     assert plain is slots
-    assert stages == (2 * NUM, NUM - 1)
+    assert segments == (2 * NUM, NUM - 1)
 
 
 def test_nothing_to_pair_is_refused() -> None:

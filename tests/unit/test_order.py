@@ -9,11 +9,11 @@ from corecli.base.errors import DataError
 from corecli.data.order import Order, Sets, positions, sequential_batches, steps_per_epoch
 
 
-def order_of(num: int, *, batch_size: int, stages=None, total_steps=1000, seed=0, slots=None, groups=None) -> Order:
+def order_of(num: int, *, batch_size: int, segments=None, total_steps=1000, seed=0, slots=None, groups=None) -> Order:
     slots = np.arange(num) if slots is None else slots
     return Order(
         slots,
-        stages=stages or (len(slots),),
+        segments=segments or (len(slots),),
         batch_size=batch_size,
         seed=seed,
         total_steps=total_steps,
@@ -50,7 +50,7 @@ def test_a_batch_depends_on_seed_and_step_alone():
 
 
 def test_stages_follow_one_another_with_steps_in_proportion_to_their_slots():
-    order = order_of(90, batch_size=10, stages=(30, 60), total_steps=30)
+    order = order_of(90, batch_size=10, segments=(30, 60), total_steps=30)
     first, second = ([order.batch(step) for step in steps] for steps in (range(10), range(10, 30)))
     assert np.concatenate(first).max() < 30 <= np.concatenate(second).min()
     shown = np.bincount(np.concatenate(first + second))
@@ -62,8 +62,8 @@ def test_stages_follow_one_another_with_steps_in_proportion_to_their_slots():
 def test_fewer_slots_than_a_batch_is_a_data_error():
     with pytest.raises(DataError, match=r"7 images cannot fill a batch of 8 \(use a smaller batch size\)"):
         order_of(7, batch_size=8)
-    with pytest.raises(DataError, match="5 images in a stage cannot fill"):
-        order_of(25, batch_size=8, stages=(20, 5))
+    with pytest.raises(DataError, match="5 images in a segment cannot fill"):
+        order_of(25, batch_size=8, segments=(20, 5))
 
 
 @pytest.mark.parametrize(("members", "batch_size"), [(2, 64), (5, 64), (2, 240), (12, 16)])
@@ -140,7 +140,7 @@ def sets_of(size: int) -> Sets:
 def test_a_batch_of_whole_groups_holds_several_members_of_each():
     sets = sets_of(4)
     slots = np.arange(len(sets.groups))
-    order = Order(slots, stages=(len(slots),), batch_size=8, seed=0, total_steps=100, sets=sets)
+    order = Order(slots, segments=(len(slots),), batch_size=8, seed=0, total_steps=100, sets=sets)
     num_images = sets.num_images(slots)
     assert num_images == 4 * sum(max(1, size // 4) for size in GROUP_SIZES) == 4 * 10
     assert sets.num_short(slots) == 3
@@ -159,12 +159,12 @@ def test_a_batch_of_whole_groups_holds_several_members_of_each():
     assert not np.array_equal(order.batch(0), order.batch(5))
 
 
-def test_batches_of_whole_groups_resume_and_follow_stages():
+def test_batches_of_whole_groups_resume_and_follow_segments():
     sets = sets_of(2)
     slots = np.concatenate([np.arange(20), np.arange(37)])  # rows shown twice are members twice
 
     def made() -> Order:
-        return Order(slots, stages=(20, 37), batch_size=4, seed=1, total_steps=60, sets=sets)
+        return Order(slots, segments=(20, 37), batch_size=4, seed=1, total_steps=60, sets=sets)
 
     straight, resumed = made(), made()
     batches = [straight.batch(step) for step in range(60)]

@@ -143,8 +143,8 @@ class Corrupted:
         return self.data.slots
 
     @property
-    def stages(self) -> tuple[int, ...]:
-        return self.data.stages
+    def segments(self) -> tuple[int, ...]:
+        return self.data.segments
 
     @property
     def guard(self) -> bool:

@@ -133,7 +133,7 @@ def _views(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This rank's windows of every step, float [b, 3, S, S] in [0, 1], and their masks, int64 [b, S, S]."""
     steps, side = of_mode(config, "steps"), of_mode(config, "crop_px")
-    order = Order(np.arange(len(train)), stages=(len(train),), batch_size=batch, seed=seed, total_steps=steps)
+    order = Order(np.arange(len(train)), segments=(len(train),), batch_size=batch, seed=seed, total_steps=steps)
     own = slice(world.rank * batch // world.size, (world.rank + 1) * batch // world.size)
     rows = (order.batch(step)[own] for step in range(steps))
 

@@ -264,7 +264,9 @@ def _views(
 
 
 def _order(rows: Tensor, plan: Plan, seed: int) -> Order:
-    return Order(rows.numpy(), stages=(len(rows),), batch_size=plan.batch_size, seed=seed, total_steps=plan.total_steps)
+    return Order(
+        rows.numpy(), segments=(len(rows),), batch_size=plan.batch_size, seed=seed, total_steps=plan.total_steps
+    )
 
 
 def _chosen_layer(config: Config, encoder: Encoder, views: Tensor) -> Tensor:

@@ -133,7 +133,7 @@ def run(config: Config, world: World) -> Outcome:
     trainer = GenTrainer(config, data, table, stage, captions, condition=condition_of(config), world=world)
     order = Order(
         data.slots,
-        stages=data.stages,
+        segments=data.segments,
         batch_size=config.batch_size,
         seed=config.seed,
         total_steps=config.steps,

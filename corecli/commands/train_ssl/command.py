@@ -106,7 +106,7 @@ def _batches(
         seed = config.seed if index == 0 else derive(config.seed, "stage", index)
         order = Order(
             stage.slots,
-            stages=stage.slot_stages,
+            segments=stage.segments,
             batch_size=config.batch_size,
             seed=seed,
             total_steps=stage.steps,

@@ -32,7 +32,7 @@ class StagePlan(Stage):
     recipes: tuple[Recipe, ...]  # of the global views
     local_recipe: Recipe
     slots: np.ndarray
-    slot_stages: tuple[int, ...]
+    segments: tuple[int, ...]
     sets: Sets | None
     warmup_steps: int
 
@@ -49,7 +49,7 @@ class StagePlan(Stage):
     @property
     def epoch_images(self) -> int:
         """Images of an epoch."""
-        return _epoch_images(self.slots, self.slot_stages, self.sets)
+        return _epoch_images(self.slots, self.segments, self.sets)
 
 
 def plan_stages(config: Config, data: ImageSet) -> tuple[StagePlan, ...]:
@@ -109,9 +109,9 @@ def _plan_stage(text: str, config: Config, data: ImageSet) -> StagePlan:
     augment = config.augment or (told["AUGMENT"],)
     changes = parse_changes(named_values(config.augment_set, option="--augment-set"))
     with about(config.data):
-        slots, slot_stages = anchors(data.rows, data.slots, data.stages, entries)
+        slots, segments = anchors(data.rows, data.slots, data.segments, entries)
     sets = _sets(config, data, entries)
-    num_images = _epoch_images(slots, slot_stages, sets)
+    num_images = _epoch_images(slots, segments, sets)
     if num_images < config.batch_size:
         reason = f"{num_images} images are fewer than a batch of {config.batch_size}"
         raise DataError(reason, where=config.data, hint=f"give --batch-size {num_images} or less")
@@ -125,7 +125,7 @@ def _plan_stage(text: str, config: Config, data: ImageSet) -> StagePlan:
         recipes=view_recipes(augment, num_views=sum(entry.num_global for entry in entries), changes=changes),
         local_recipe=local_recipe(augment, changes=changes),
         slots=slots,
-        slot_stages=slot_stages,
+        segments=segments,
         sets=sets,
         warmup_steps=_warmup_steps(config, stage, epoch),
     )
@@ -152,10 +152,10 @@ def _sets(config: Config, data: ImageSet, entries: tuple[Entry, ...]) -> Sets | 
     return Sets(groups=data.rows.group_ids, size=size)
 
 
-def _epoch_images(slots: np.ndarray, slot_stages: tuple[int, ...], sets: Sets | None) -> int:
+def _epoch_images(slots: np.ndarray, segments: tuple[int, ...], sets: Sets | None) -> int:
     if sets is None:
         return len(slots)
-    return sum(sets.num_images(rows) for rows in np.split(slots, np.cumsum(slot_stages)[:-1]))
+    return sum(sets.num_images(rows) for rows in np.split(slots, np.cumsum(segments)[:-1]))
 
 
 def _num_alone(stage: StagePlan, data: ImageSet) -> int:

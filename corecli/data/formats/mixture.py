@@ -37,7 +37,7 @@ class MixtureSet:
     rows: Rows
     class_names: tuple[str, ...]
     slots: np.ndarray
-    stages: tuple[int, ...]
+    segments: tuple[int, ...]
     guard: bool
     sets: tuple[ImageSet, ...]
     part_of: np.ndarray
@@ -61,7 +61,7 @@ class MixtureSet:
     @property
     def fingerprint(self) -> str:
         """The hash of the parts' fingerprints, the keys and the slots."""
-        shown = [hashlib.sha256(self.slots.tobytes()).hexdigest(), repr(self.stages), repr(self.guard)]
+        shown = [hashlib.sha256(self.slots.tobytes()).hexdigest(), repr(self.segments), repr(self.guard)]
         return digest(*(part.fingerprint for part in self.sets), *self.rows.keys, *shown)
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
@@ -112,14 +112,14 @@ def _assemble(
     chosen = [choose_rows(s.rows, part, part.set) for s, part in zip(sets, mixture.parts, strict=True)]
     class_names = _join_class_names(sets)
     rows = _join_rows(mixture, sets, chosen, class_names, path)
-    slots, stages = _join_slots(mixture, sets, chosen)
+    slots, segments = _join_slots(mixture, sets, chosen)
     if not len(slots):
         raise DataError("an epoch without images", where=path, hint="raise a repeat")
     whole = MixtureSet(
         rows=rows,
         class_names=class_names,
         slots=slots,
-        stages=stages if mixture.order == "sequential" else (len(slots),),
+        segments=segments if mixture.order == "sequential" else (len(slots),),
         guard=mixture.guard,
         sets=sets,
         part_of=np.repeat(np.arange(len(sets)), [len(c) for c in chosen]),
@@ -218,12 +218,12 @@ def _partnered(whole: MixtureSet, mixture: Mixture, path: Path) -> MixtureSet:
     kept = np.flatnonzero(~lonely)
     new_row = np.cumsum(~lonely) - 1
     shown = ~lonely[whole.slots]
-    ends = np.cumsum([0, *whole.stages])
+    ends = np.cumsum([0, *whole.segments])
     return replace(
         whole,
         rows=whole.rows.take(kept),
         slots=new_row[whole.slots[shown]],
-        stages=tuple(int(shown[a:b].sum()) for a, b in zip(ends[:-1], ends[1:], strict=True)),
+        segments=tuple(int(shown[a:b].sum()) for a, b in zip(ends[:-1], ends[1:], strict=True)),
         part_of=whole.part_of[kept],
         inner=whole.inner[kept],
     )

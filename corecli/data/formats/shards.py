@@ -50,7 +50,7 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> MixtureSet:
         rows=rows,
         class_names=tuple(manifest["class_names"]),
         slots=np.arange(len(rows), dtype=np.int64),
-        stages=(len(rows),),
+        segments=(len(rows),),
         guard=False,
         sets=sets,
         part_of=np.repeat(np.arange(len(sets)), sizes),
