@@ -1,26 +1,32 @@
-"""Backbones: torchvision's ResNets with an explicit stem, a tiny one for laptops, ViTs, and any timm model.
+"""Backbones: ResNets with a choice of stem, a tiny one for laptops, ViTs, and any timm model.
 
-Key names are torchvision's or timm's, so that weights load there with `strict=True` (without the classifier).
+Key names are those of torchvision or timm, so that weights load there with `strict=True` (without the classifier).
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
-import torch
 from torch import nn
-from torchvision.models import resnet
 
 from corecli.base.errors import UnavailableError, UsageError, unknown_name
 from corecli.nets import vit
+from corecli.nets.resnet import BasicBlock, Bottleneck, ResNet
 
 Stem = Literal["cifar", "imagenet", "cifar-solo", "cifar-lightly"]  # the last two: only to read their checkpoints
 STEMS = ("cifar", "imagenet", "cifar-solo", "cifar-lightly")
 TIMM = "timm:"
 
-_BUILDERS = {"resnet18": resnet.resnet18, "resnet34": resnet.resnet34, "resnet50": resnet.resnet50}
-NAMES = ("resnet10-tiny", *_BUILDERS)
+_RESNETS: dict[str, Callable[[], ResNet]] = {
+    # 1.2 M parameters, half the width of a ResNet-10: images of 8 to 16 px train in seconds on a laptop.
+    "resnet10-tiny": lambda: ResNet(BasicBlock, (1, 1, 1, 1), width=32),
+    "resnet18": lambda: ResNet(BasicBlock, (2, 2, 2, 2)),
+    "resnet34": lambda: ResNet(BasicBlock, (3, 4, 6, 3)),
+    "resnet50": lambda: ResNet(Bottleneck, (3, 4, 6, 3)),
+}
+NAMES = tuple(_RESNETS)
 _VIT_NAMES = tuple(f"{vit.PREFIX}{size}/16" for size in vit.SIZES)
 _SMALL_PX = 64
 _TAKE_ANY_SIZE = ("vision_transformer", "deit", "eva")  # timm's modules whose models interpolate their positions
@@ -44,7 +50,7 @@ def build_backbone(
         raise unknown_name("backbone", name, (*NAMES, *_VIT_NAMES, "timm:NAME"))
     if drop_path:
         raise UsageError(f"{name} has no drop path", hint="leave it out, or take a ViT")
-    net: Any = TinyResNet() if name == "resnet10-tiny" else _BUILDERS[name](weights=None)
+    net: Any = _RESNETS[name]()
     num_features = net.fc.in_features
     net.fc = nn.Identity()
     if stem != "imagenet":
@@ -70,35 +76,6 @@ def check_stem(backbone: str, stem: str | None) -> Stem | None:
     if stem not in STEMS:
         raise unknown_name("stem", str(stem), STEMS)
     return cast(Stem, stem)
-
-
-class TinyResNet(nn.Module):
-    """One basic block a stage, 32 to 256 channels (1.2 M parameters): 8 to 16 px images train in seconds on a laptop.
-
-    torchvision's key names and forward pass, at half the width of a ResNet-10.
-    """
-
-    def __init__(self, *, width: int = 32, num_classes: int = 1000) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = nn.Sequential(resnet.BasicBlock(width, width))
-        self.layer2 = _halving_stage(width)
-        self.layer3 = _halving_stage(2 * width)
-        self.layer4 = _halving_stage(4 * width)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc: nn.Module = nn.Linear(8 * width, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, 3, H, W] -> [B, D]."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(self.avgpool(x).flatten(1))
 
 
 def check_size(backbone: nn.Module, height: int, width: int) -> None:
@@ -161,11 +138,6 @@ def _shrink_stem(net: Any, *, padding: int) -> None:
     conv = nn.Conv2d(3, net.conv1.out_channels, 3, stride=1, padding=padding, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     net.conv1, net.maxpool = conv, nn.Identity()
-
-
-def _halving_stage(width: int) -> nn.Sequential:
-    shortcut = nn.Sequential(nn.Conv2d(width, 2 * width, 1, stride=2, bias=False), nn.BatchNorm2d(2 * width))
-    return nn.Sequential(resnet.BasicBlock(width, 2 * width, stride=2, downsample=shortcut))
 
 
 def _import_timm() -> Any:

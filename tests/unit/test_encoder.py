@@ -12,6 +12,7 @@ from torch import nn
 
 from corecli.base import checkpoint
 from corecli.base.errors import DataError, MissingInputError, UnavailableError, UsageError
+from corecli.nets.backbones import build_backbone
 from corecli.nets.encoder import Encoder, build_encoder, load_encoder, save_backbone, save_encoder
 
 
@@ -53,6 +54,25 @@ def test_cifar_stem_is_3x3_padded_by_1_without_pooling() -> None:
     reference.load_state_dict(backbone.state_dict(), strict=True)
     x = torch.rand(2, 3, 16, 16)
     torch.testing.assert_close(backbone.eval()(x), reference.eval()(x))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+def test_resnets_equal_those_of_torchvision(name: str) -> None:
+    """The same weights for the same seed, the same outputs and gradients, bit for bit."""
+    models = []
+    for build in (getattr(torchvision.models, name), lambda: build_backbone(name, stem="imagenet", image_size=None)[0]):
+        torch.manual_seed(0)
+        models.append(build())
+    reference, ours = models
+    reference.fc = nn.Identity()
+    expected, found = reference.state_dict(), ours.state_dict()
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    x = torch.rand(2, 3, 32, 32)
+    for model in models:
+        model(x).square().sum().backward()
+    assert torch.equal(ours(x), reference(x))
+    assert all(torch.equal(p.grad, q.grad) for p, q in zip(ours.parameters(), reference.parameters(), strict=True))
 
 
 def test_forward_normalizes_and_projects(encoder: Encoder) -> None:
