@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from corecli.base.errors import WHOLE_FOLDER, DataError, UnavailableError
 from corecli.base.files import read_json
 from corecli.base.silence import silence
+from corecli.base.untrusted import refuse_code
 from corecli.captions.parts.backend import STOP, Answer, Request, Settings
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def open_backend(settings: Settings) -> Local:
 
 def check_folder(folder: Path) -> None:
     """Errors: DataError naming the file of a model's folder that is missing."""
+    refuse_code(folder)
     if not (folder / "config.json").is_file():
         raise DataError("not a model of transformers: it has no config.json", where=folder, hint=WHOLE_FOLDER)
     if not any((folder / name).is_file() for name in _TOKENIZERS):
@@ -137,9 +139,13 @@ def _load(folder: str, dtype: torch.dtype) -> tuple[Any, Any]:
 
     try:
         with silence("transformers"):
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, padding_side="left"
+            )
             kind: Any = AutoModelForCausalLM
-            model, told = kind.from_pretrained(folder, local_files_only=True, dtype=dtype, output_loading_info=True)
+            model, told = kind.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, dtype=dtype, output_loading_info=True
+            )
         if told["missing_keys"]:
             raise ValueError(f"{len(told['missing_keys'])} of its weights are missing: {min(told['missing_keys'])}")
     except Exception as error:  # of many kinds: the hub's, safetensors', those of single models

@@ -54,7 +54,7 @@ def often(body: dict[str, Any], number: int) -> str | None:
 
 def test_captions_go_to_a_pipe_as_json_lines_and_to_a_terminal_as_text(tmp_path: Path) -> None:
     """And nothing of it imports torch."""
-    program = "import sys; from corecli.cli import run_line; code = run_line(sys.argv[1:])"
+    program = "import sys; from corecli.cli.app import run_line; code = run_line(sys.argv[1:])"
     program += "; sys.exit(code or len({'torch', 'transformers'} & set(sys.modules)))"
     words = [sys.executable, "-c", program, "captions", "--num", "3", "--out", "-"]
     piped = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path)

@@ -147,7 +147,13 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     try:
         parts = _load_parts(folder, dtype, variant)
         pipeline = DiffusionPipeline.from_pretrained(
-            folder, local_files_only=True, torch_dtype=dtype, variant=variant, **parts, **without
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            torch_dtype=dtype,
+            variant=variant,
+            **parts,
+            **without,
         )
     except Exception as error:  # of many kinds: safetensors', torch's, transformers', the system's
         reason = f"not a pipeline that loads: {_first_line(error)}"
@@ -162,7 +168,7 @@ def _load_parts(folder: Path, dtype: torch.dtype, variant: str | None) -> dict[s
         options = {"torch_dtype": dtype, "variant": variant if pipelines.has_half(folder / part) else None}
         network: Any = getattr(import_module(library), kind)
         found[part], told = network.from_pretrained(
-            folder / part, local_files_only=True, output_loading_info=True, **options
+            folder / part, local_files_only=True, trust_remote_code=False, output_loading_info=True, **options
         )
         if missing := told["missing_keys"]:
             raise ValueError(f"{len(missing)} weights of the part {part} are missing: {min(missing)}")

@@ -54,7 +54,7 @@ def read_folder(folder: Path) -> Any:
     try:
         with silence("diffusers"):
             autoencoder, loaded = classes()[_class_of(found)].from_pretrained(
-                found, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+                found, local_files_only=True, trust_remote_code=False, low_cpu_mem_usage=False, output_loading_info=True
             )
     except Exception as error:  # of many kinds: safetensors', torch's, the system's
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -8,17 +8,25 @@ from pathlib import Path
 
 from corecli.base.errors import UnavailableError
 from corecli.base.files import missing
+from corecli.base.untrusted import refuse_code
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _TRUE = ("1", "on", "true", "yes")
 
 
 def find_folder(place: str | Path, *, patterns: list[str]) -> Path:
-    """The folder of that path; or a repository by its id `OWNER/NAME`, from the hub's cache on this machine, and only
-    where it is not there and HF_HUB_OFFLINE is not set from the hub, of its files those that match `patterns`.
+    """Return the folder at a path, or of a repository on the hub by its id `OWNER/NAME`.
 
-    Errors: MissingInputError for a path; UnavailableError for a repository that cannot be had.
+    A repository is read from the hub's cache on this machine. If it is not there, the files that match `patterns` are
+    downloaded, unless HF_HUB_OFFLINE is set. Errors: MissingInputError for a path; UnavailableError for a repository
+    that cannot be found or downloaded; DataError for a folder that names code to run.
     """
+    folder = _found(place, patterns)
+    refuse_code(folder)
+    return folder
+
+
+def _found(place: str | Path, patterns: list[str]) -> Path:
     if Path(place).is_dir():
         return Path(place)
     if not _REPOSITORY.fullmatch(str(place)) or Path(place).parent.is_dir():

@@ -9,6 +9,7 @@ from typing import Any
 
 from corecli.base.errors import WHOLE_FOLDER, CannotCreateError, DataError, UnavailableError
 from corecli.base.files import read_json, sha256_file
+from corecli.base.untrusted import refuse_code
 from corecli.nets.weights.hub import find_folder
 
 INDEX = "model_index.json"
@@ -43,6 +44,7 @@ def check_pipeline(folder: Path) -> None:
     UnavailableError where a part needs transformers and it is not installed."""
     if not (folder / INDEX).is_file():
         raise DataError(f"not a pipeline of diffusers: it has no {INDEX}", where=folder, hint=WHOLE_FOLDER)
+    refuse_code(folder)
     for name, (library, kind) in parts_of(folder).items():
         part = folder / name
         if not part.is_dir() or not any(part.iterdir()):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from corecli.base.errors import WHOLE_FOLDER, DataError, UnavailableError
 from corecli.base.files import read_json, sha256_file
 from corecli.base.silence import silence
+from corecli.base.untrusted import refuse_code
 from corecli.nets.weights.hub import find_folder
 from corecli.nets.weights.pipelines import has_tokenizer
 
@@ -38,6 +39,7 @@ def check_text_encoder(folder: Path) -> None:
     """Errors: DataError naming what is missing; UnavailableError without transformers."""
     if find_spec("transformers") is None:
         raise UnavailableError("a text encoder needs transformers", where=folder, hint="pip install 'corecli[text]'")
+    refuse_code(folder)
     encoder, tokenizer = _parts(folder)
     if not (encoder / "config.json").is_file():
         raise DataError("no text encoder of transformers: it has no config.json", where=encoder, hint=WHOLE_FOLDER)
@@ -67,7 +69,9 @@ class TextEncoder:
         try:
             with silence("transformers"):
                 self._model = _load(_parts(folder)[0]).to(device).eval().requires_grad_(False)
-                self._tokenizer: Any = AutoTokenizer.from_pretrained(_parts(folder)[1], local_files_only=True)
+                self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                    _parts(folder)[1], local_files_only=True, trust_remote_code=False
+                )
         except Exception as error:  # of many kinds: safetensors', torch's, transformers', the system's
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise DataError(f"not a text encoder that loads: {reason}", where=folder, hint=WHOLE_FOLDER) from error
@@ -129,7 +133,7 @@ def _load(folder: Path) -> Any:
     kind = read_json(folder / "config.json").get("model_type")
     name = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", **MODELS_OF_TEXT}.get(kind, "AutoModel")
     model, told = getattr(transformers, name).from_pretrained(
-        folder, local_files_only=True, dtype="float32", output_loading_info=True
+        folder, local_files_only=True, trust_remote_code=False, dtype="float32", output_loading_info=True
     )
     missing = sorted(key for key in told["missing_keys"] if not key.startswith("pooler."))
     if missing:
