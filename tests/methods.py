@@ -9,7 +9,7 @@ import torch
 
 from corecli.base import registry
 from corecli.nets.encoder import build_encoder
-from corecli.ssl.parts.method import Batch, Task
+from corecli.ssl.parts.method import Batch, Context
 
 NUM, DIM, PX = 6, 16, 8
 
@@ -22,8 +22,8 @@ def make_method(
     encoder = build_encoder(backbone, image_size=image_size, projector_dim=None)
     encoder.set_projector({**module.PROJECTOR, "hidden": 32, "dim": DIM})
     given: Any = replace(module.Options(), **options)
-    task = Task(batch_size=NUM, num_classes=3, steps_per_epoch=steps_per_epoch)
-    return module.build(encoder, options=given, task=task).train()
+    context = Context(batch_size=NUM, num_classes=3, steps_per_epoch=steps_per_epoch)
+    return module.build(encoder, options=given, context=context).train()
 
 
 def make_batch(*, seed: int = 1, num_local: int = 0, image_size: int = PX, step: int = 0, total: int = 100) -> Batch:

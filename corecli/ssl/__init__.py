@@ -1,1 +1,1 @@
-"""One file per representation-learning method; the folder is the registry."""
+"""The methods of `train-ssl`: each file of this folder is one method."""

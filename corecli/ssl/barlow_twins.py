@@ -1,4 +1,4 @@
-"""Barlow Twins: the features of two views correlate one to one, and with nothing else (Zbontar et al. 2021)."""
+"""Barlow Twins: make the cross-correlation of the features of two views the identity (Zbontar et al. 2021)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 from corecli.base.errors import UsageError
 from corecli.nets.encoder import Encoder
-from corecli.ssl.parts.method import Batch, Method, Task, check_views, embed
-from corecli.ssl.parts.redundancy import barlow_twins
+from corecli.ssl.parts.losses import barlow_twins
+from corecli.ssl.parts.method import Batch, Context, Method, check_views, embed
 
 VIEWS, AUGMENT = "2g", "byol"
-# solo-learn's width for CIFAR (4096 for ImageNet, the paper 8192); without biases, as the authors' code.
+# solo-learn's width for CIFAR (ImageNet: 4096; the paper: 8192); no biases, as in the authors' code.
 PROJECTOR = {"hidden": 2048, "dim": 2048, "norm": "batch", "layers": 3, "last_norm": "none"}
 
 
@@ -24,16 +24,16 @@ class Options:
     scale: float = 0.1  # solo-learn for CIFAR; 0.048 for ImageNet; the authors' code 0.024
 
 
-def build(encoder: Encoder, *, options: Options, task: Task) -> BarlowTwins:
-    """Barlow Twins on an encoder, whose projector it trains. Errors: UsageError."""
-    check_views(task, method="barlow-twins", views=(2,))
+def build(encoder: Encoder, *, options: Options, context: Context) -> BarlowTwins:
+    """Build Barlow Twins; it trains the encoder's projector. Errors: UsageError."""
+    check_views(context, method="barlow-twins", views=(2,))
     if not (options.off_diagonal >= 0 and options.scale > 0):
-        raise UsageError("barlow-twins wants scale above 0 and off_diagonal not below it")
+        raise UsageError("barlow-twins needs scale above 0 and off_diagonal at least 0")
     return BarlowTwins(encoder, options=options)
 
 
 class BarlowTwins(Method):
-    """The scaled loss of the projections of two views."""
+    """The loss of the projections of two views, times `scale`."""
 
     def __init__(self, encoder: Encoder, *, options: Options) -> None:
         super().__init__(encoder)

@@ -1,4 +1,4 @@
-"""BYOL: a view's prediction is drawn to the teacher's projection of the other view (Grill et al. 2020)."""
+"""BYOL: predict the teacher's projection of the other view (Grill et al. 2020)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
 from corecli.nets.projector import build_projector
-from corecli.ssl.parts.method import Batch, Task, check_views, embed
-from corecli.ssl.parts.regression import byol_distance
-from corecli.ssl.parts.taught import TaughtMethod
+from corecli.ssl.parts.losses import byol_distance
+from corecli.ssl.parts.method import Batch, Context, check_views, embed
+from corecli.ssl.parts.teacher import TaughtMethod
 
 VIEWS, AUGMENT = "2g", "byol"
 PROJECTOR = {"hidden": 4096, "dim": 256, "norm": "batch", "bias": True, "last_norm": "none"}  # section 3.3; solo-learn
+TINY = {"set": ("predictor_hidden=32",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +27,11 @@ class Options:
     momentum_end: float = 1.0  # section 3.3
 
 
-def build(encoder: Encoder, *, options: Options, task: Task) -> BYOL:
-    """BYOL on an encoder, whose projector it trains, with a predictor. Errors: UsageError."""
-    check_views(task, method="byol", views=(2,))
+def build(encoder: Encoder, *, options: Options, context: Context) -> BYOL:
+    """Build BYOL with a predictor; it trains the encoder's projector. Errors: UsageError."""
+    check_views(context, method="byol", views=(2,))
     dim = encoder.projector_dim or encoder.num_features
-    with seeded(task.seed, "byol"):
+    with seeded(context.seed, "byol"):
         predictor = build_projector(
             dim,
             {"hidden": options.predictor_hidden, "dim": dim, "norm": "batch", "bias": True, "last_norm": "none"},
@@ -39,7 +40,7 @@ def build(encoder: Encoder, *, options: Options, task: Task) -> BYOL:
 
 
 class BYOL(TaughtMethod):
-    """The sum of both views' distances between prediction and the other's projection by the teacher."""
+    """The distances between each view's prediction and the teacher's projection of the other view, added."""
 
     def __init__(self, encoder: Encoder, predictor: nn.Module, *, options: Options) -> None:
         super().__init__(encoder, momentum_start=options.momentum_start, momentum_end=options.momentum_end)

@@ -1,4 +1,4 @@
-"""DINO: every view's prototypes are drawn to those the teacher sees in the other global views (Caron et al. 2021)."""
+"""DINO: predict the prototypes that the teacher assigns to the other views (Caron et al. 2021)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 from corecli.base.errors import UsageError
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
-from corecli.ssl.parts.distillation import dino, next_center
-from corecli.ssl.parts.method import Batch, Published, Task, check_temperature, check_views, embed, follow, teacher_of
-from corecli.ssl.parts.prototypes import Prototypes
-from corecli.ssl.parts.taught import TaughtMethod
+from corecli.ssl.parts.method import Batch, Context, Published, check_temperature, check_views, embed
+from corecli.ssl.parts.prototypes import Prototypes, dino, next_center
+from corecli.ssl.parts.teacher import TaughtMethod, follow, teacher_of
 
 VIEWS, AUGMENT = "2g8l", "dino"
 PROJECTOR = {"hidden": 2048, "dim": 256, "norm": "none", "layers": 3, "activation": "gelu"}  # section 3.1
+TINY = {"set": ("prototypes=24", "warmup_epochs=0.2")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of dino."""
 
-    prototypes: int = 4096  # solo-learn for CIFAR; the paper 65536
+    prototypes: int = 4096  # solo-learn for CIFAR; the paper: 65536
     student_temperature: float = 0.1  # section 3.2
     teacher_temperature: float = 0.07  # section 3.2, after a linear warm-up
     warmup_temperature: float = 0.04  # section 3.2
@@ -31,25 +31,24 @@ class Options:
     centre_momentum: float = 0.9  # the authors' code
     momentum_start: float = 0.996  # section 3.1, with a cosine; the authors advise 0.9995 for batches of 256
     momentum_end: float = 1.0
-    freeze_epochs: float = (
-        1.0  # the authors' code: prototypes stay as they are at first, here a tenth of a stage at most
-    )
+    # The authors' code: the prototypes are not trained at first, here for at most a tenth of the stage.
+    freeze_epochs: float = 1.0
 
 
-def build(encoder: Encoder, *, options: Options, task: Task) -> DINO:
-    """DINO on an encoder, whose projector it trains, with prototypes. Errors: UsageError."""
-    check_views(task, method="dino", views=(2,), local_views=True)
+def build(encoder: Encoder, *, options: Options, context: Context) -> DINO:
+    """Build DINO with prototypes; it trains the encoder's projector. Errors: UsageError."""
+    check_views(context, method="dino", views=(2,), local_views=True)
     for temperature in (options.student_temperature, options.teacher_temperature, options.warmup_temperature):
         check_temperature(temperature)
     if options.prototypes < 2:
-        raise UsageError(f"dino needs 2 prototypes or more, not {options.prototypes}")
-    with seeded(task.seed, "dino"):
+        raise UsageError(f"dino needs at least 2 prototypes, not {options.prototypes}")
+    with seeded(context.seed, "dino"):
         prototypes = Prototypes(options.prototypes, encoder.projector_dim or encoder.num_features)
-    return DINO(encoder, prototypes, options=options, steps_per_epoch=task.steps_per_epoch)
+    return DINO(encoder, prototypes, options=options, steps_per_epoch=context.steps_per_epoch)
 
 
 class DINO(TaughtMethod):
-    """The cross-entropy between all views by the student and the global ones by the teacher, centered and sharpened."""
+    """The cross-entropy of the student's views with the teacher's global views, centered and sharpened."""
 
     publishes: Published = "teacher"  # as the authors evaluate it
     accumulates = False
@@ -87,11 +86,11 @@ class DINO(TaughtMethod):
         self.centre.copy_(self._next_center)
 
     def teacher_temperature(self, step: int) -> float:
-        """The teacher's temperature in `step`."""
+        """Return the teacher's temperature in `step`."""
         start, end = self.options.warmup_temperature, self.options.teacher_temperature
         warmup_steps = self.options.warmup_epochs * self.steps_per_epoch
         return end if step >= warmup_steps else start + (end - start) * step / warmup_steps
 
     def is_frozen(self, step: int, total_steps: int) -> bool:
-        """Whether the prototypes stay as they are in `step`."""
+        """Whether the prototypes are not trained in `step`."""
         return step < min(int(self.options.freeze_epochs * self.steps_per_epoch), total_steps // 10)

@@ -1,4 +1,4 @@
-"""MoCo v3: a prediction is told from the keys of the whole batch (Chen, Xie & He 2021, Algorithm 1)."""
+"""MoCo v3: contrast predictions with the keys of the whole batch (Chen, Xie & He 2021, Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
 from corecli.nets.projector import build_projector
 from corecli.ssl.parts.losses import moco_v3
-from corecli.ssl.parts.method import Batch, Task, check_temperature, check_views, embed
-from corecli.ssl.parts.taught import TaughtMethod
+from corecli.ssl.parts.method import Batch, Context, check_temperature, check_views, embed
+from corecli.ssl.parts.teacher import TaughtMethod
 
 VIEWS, AUGMENT = "2g", "mocov3"
 PROJECTOR = {"hidden": 4096, "dim": 256, "norm": "batch", "last_norm": "plain"}  # the authors' code, for ResNets
 PROJECTOR_VIT = {"hidden": 4096, "dim": 256, "norm": "batch", "last_norm": "plain", "layers": 3}  # and for ViTs
+TINY = {"set": ("predictor_hidden=32",)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of mocov3."""
 
-    temperature: float = 0.2  # the authors' ViT recipe; solo-learn; their ResNet recipe: 1.0
+    temperature: float = 0.2  # the authors' code for ViTs; solo-learn; for ResNets the code has 1.0
     predictor_hidden: int = 4096  # section 5
     momentum_start: float = 0.99  # the authors' code, with a cosine; 0.996 for 1000 epochs
     momentum_end: float = 1.0
-    freeze_patches: bool = True  # section 4.2: a ViT's patch embedding stays random, else training is unstable
+    freeze_patches: bool = True  # section 4.2: a ViT's patch embedding stays random, for stability
 
 
-def build(encoder: Encoder, *, options: Options, task: Task) -> MoCoV3:
-    """MoCo v3 on an encoder, whose projector it trains, with a predictor. Errors: UsageError."""
-    check_views(task, method="mocov3", views=(2,))
+def build(encoder: Encoder, *, options: Options, context: Context) -> MoCoV3:
+    """Build MoCo v3 with a predictor; it trains the encoder's projector. Errors: UsageError."""
+    check_views(context, method="mocov3", views=(2,))
     check_temperature(options.temperature)
     dim = encoder.projector_dim or encoder.num_features
     is_vit = hasattr(encoder.backbone, "patch_embed")
-    with seeded(task.seed, "mocov3"):
+    with seeded(context.seed, "mocov3"):
         predictor = build_projector(
             dim,
             {
@@ -51,7 +52,7 @@ def build(encoder: Encoder, *, options: Options, task: Task) -> MoCoV3:
 
 
 class MoCoV3(TaughtMethod):
-    """The sum of the contrasts of each view's prediction with the teacher's projections of the other view."""
+    """The contrasts of each view's prediction with the teacher's projections of the other view, added."""
 
     def __init__(self, encoder: Encoder, predictor: nn.Module, *, options: Options) -> None:
         super().__init__(encoder, momentum_start=options.momentum_start, momentum_end=options.momentum_end)
@@ -68,7 +69,7 @@ class MoCoV3(TaughtMethod):
 
 @contextmanager
 def _frozen(module: nn.Module | None) -> Iterator[None]:
-    """Passes through `module` leave it without gradient, and so unchanged; the stage after may train it."""
+    """Do not train `module` in the passes inside; a later stage may."""
     parameters = [p for p in module.parameters() if p.requires_grad] if module is not None else []
     for p in parameters:
         p.requires_grad_(False)

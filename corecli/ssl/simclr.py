@@ -1,4 +1,4 @@
-"""SimCLR: two views of an image are told from all other views of the batch (Chen et al. 2020, Eq. 1)."""
+"""SimCLR: contrast two views of an image with all other views of the batch (Chen et al. 2020, Eq. 1)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 from corecli.nets.encoder import Encoder
 from corecli.ssl.parts.losses import nt_xent
-from corecli.ssl.parts.method import Batch, Method, Task, check_temperature, check_views, embed
+from corecli.ssl.parts.method import Batch, Context, Method, check_temperature, check_views, embed
 
 VIEWS, AUGMENT = "2g", "strong"
-PROJECTOR = {"hidden": 2048, "dim": 128, "norm": "none"}  # CORE, Table 9; no BatchNorm, as solo-learn
+PROJECTOR = {"hidden": 2048, "dim": 128, "norm": "none"}  # CORE, Table 9; no BatchNorm, as in solo-learn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +21,9 @@ class Options:
     temperature: float = 0.2  # CORE, Table 9; solo-learn
 
 
-def build(encoder: Encoder, *, options: Options, task: Task) -> SimCLR:
-    """SimCLR on an encoder, whose projector it trains. Errors: UsageError unless the temperature is above 0."""
-    check_views(task, method="simclr", views=(2,))
+def build(encoder: Encoder, *, options: Options, context: Context) -> SimCLR:
+    """Build SimCLR; it trains the encoder's projector. Errors: UsageError unless the temperature is above 0."""
+    check_views(context, method="simclr", views=(2,))
     check_temperature(options.temperature)
     return SimCLR(encoder, temperature=options.temperature)
 

@@ -1,4 +1,4 @@
-"""SimSiam: a view's prediction is drawn to the other view's projection, held still (Chen & He 2021)."""
+"""SimSiam: predict the other view's projection, without gradient to it (Chen & He 2021)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
 from corecli.nets.projector import build_projector
-from corecli.ssl.parts.method import Batch, Method, Task, check_views, embed
-from corecli.ssl.parts.regression import negative_cosine
+from corecli.ssl.parts.losses import negative_cosine
+from corecli.ssl.parts.method import Batch, Context, Method, check_views, embed
 
 VIEWS, AUGMENT = "2g", "moco"
 PROJECTOR = {"hidden": 2048, "dim": 2048, "norm": "batch", "layers": 3, "last_norm": "plain"}  # section 3, and code
+TINY = {"set": ("predictor_hidden=32",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +26,11 @@ class Options:
     constant_rate: bool = True  # the predictor's learning rate does not decay (section 4.2, Table 1c)
 
 
-def build(encoder: Encoder, *, options: Options, task: Task) -> SimSiam:
-    """SimSiam on an encoder, whose projector it trains, with a predictor. Errors: UsageError."""
-    check_views(task, method="simsiam", views=(2,))
+def build(encoder: Encoder, *, options: Options, context: Context) -> SimSiam:
+    """Build SimSiam with a predictor; it trains the encoder's projector. Errors: UsageError."""
+    check_views(context, method="simsiam", views=(2,))
     dim = encoder.projector_dim or encoder.num_features
-    with seeded(task.seed, "simsiam"):
+    with seeded(context.seed, "simsiam"):
         predictor = build_projector(
             dim,
             {"hidden": options.predictor_hidden, "dim": dim, "norm": "batch", "bias": True, "last_norm": "none"},
@@ -38,7 +39,7 @@ def build(encoder: Encoder, *, options: Options, task: Task) -> SimSiam:
 
 
 class SimSiam(Method):
-    """The mean of both views' negative cosines between prediction and the other's projection."""
+    """The negative cosine between each view's prediction and the other view's projection, averaged."""
 
     def __init__(self, encoder: Encoder, predictor: nn.Module, *, constant_rate: bool) -> None:
         super().__init__(encoder)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from corecli.base.errors import UsageError
 from corecli.nets.encoder import Encoder
-from corecli.ssl.parts.method import Batch, Method, Task, check_temperature, check_views, embed
+from corecli.ssl.parts.method import Batch, Context, Method, check_temperature, check_views, embed
 from corecli.ssl.parts.multi_positive import LabelBy, check_label_by, labels_of, supervised_contrastive
 
 VIEWS, AUGMENT = "1g", "moco"
@@ -20,21 +20,21 @@ class Options:
     """Options of stablerep."""
 
     temperature: float = 0.1  # the authors' code
-    label_by: LabelBy = "group"  # what attracts: images of one group (caption), one class, or one image (SimCLR)
+    label_by: LabelBy = "group"  # positives: images of a group (caption) or class, or views of an image (SimCLR)
 
 
-def build(encoder: Encoder, *, options: Options, task: Task) -> StableRep:
-    """StableRep on an encoder, whose projector it trains. Errors: UsageError."""
-    check_views(task, method="stablerep", views=(1, 2, 3, 4))
+def build(encoder: Encoder, *, options: Options, context: Context) -> StableRep:
+    """Build StableRep; it trains the encoder's projector. Errors: UsageError."""
+    check_views(context, method="stablerep", views=(1, 2, 3, 4))
     check_temperature(options.temperature)
     check_label_by(options.label_by)
-    if options.label_by == "image" and task.num_views == 1:
-        raise UsageError("one view of an image has nothing to attract", hint="give --views 2g, or label by group")
+    if options.label_by == "image" and context.num_views == 1:
+        raise UsageError("label-by=image needs 2 views of an image", hint="give --views 2g, or --set label-by=group")
     return StableRep(encoder, options=options)
 
 
 class StableRep(Method):
-    """The multi-positive contrast among the projections of all views; an image alone repels only."""
+    """The multi-positive contrast among the projections of all views; images without a positive are negatives only."""
 
     def __init__(self, encoder: Encoder, *, options: Options) -> None:
         super().__init__(encoder)

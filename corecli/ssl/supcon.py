@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from corecli.nets.encoder import Encoder
-from corecli.ssl.parts.method import Batch, Method, Needs, Task, check_temperature, check_views, embed
+from corecli.ssl.parts.method import Batch, Context, Method, Needs, check_temperature, check_views, embed
 from corecli.ssl.parts.multi_positive import supervised_contrastive
 
 VIEWS, AUGMENT = "2g", "strong"
@@ -21,9 +21,9 @@ class Options:
     temperature: float = 0.1  # the paper's training details; solo-learn: 0.2
 
 
-def build(encoder: Encoder, *, options: Options, task: Task) -> SupCon:
-    """SupCon on an encoder, whose projector it trains. Errors: UsageError."""
-    check_views(task, method="supcon", views=(1, 2, 3, 4))
+def build(encoder: Encoder, *, options: Options, context: Context) -> SupCon:
+    """Build SupCon; it trains the encoder's projector. Errors: UsageError."""
+    check_views(context, method="supcon", views=(1, 2, 3, 4))
     check_temperature(options.temperature)
     return SupCon(encoder, temperature=options.temperature)
 
@@ -31,7 +31,7 @@ def build(encoder: Encoder, *, options: Options, task: Task) -> SupCon:
 class SupCon(Method):
     """L_out of the projections of all views; every label must be known.
 
-    With one view, images that are alone of their class in the global batch serve as negatives only.
+    With one view, an image that is alone in its class in the global batch is only a negative.
     """
 
     needs: Needs = "labels"

@@ -1,4 +1,4 @@
-"""Cross-entropy on labels: the supervised yardstick, on augmented views."""
+"""Supervised baseline: cross-entropy on labels, on augmented views."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from corecli.base.errors import DataError
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
 from corecli.ssl.parts.losses import widened
-from corecli.ssl.parts.method import Batch, Method, Needs, Task, check_views, embed
+from corecli.ssl.parts.method import Batch, Context, Method, Needs, check_views, embed
 
 VIEWS, AUGMENT = "1g", "strong"
 PROJECTOR = None
@@ -24,22 +24,22 @@ class Options:
     label_smoothing: float = 0.0
 
 
-def build(encoder: Encoder, *, options: Options, task: Task) -> Supervised:
-    """A linear classifier on the backbone's features; the encoder's projector, which it would not train, is dropped.
+def build(encoder: Encoder, *, options: Options, context: Context) -> Supervised:
+    """Build a linear classifier on the backbone's features; the encoder's projector is removed, as nothing trains it.
 
-    Errors: DataError unless the labels are of two classes or more.
+    Errors: DataError unless there are labels of at least two classes.
     """
-    check_views(task, method="supervised", views=(1, 2))
-    if task.num_classes < 2:
+    check_views(context, method="supervised", views=(1, 2))
+    if context.num_classes < 2:
         raise DataError("supervised needs labels of at least two classes", hint="class sub-folders give labels")
     encoder.set_projector(None)
-    with seeded(task.seed, "supervised"):
-        classifier = nn.Linear(encoder.num_features, task.num_classes)
+    with seeded(context.seed, "supervised"):
+        classifier = nn.Linear(encoder.num_features, context.num_classes)
     return Supervised(encoder, classifier, label_smoothing=options.label_smoothing)
 
 
 class Supervised(Method):
-    """Softmax cross-entropy, the mean over views; every label must be known."""
+    """Softmax cross-entropy, averaged over views; every label must be known."""
 
     needs: Needs = "labels"
 

@@ -1,4 +1,4 @@
-"""Random views of whole batches: a `Recipe` says how strong, `draw` draws the parameters, `augment` applies them.
+"""Random views of whole batches: a `Policy` says how strong, `draw` draws the parameters, `augment` applies them.
 
 Parameters belong to the global batch of a step and are a pure function of (seed, step, view): a rank that applies its
 slice of them gets the images one process would have got, and a resumed run continues where it stopped.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from corecli.base.rng import numpy_generator
 from corecli.views import color, resample
-from corecli.views.recipes import Recipe
+from corecli.views.policies import Policy
 
 _SHRINKS = (0.5, 0.25)  # 256 px to 128 or 64 (StableRep and SynCLR)
 _NUM_TRIES = 10  # of a random crop before it falls back to the center, as in torchvision
@@ -38,12 +38,12 @@ class Parameters:
     sigma: np.ndarray  # float64 [B] of the blur in px; 0: no blur
     solarize: np.ndarray  # bool [B]
     image_size: tuple[int, int]  # H, W the boxes refer to
-    recipe: Recipe
+    policy: Policy
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the views in px."""
-        return self.image_size if self.recipe.size is None else (self.recipe.size, self.recipe.size)
+        return self.image_size if self.policy.size is None else (self.policy.size, self.policy.size)
 
     def __len__(self) -> int:
         return len(self.flip)
@@ -53,20 +53,20 @@ class Parameters:
         return replace(self, **arrays)
 
 
-def draw(recipe: Recipe, *, seed: int, step: int, view: int, batch: int, image_size: tuple[int, int]) -> Parameters:
+def draw(policy: Policy, *, seed: int, step: int, view: int, batch: int, image_size: tuple[int, int]) -> Parameters:
     """Parameters for the `batch` images of a step's global batch, all of `image_size` (H, W).
 
-    They depend on nothing but the arguments, and two recipes draw alike: a weaker one crops near the same places.
+    They depend on nothing but the arguments, and two policies draw alike: a weaker one crops near the same places.
     """
     g = numpy_generator(seed, "augment", step, view)
-    chances = (recipe.flip, recipe.jitter, recipe.grey, recipe.blur, recipe.solarize)
+    chances = (policy.flip, policy.jitter, policy.grey, policy.blur, policy.solarize)
     flip, jitter, grey, blur, solarize = g.random((5, batch)) < np.array(chances)[:, None]
     order = np.where(jitter[:, None], g.random((batch, 4)).argsort(axis=1), -1)
-    boxes = _crop_boxes(recipe, image_size, g.random((batch, _NUM_TRIES, 2)), g.random((batch, 2)))
-    factors = _uniform(g, *_factor_ranges(recipe), (batch, 4))
-    sigma = np.where(blur, _uniform(g, *recipe.sigma, batch), 0.0)
+    boxes = _crop_boxes(policy, image_size, g.random((batch, _NUM_TRIES, 2)), g.random((batch, 2)))
+    factors = _uniform(g, *_factor_ranges(policy), (batch, 4))
+    sigma = np.where(blur, _uniform(g, *policy.sigma, batch), 0.0)
     return Parameters(
-        shrink=np.where(g.random(batch) < recipe.shrink, g.choice(_SHRINKS, batch), 1.0),
+        shrink=np.where(g.random(batch) < policy.shrink, g.choice(_SHRINKS, batch), 1.0),
         boxes=boxes,
         flip=flip,
         order=order,
@@ -75,7 +75,7 @@ def draw(recipe: Recipe, *, seed: int, step: int, view: int, batch: int, image_s
         sigma=sigma,
         solarize=solarize,
         image_size=image_size,
-        recipe=recipe,
+        policy=policy,
     )
 
 
@@ -117,7 +117,7 @@ def _augment_chunk(images: Tensor, p: Parameters, compile: bool) -> Tensor:
     color.jitter(views.view(len(p), 3, math.prod(p.size)), p.order, p.factors, compile=compile)
     _change(views, p.grey, color.grayscale)
     _change(views, p.sigma > 0, partial(_blur, p=p))
-    _change(views, p.solarize, partial(color.solarize, threshold=p.recipe.threshold))
+    _change(views, p.solarize, partial(color.solarize, threshold=p.policy.threshold))
     return views
 
 
@@ -131,9 +131,9 @@ def _crop(images: Tensor, p: Parameters) -> Tensor:
 
 def _blur(views: Tensor, p: Parameters) -> Tensor:
     sigma = p.sigma[p.sigma > 0]
-    if p.recipe.blur_kernel == "tenth":  # 3 px at least, or small views would have no blur
+    if p.policy.blur_kernel == "tenth":  # 3 px at least, or small views would have no blur
         return resample.gaussian_blur(views, sigma, radius=max(1, min(p.size) // 10 // 2))
-    radius = math.ceil(5 * p.recipe.sigma[1])  # beyond five sigmas a Gaussian holds less than 1e-6
+    radius = math.ceil(5 * p.policy.sigma[1])  # beyond five sigmas a Gaussian holds less than 1e-6
     return resample.gaussian_blur(views, sigma, radius=radius, edge="replicate")
 
 
@@ -176,31 +176,31 @@ def _uniform(
     return low + (high - low) * g.random(shape)
 
 
-def _factor_ranges(recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
-    strength = np.array([recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue])
+def _factor_ranges(policy: Policy) -> tuple[np.ndarray, np.ndarray]:
+    strength = np.array([policy.brightness, policy.contrast, policy.saturation, policy.hue])
     center = np.array([1.0, 1.0, 1.0, 0.0])
     low = center - strength
     low[: color.HUE] = low[: color.HUE].clip(0)
     return low, center + strength
 
 
-def _crop_boxes(recipe: Recipe, image_size: tuple[int, int], shapes: np.ndarray, places: np.ndarray) -> np.ndarray:
+def _crop_boxes(policy: Policy, image_size: tuple[int, int], shapes: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Boxes int64 [B, 4] from uniform draws: shapes [B, tries, 2] for area and ratio, places [B, 2].
 
     torchvision's semantics: the first try that fits inside the image, else the largest centered box within the ratios.
     """
     height, width = image_size
-    if recipe.crop is None:
+    if policy.crop is None:
         return np.tile(np.array([0, 0, height, width]), (len(places), 1))
-    low, high = np.log(recipe.ratio)
-    area = height * width * (recipe.crop[0] + (recipe.crop[1] - recipe.crop[0]) * shapes[..., 0])
+    low, high = np.log(policy.ratio)
+    area = height * width * (policy.crop[0] + (policy.crop[1] - policy.crop[0]) * shapes[..., 0])
     ratio = np.exp(low + (high - low) * shapes[..., 1])
     sides = np.rint(np.stack([np.sqrt(area / ratio), np.sqrt(area * ratio)], -1)).astype(np.int64)
     fits = np.all((sides > 0) & (sides <= image_size), axis=-1)
     chosen = sides[np.arange(len(sides)), fits.argmax(1)]
     corner = np.floor(places * (np.array(image_size) - chosen + 1)).astype(np.int64)
     boxes = np.concatenate([corner, chosen], 1)
-    boxes[~np.any(fits, axis=1)] = _center_box(recipe.ratio, height, width)
+    boxes[~np.any(fits, axis=1)] = _center_box(policy.ratio, height, width)
     return boxes
 
 

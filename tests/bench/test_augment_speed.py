@@ -19,7 +19,7 @@ from torchvision import transforms as tv1
 
 from corecli.data.memory import keep_freed_memory
 from corecli.views.augment import augment, draw
-from corecli.views.recipes import RECIPES
+from corecli.views.policies import POLICIES
 
 ROUNDS = 5
 
@@ -55,7 +55,7 @@ def our_views(images: torch.Tensor, *, compiled: bool) -> Callable[[], None]:
 
     def views() -> None:
         for view in (0, 1):
-            p = draw(RECIPES["strong"], seed=0, step=0, view=view, batch=batch, image_size=size)
+            p = draw(POLICIES["strong"], seed=0, step=0, view=view, batch=batch, image_size=size)
             augment(images, p, compile=compiled)
 
     return views

@@ -32,7 +32,7 @@ from corecli.engine.dist import World, any_rank, average_gradients
 from corecli.engine.optim import build_optimizer, set_learning_rate
 from corecli.engine.schedule import learning_rate
 from corecli.nets.encoder import build_encoder
-from corecli.ssl.parts.method import Batch, Task
+from corecli.ssl.parts.method import Batch, Context
 
 NUM, PX, REPEATS, STEPS = 32, 32, 5, 100
 Step = Callable[[int], None]
@@ -49,7 +49,9 @@ def our_step(name: str, views: torch.Tensor) -> Step:
     options, sizes = METHODS[name]
     encoder = build_encoder("resnet18", image_size=PX, projector_dim=None)
     encoder.set_projector({**module.PROJECTOR, **sizes})
-    method = module.build(encoder, options=replace(module.Options(), **options), task=Task(batch_size=NUM)).train()
+    method = module.build(
+        encoder, options=replace(module.Options(), **options), context=Context(batch_size=NUM)
+    ).train()
     optimizer = build_optimizer("lars", method.parameters(), lr=0.4, weight_decay=1e-4, clip=False, eta=0.001)
     labels = torch.zeros(NUM, dtype=torch.int64)
 

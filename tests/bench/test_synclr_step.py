@@ -19,7 +19,7 @@ from corecli.engine.precision import autocast
 from corecli.engine.schedule import learning_rate, weight_decay
 from corecli.nets.encoder import build_encoder
 from corecli.ssl import synclr
-from corecli.ssl.parts.method import Batch, Task
+from corecli.ssl.parts.method import Batch, Context
 
 NUM, PX, LOCAL_PX, LOCALS, PER_GROUP, PROTOTYPES = 16, 64, 32, 4, 4, 4096
 STEPS, REPEATS = 1000, 3
@@ -30,8 +30,8 @@ def make_method() -> Any:
     encoder = build_encoder("vit-small/8", image_size=PX, projector_dim=None, drop_path=0.1)
     encoder.set_projector({**synclr.PROJECTOR, "hidden": 2048})  # pyright: ignore[reportArgumentType]
     options = synclr.Options(prototypes=PROTOTYPES, predictor_hidden=2048)
-    task = Task(num_views=1, num_local_views=LOCALS, batch_size=NUM)
-    return synclr.build(encoder, options=options, task=task).train()
+    context = Context(num_views=1, num_local_views=LOCALS, batch_size=NUM)
+    return synclr.build(encoder, options=options, context=context).train()
 
 
 def our_step(views: torch.Tensor, local_views: torch.Tensor, groups: torch.Tensor, precision: str) -> Step:

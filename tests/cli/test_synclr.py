@@ -79,7 +79,7 @@ def test_every_term_can_be_switched(run: Any, captioned: Path, switches: str) ->
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (f"{STABLEREP} --set label-by=image", "one view of an image has nothing to attract"),
+        (f"{STABLEREP} --set label-by=image", "label-by=image needs 2 views of an image"),
         (f"{STABLEREP} --set label-by=caption", "label-by"),
         (f"{STABLEREP} --set label-by=class", "no label"),
         (f"{SYNCLR} --set ema=false", "the patch loss needs a teacher"),
@@ -122,7 +122,7 @@ def test_images_alone_in_their_group_are_refused_or_counted(run: Any, captioned:
 
 
 def test_too_many_prototypes_are_warned_of_once(run: Any, captioned: Path) -> None:
-    warning = "warning: 999 prototypes are more than a batch's 16 masked patches"
+    warning = "warning: 999 prototypes exceed the 16 masked patches of a batch"
     assert run(*SYNCLR.split(), "--data", captioned, "--set", "prototypes=999").err.count(warning) == 1
     assert "warning" not in run(*SYNCLR.split(), "--data", captioned).err
 

@@ -14,8 +14,8 @@ from corecli.data.members import parse_views
 from corecli.engine.dist import World, average_gradients, mean_over_ranks
 from corecli.nets.batchnorm import synchronize_batchnorm
 from corecli.nets.encoder import build_encoder
-from corecli.ssl.parts.method import Batch, Method, Task
-from corecli.views.recipes import AUGMENTATIONS
+from corecli.ssl.parts.method import Batch, Context, Method
+from corecli.views.policies import AUGMENTATIONS
 
 METHODS = registry.choices("ssl")
 NUM, PX, DIM, CLASSES = 8, 8, 16, 5
@@ -28,10 +28,10 @@ def make(name: str, dtype: torch.dtype = torch.float32) -> Method:
     if module.PROJECTOR is not None:
         encoder.set_projector({**module.PROJECTOR, "hidden": 32, "dim": DIM})
     views, local_views = counts(name)
-    task = Task(
+    context = Context(
         num_views=views, num_local_views=local_views, batch_size=NUM, num_classes=CLASSES, target_dim=DIM, seed=1
     )
-    return module.build(encoder, options=module.Options(), task=task).to(dtype).train()
+    return module.build(encoder, options=module.Options(), context=context).to(dtype).train()
 
 
 def counts(name: str) -> tuple[int, int]:
@@ -112,7 +112,9 @@ def test_refuses_more_global_views_than_it_can_take(name: str) -> None:
     module = registry.load("ssl", name)
     encoder = build_encoder("resnet10-tiny", image_size=PX, projector_dim=DIM, projector_hidden=32)
     with pytest.raises(UsageError, match="views"):
-        module.build(encoder, options=module.Options(), task=Task(num_views=9, num_classes=CLASSES, target_dim=DIM))
+        module.build(
+            encoder, options=module.Options(), context=Context(num_views=9, num_classes=CLASSES, target_dim=DIM)
+        )
 
 
 @pytest.mark.parametrize("name", METHODS)

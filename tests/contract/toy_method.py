@@ -11,7 +11,7 @@ from torch import Tensor
 from corecli.engine.dist import gather_with_gradient
 from corecli.nets.encoder import Encoder
 from corecli.ssl.parts.losses import widened
-from corecli.ssl.parts.method import Batch, Method, Task, check_views, embed
+from corecli.ssl.parts.method import Batch, Context, Method, check_views, embed
 
 VIEWS, AUGMENT = "2g", "weak"
 PROJECTOR = {"hidden": 64, "dim": 32, "norm": "batch"}
@@ -24,8 +24,8 @@ class Options:
     spread: float = 1.0  # the weight of uniformity
 
 
-def build(encoder: Encoder, *, options: Options, task: Task) -> ToyMethod:
-    check_views(task, method="toy-method", views=(2,))
+def build(encoder: Encoder, *, options: Options, context: Context) -> ToyMethod:
+    check_views(context, method="toy-method", views=(2,))
     return ToyMethod(encoder, spread=options.spread)
 
 

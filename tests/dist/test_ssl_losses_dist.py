@@ -10,12 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from corecli.engine.dist import World, average_gradients, gather_with_gradient, mean_over_ranks
-from corecli.ssl.parts.distillation import dino, next_center
-from corecli.ssl.parts.ibot import ibot, sinkhorn_knopp
-from corecli.ssl.parts.losses import info_nce_queue, moco_v3
+from corecli.ssl.parts.losses import barlow_twins, byol_distance, info_nce_queue, moco_v3, negative_cosine
 from corecli.ssl.parts.multi_positive import multi_positive, places, supervised_contrastive
-from corecli.ssl.parts.redundancy import barlow_twins
-from corecli.ssl.parts.regression import byol_distance, negative_cosine
+from corecli.ssl.parts.prototypes import dino, ibot, next_center, sinkhorn_knopp
 
 NUM, DIM = 8, 5
 Views = list[Tensor]

@@ -12,11 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from corecli.ssl.parts.distillation import dino, next_center
-from corecli.ssl.parts.losses import info_nce_queue, moco_v3, nt_xent
+from corecli.ssl.parts.losses import (
+    barlow_twins,
+    byol_distance,
+    info_nce_queue,
+    moco_v3,
+    negative_cosine,
+    nt_xent,
+)
 from corecli.ssl.parts.multi_positive import supervised_contrastive
-from corecli.ssl.parts.redundancy import barlow_twins
-from corecli.ssl.parts.regression import byol_distance, negative_cosine
+from corecli.ssl.parts.prototypes import dino, next_center
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 PRECISIONS = pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from torch import Tensor
 from corecli.nets import vit
 from corecli.nets.encoder import build_encoder
 from corecli.ssl import stablerep, synclr
-from corecli.ssl.parts.ibot import draw_mask, ibot, sinkhorn_knopp
-from corecli.ssl.parts.method import Batch, Task
+from corecli.ssl.parts.method import Batch, Context
 from corecli.ssl.parts.multi_positive import multi_positive, supervised_contrastive
+from corecli.ssl.parts.prototypes import draw_mask, ibot, sinkhorn_knopp
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 PRECISIONS = pytest.mark.parametrize(
@@ -177,8 +177,8 @@ def method_of(num_views: int, **options: Any) -> Any:
     encoder = build_encoder("vit-micro/4", image_size=8, projector_dim=None)
     encoder.set_projector({"hidden": 16, "dim": 12, "norm": "layer", "layers": 3, "last_norm": "plain"})
     sizes = {"predictor_hidden": 16, "patch_hidden": 16, "patch_dim": 8, "prototypes": 6, "warmup_steps": 10}
-    task = Task(num_views=num_views, num_local_views=2, batch_size=10, seed=1)
-    method: Any = synclr.build(encoder, options=synclr.Options(**sizes, **options), task=task).double().train()
+    context = Context(num_views=num_views, num_local_views=2, batch_size=10, seed=1)
+    method: Any = synclr.build(encoder, options=synclr.Options(**sizes, **options), context=context).double().train()
     with torch.no_grad():  # a teacher that differs from the student
         for p in [*method.teacher.parameters(), *method.teacher_patches.parameters()]:
             p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=p.dtype))
@@ -226,8 +226,8 @@ def test_without_teacher_patches_and_locals_synclr_is_stablerep() -> None:
         (synclr, synclr.Options(ema=False, ibot=0.0)),
     ):
         encoder = build_encoder("vit-micro/4", image_size=8, projector_dim=12, projector_hidden=16).double()
-        task = Task(num_views=1, batch_size=10)
-        method: Any = module.build(encoder, options=options, task=task).train()
+        context = Context(num_views=1, batch_size=10)
+        method: Any = module.build(encoder, options=options, context=context).train()
         loss = method.loss(batch)
         loss.backward()
         losses.append((loss, encoder.backbone.patch_embed.proj.weight.grad))

@@ -18,9 +18,9 @@ from corecli.views import augment as augment_module
 from corecli.views import color as color
 from corecli.views import resample
 from corecli.views.augment import Parameters, augment, draw, to_float
-from corecli.views.recipes import RECIPES, Recipe, get_recipe, local_recipe, parse_changes, view_recipes
+from corecli.views.policies import POLICIES, Policy, get_policy, local_policy, parse_changes, view_policies
 
-EVERYTHING = replace(RECIPES["strong"], solarize=0.3)
+EVERYTHING = replace(POLICIES["strong"], solarize=0.3)
 
 
 def images_of(batch: int, height: int, width: int | None = None, *, seed: int = 0) -> torch.Tensor:
@@ -34,8 +34,8 @@ def images_of(batch: int, height: int, width: int | None = None, *, seed: int = 
     return x
 
 
-def drawn(recipe: Recipe, batch: int, size: int, **overrides) -> Parameters:
-    p = draw(recipe, seed=3, step=7, view=0, batch=batch, image_size=(size, size))
+def drawn(policy: Policy, batch: int, size: int, **overrides) -> Parameters:
+    p = draw(policy, seed=3, step=7, view=0, batch=batch, image_size=(size, size))
     return replace(p, **overrides)
 
 
@@ -53,7 +53,7 @@ def torchvision_view(image: torch.Tensor, p: Parameters, i: int) -> torch.Tensor
     x = tv.rgb_to_grayscale(x, 3) if p.grey[i] else x
     kernel = 2 * max(1, min(p.size) // 10 // 2) + 1
     x = tv.gaussian_blur(x, [kernel] * 2, [float(p.sigma[i])] * 2) if p.sigma[i] > 0 else x
-    return tv.solarize(x, p.recipe.threshold) if p.solarize[i] else x
+    return tv.solarize(x, p.policy.threshold) if p.solarize[i] else x
 
 
 @pytest.mark.parametrize(("source", "size"), [(32, 32), (64, 64), (224, 224), (96, 32), (64, 224), (33, 20)])
@@ -144,7 +144,7 @@ def test_the_full_blur_kernel_is_pillows_gaussian_and_a_tenth_is_not():
     error = {}
     for kernel in ("tenth", "full"):
         p = draw(
-            Recipe(blur=1.0, sigma=(2.0, 2.0), blur_kernel=kernel), seed=0, step=0, view=0, batch=1, image_size=(32, 32)
+            Policy(blur=1.0, sigma=(2.0, 2.0), blur_kernel=kernel), seed=0, step=0, view=0, batch=1, image_size=(32, 32)
         )
         error[kernel] = np.abs(augment(images, p)[0].permute(1, 2, 0).numpy() * 255 - blurred).mean()
     assert error["full"] < 1.5 < 5.0 < error["tenth"]
@@ -171,8 +171,8 @@ def test_parameters_are_a_function_of_seed_step_and_view():
 
 @pytest.mark.parametrize("name", ["strong", "weak"])
 def test_a_recipes_parameters_have_the_frequencies_and_ranges_of_its_table(name):
-    recipe, n = RECIPES[name], 20_000
-    p = draw(recipe, seed=0, step=0, view=0, batch=n, image_size=(200, 200))
+    policy, n = POLICIES[name], 20_000
+    p = draw(policy, seed=0, step=0, view=0, batch=n, image_size=(200, 200))
     table = {"strong": (0.08, 0.8, 0.8, 0.2), "weak": (0.2, 0.4, 0.4, 0.1)}  # CORE Tables 9 and 12
     least_area, chance, strength, hue = table[name]
     frequencies = [(p.flip, 0.5), (p.order[:, 0] >= 0, chance), (p.grey, 0.2), (p.sigma > 0, 0.5), (p.solarize, 0.0)]
@@ -194,7 +194,7 @@ def test_crops_are_distributed_as_torchvisions():
     n, image = 4000, torch.empty(3, 60, 90)
     torch.manual_seed(0)
     theirs = np.array([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(n)])
-    ours = draw(RECIPES["crop"], seed=0, step=0, view=0, batch=n, image_size=(60, 90)).boxes
+    ours = draw(POLICIES["crop"], seed=0, step=0, view=0, batch=n, image_size=(60, 90)).boxes
     for a, b in zip(theirs.T, ours.T, strict=True):
         grid = np.arange(91)
         distance = np.abs((a[:, None] <= grid).mean(0) - (b[:, None] <= grid).mean(0)).max()  # Kolmogorov-Smirnov
@@ -204,8 +204,8 @@ def test_crops_are_distributed_as_torchvisions():
 @pytest.mark.parametrize("image_size", [(20, 200), (200, 20), (60, 60), (50, 70)])
 def test_crop_tries_and_fallback_are_torchvisions(image_size):
     shapes, places = np.random.default_rng(0).random((200, 10, 2)), np.full((200, 2), 0.5)
-    recipe = Recipe(crop=(0.6, 1.0))
-    boxes = augment_module._crop_boxes(recipe, image_size, shapes, places)
+    policy = Policy(crop=(0.6, 1.0))
+    boxes = augment_module._crop_boxes(policy, image_size, shapes, places)
     for tries, box in zip(shapes, boxes.tolist(), strict=True):
         assert tuple(box[2:]) == first_fitting_sides(tries, *image_size)
         assert 0 <= box[0] <= image_size[0] - box[2] and 0 <= box[1] <= image_size[1] - box[3]
@@ -228,8 +228,8 @@ def first_fitting_sides(tries: np.ndarray, height: int, width: int) -> tuple[int
 
 def test_flip_only_mirrors_and_none_only_divides():
     images = images_of(12, 16)
-    assert torch.equal(augment(images, drawn(RECIPES["none"], 12, 16)), to_float(images))
-    p = drawn(RECIPES["flip"], 12, 16)
+    assert torch.equal(augment(images, drawn(POLICIES["none"], 12, 16)), to_float(images))
+    p = drawn(POLICIES["flip"], 12, 16)
     views, mirrored = augment(images, p), torch.from_numpy(p.flip)
     assert 0 < mirrored.sum() < 12
     assert torch.equal(views[mirrored], to_float(images)[mirrored].flip(-1))
@@ -238,7 +238,7 @@ def test_flip_only_mirrors_and_none_only_divides():
 
 def test_one_image_in_twenty_loses_a_half_or_three_quarters_of_its_detail():
     n = 20_000
-    shrink = draw(RECIPES["synclr"], seed=0, step=0, view=0, batch=n, image_size=(8, 8)).shrink
+    shrink = draw(POLICIES["synclr"], seed=0, step=0, view=0, batch=n, image_size=(8, 8)).shrink
     for part in (0.5, 0.25):
         assert abs((shrink == part).mean() - 0.025) < 4 * math.sqrt(0.025 / n)
     assert set(shrink) == {1.0, 0.5, 0.25}
@@ -248,7 +248,7 @@ def test_one_image_in_twenty_loses_a_half_or_three_quarters_of_its_detail():
 def test_what_is_shrunk_is_resized_there_and_back_as_by_pillow(part, small):
     images = images_of(3, 32, 20) // 2 + 64  # nothing is clipped: Pillow does so between rows and columns, too
     given = images.clone()
-    p = draw(RECIPES["none"], seed=3, step=7, view=0, batch=3, image_size=(32, 20))
+    p = draw(POLICIES["none"], seed=3, step=7, view=0, batch=3, image_size=(32, 20))
     views = augment(images, replace(p, shrink=np.array([1.0, part, 1.0])))
     assert torch.equal(images, given)
     assert torch.equal(views[::2], to_float(images)[::2])
@@ -262,11 +262,11 @@ def test_what_is_shrunk_is_resized_there_and_back_as_by_pillow(part, small):
 def test_values_of_a_recipe_are_changed_in_all_views_but_the_crop_of_local_ones():
     changes = parse_changes({"flip": "0", "crop": "0.5,1", "hue": "0.4"})
     assert changes == {"flip": 0.0, "crop": (0.5, 1.0), "hue": 0.4}
-    first, second = view_recipes(["dino"], num_views=2, changes=changes)
-    assert first == replace(RECIPES["dino-1"], flip=0, crop=(0.5, 1.0), hue=0.4)
-    assert second == replace(RECIPES["dino-2"], flip=0, crop=(0.5, 1.0), hue=0.4)
-    assert local_recipe(["dino"], changes=changes) == replace(RECIPES["dino-local"], flip=0, hue=0.4)
-    assert local_recipe(["weak"], changes=changes) == replace(RECIPES["weak"], crop=(0.05, 0.4), flip=0, hue=0.4)
+    first, second = view_policies(["dino"], num_views=2, changes=changes)
+    assert first == replace(POLICIES["dino-1"], flip=0, crop=(0.5, 1.0), hue=0.4)
+    assert second == replace(POLICIES["dino-2"], flip=0, crop=(0.5, 1.0), hue=0.4)
+    assert local_policy(["dino"], changes=changes) == replace(POLICIES["dino-local"], flip=0, hue=0.4)
+    assert local_policy(["weak"], changes=changes) == replace(POLICIES["weak"], crop=(0.05, 0.4), flip=0, hue=0.4)
 
 
 @pytest.mark.parametrize(
@@ -291,14 +291,14 @@ def test_impossible_values_of_a_recipe_are_refused(name, text, message):
 
 def test_size_resizes_also_without_a_crop():
     images = images_of(2, 48)
-    views = augment(images, drawn(get_recipe("none", size=24), 2, 48))
+    views = augment(images, drawn(get_policy("none", size=24), 2, 48))
     expected = tv.resize(images.float() / 255, [24, 24], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
     assert (views - expected).abs().max() < 1e-5
 
 
 def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'strong'"):
-        get_recipe("strng")
+        get_policy("strng")
 
 
 def test_views_ignore_autocast_and_leave_precision_settings_alone():
@@ -344,4 +344,4 @@ def test_a_gpu_gives_the_same_views():
 
 def test_images_of_another_size_than_the_parameters_are_a_programming_error():
     with pytest.raises(ValueError, match="do not match"):
-        augment(images_of(4, 16), drawn(RECIPES["crop"], 4, 32))
+        augment(images_of(4, 16), drawn(POLICIES["crop"], 4, 32))

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from methods import make_batch, make_method, take_step
 
 from corecli.base.errors import UsageError
-from corecli.ssl.parts.distillation import dino
 from corecli.ssl.parts.method import embed
-from corecli.ssl.parts.prototypes import Prototypes
+from corecli.ssl.parts.prototypes import Prototypes, dino
 
 
 def make(**options: Any) -> Any:

@@ -17,7 +17,7 @@ from corecli.data.loader import Loader, read_batches
 from corecli.data.order import Order, sequential_batches
 from corecli.data.rows import Rows, make_rows
 from corecli.views.augment import augment, draw
-from corecli.views.recipes import RECIPES
+from corecli.views.policies import POLICIES
 
 CPU = torch.device("cpu")
 
@@ -122,7 +122,7 @@ def test_two_ranks_of_four_see_the_views_one_rank_of_eight_sees():
     def views(world: SimpleNamespace) -> list[torch.Tensor]:
         seen = []
         for step, images, rows in load(image_set, order, world=world):
-            p = draw(RECIPES["strong"], seed=0, step=step, view=1, batch=8, image_size=image_set.image_size)
+            p = draw(POLICIES["strong"], seed=0, step=step, view=1, batch=8, image_size=image_set.image_size)
             first = world.rank * len(rows)
             seen.append(augment(images, p[first : first + len(rows)]))
         return seen

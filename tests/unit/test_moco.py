@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from methods import DIM, NUM, make_batch, make_method, take_step
 
 from corecli.base.errors import UsageError
+from corecli.ssl.moco import Queue
 from corecli.ssl.parts.losses import info_nce_queue
 from corecli.ssl.parts.method import embed
-from corecli.ssl.parts.queue import Queue
 
 
 @pytest.mark.parametrize("size", [1, 7, 12])

@@ -11,10 +11,9 @@ from methods import DIM, make_batch, make_method, take_step
 from torch import Tensor, nn
 
 from corecli.base.errors import UsageError
-from corecli.ssl.parts.losses import moco_v3
+from corecli.ssl.parts.losses import barlow_twins, moco_v3
 from corecli.ssl.parts.method import embed
 from corecli.ssl.parts.multi_positive import supervised_contrastive
-from corecli.ssl.parts.redundancy import barlow_twins
 
 
 def predicted(method: nn.Module, views: tuple[Tensor, ...]) -> Tensor:

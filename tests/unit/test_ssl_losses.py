@@ -12,7 +12,8 @@ from corecli.base import registry
 from corecli.base.errors import DataError, UsageError
 from corecli.nets.encoder import Encoder, build_encoder
 from corecli.ssl.parts.losses import cosine_distance, nt_xent
-from corecli.ssl.parts.method import Batch, Task, cosine_momentum, embed, follow, teacher_of
+from corecli.ssl.parts.method import Batch, Context, embed
+from corecli.ssl.parts.teacher import cosine_momentum, follow, teacher_of
 
 
 @pytest.fixture
@@ -57,14 +58,14 @@ def test_views_pass_together_and_share_batch_statistics(encoder: Encoder) -> Non
     assert not torch.allclose(h[0], encoder(views(2)[0])[0])
 
 
-def build(name: str, encoder: Encoder, task: Task, **options: float) -> Any:
+def build(name: str, encoder: Encoder, context: Context, **options: float) -> Any:
     module = registry.load("ssl", name)
-    return module.build(encoder, options=module.Options(**options), task=task)
+    return module.build(encoder, options=module.Options(**options), context=context)
 
 
 @pytest.mark.parametrize("num_views", [1, 2])
 def test_psl_is_the_mean_over_its_views(encoder: Encoder, num_views: int) -> None:
-    method = build("psl", encoder, Task(num_views=num_views, target_dim=6)).eval()
+    method = build("psl", encoder, Context(num_views=num_views, target_dim=6)).eval()
     data = batch(num_views)
     assert data.targets is not None
     each = [cosine_distance(encoder(view)[1], data.targets) for view in data.views]
@@ -72,7 +73,7 @@ def test_psl_is_the_mean_over_its_views(encoder: Encoder, num_views: int) -> Non
 
 
 def test_supervised_trains_no_projector_and_saves_none(encoder: Encoder) -> None:
-    method = build("supervised", encoder, Task(num_views=1, num_classes=4))
+    method = build("supervised", encoder, Context(num_views=1, num_classes=4))
     assert encoder.projector_dim is None
     assert encoder.spec["projector"] is None
     assert not [n for n in method.state_dict() if "projector" in n]
@@ -80,7 +81,7 @@ def test_supervised_trains_no_projector_and_saves_none(encoder: Encoder) -> None
 
 def test_supervised_smooths_labels(encoder: Encoder) -> None:
     data = batch(1)
-    method = build("supervised", encoder, Task(num_views=1, num_classes=4), label_smoothing=0.2).eval()
+    method = build("supervised", encoder, Context(num_views=1, num_classes=4), label_smoothing=0.2).eval()
     log_p = method.classifier(encoder(data.views[0])[0]).log_softmax(1)
     target = 0.8 * torch.eye(4) + 0.05
     torch.testing.assert_close(method.loss(data), -(target * log_p).sum(1).mean())
@@ -88,7 +89,7 @@ def test_supervised_smooths_labels(encoder: Encoder) -> None:
 
 def test_classifier_is_a_function_of_the_seed(encoder: Encoder) -> None:
     def weight(seed: int) -> torch.Tensor:
-        return build("supervised", encoder, Task(num_views=1, num_classes=4, seed=seed)).classifier.weight
+        return build("supervised", encoder, Context(num_views=1, num_classes=4, seed=seed)).classifier.weight
 
     assert torch.equal(weight(1), weight(1))
     assert not torch.equal(weight(1), weight(2))
@@ -127,20 +128,20 @@ def test_follow_moves_parameters_and_leaves_statistics(encoder: Encoder) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "task", "options", "message"),
+    ("name", "context", "options", "message"),
     [
-        ("psl", Task(target_dim=7), {}, "7 dimensions, the encoder's output 6"),
-        ("psl", Task(), {}, "needs a feature table"),
-        ("psl", Task(target_dim=6, num_views=3), {}, "1 or 2 global views"),
-        ("simclr", Task(), {"temperature": 0.0}, "above 0"),
-        ("simclr", Task(num_views=1), {}, "simclr takes 2 global views"),
-        ("simclr", Task(num_local_views=1), {}, "no local views"),
-        ("supervised", Task(num_views=1), {}, "at least two classes"),
-        ("supervised", Task(num_views=1, num_classes=1), {}, "at least two classes"),
+        ("psl", Context(target_dim=7), {}, "7 dimensions, the encoder's output 6"),
+        ("psl", Context(), {}, "needs a feature table"),
+        ("psl", Context(target_dim=6, num_views=3), {}, "1 or 2 global views"),
+        ("simclr", Context(), {"temperature": 0.0}, "above 0"),
+        ("simclr", Context(num_views=1), {}, "simclr takes 2 global views"),
+        ("simclr", Context(num_local_views=1), {}, "no local views"),
+        ("supervised", Context(num_views=1), {}, "at least two classes"),
+        ("supervised", Context(num_views=1, num_classes=1), {}, "at least two classes"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
-    encoder: Encoder, name: str, task: Task, options: dict[str, float], message: str
+    encoder: Encoder, name: str, context: Context, options: dict[str, float], message: str
 ) -> None:
     with pytest.raises((UsageError, DataError), match=message):
-        build(name, encoder, task, **options)
+        build(name, encoder, context, **options)

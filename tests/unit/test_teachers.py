@@ -14,7 +14,7 @@ from torch import nn
 from corecli.base.errors import UsageError
 from corecli.nets.encoder import build_encoder
 from corecli.ssl.parts.method import embed
-from corecli.ssl.parts.taught import TaughtMethod
+from corecli.ssl.parts.teacher import TaughtMethod
 
 TAUGHT = pytest.mark.parametrize("name", ["moco", "mocov3", "byol", "dino"])
 

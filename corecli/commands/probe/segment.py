@@ -34,14 +34,14 @@ from corecli.nets.batchnorm import synchronize_batchnorm
 from corecli.nets.encoder import Encoder
 from corecli.nets.patches import Segmenter, slide
 from corecli.views import augment
-from corecli.views.recipes import Recipe
+from corecli.views.policies import Policy
 
 if TYPE_CHECKING:
     from corecli.commands.probe.options import Config
 
 _SCALES = (0.5, 2.0)  # of an image before a window is cut from it
 # mmsegmentation distorts colors by these amounts, each of the four with probability 1/2; here all at once or none.
-_COLORS = Recipe(flip=0.5, jitter=0.5, brightness=32 / 256, contrast=0.5, saturation=0.5, hue=18 / 360)
+_COLORS = Policy(flip=0.5, jitter=0.5, brightness=32 / 256, contrast=0.5, saturation=0.5, hue=18 / 360)
 
 T = TypeVar("T")
 R = TypeVar("R")

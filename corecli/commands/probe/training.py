@@ -31,8 +31,8 @@ from corecli.nets.initial import seeded
 from corecli.nets.vit import set_drop_path
 from corecli.views import augment
 from corecli.views.mixing import draw_mixing, erase, mix
+from corecli.views.policies import get_policy
 from corecli.views.randaugment import rand_augment
-from corecli.views.recipes import get_recipe
 
 if TYPE_CHECKING:
     from corecli.commands.probe.options import Config
@@ -253,11 +253,11 @@ def _views(
     rows = torch.from_numpy(train.rows)
     number_of = torch.full((int(rows.max()) + 1,), -1)
     number_of[rows] = problem.numbers[: len(rows)]
-    recipe = get_recipe(of_mode(config, "augment"), size=encoder.spec["preprocessing"]["image_size"])
+    policy = get_policy(of_mode(config, "augment"), size=encoder.spec["preprocessing"]["image_size"])
     loader = Loader(data, _order(rows[subset], plan, seed), world=world, workers=num_workers(config.workers))
     for step, images, picked in loader:
         size = (images.shape[-2], images.shape[-1])
-        drawn = augment.draw(recipe, seed=seed, step=step, view=0, batch=plan.batch_size, image_size=size)
+        drawn = augment.draw(policy, seed=seed, step=step, view=0, batch=plan.batch_size, image_size=size)
         first = world.rank * len(picked)
         views = augment.augment(images, drawn[first : first + len(picked)])
         yield step, views, number_of[picked].to(world.device)

@@ -22,7 +22,7 @@ from corecli.nets.batchnorm import synchronize_batchnorm
 from corecli.nets.depth import rate_scales
 from corecli.nets.encoder import Encoder
 from corecli.nets.vit import is_vit
-from corecli.ssl.parts.method import Batch, Method, Task, split_batch
+from corecli.ssl.parts.method import Batch, Context, Method, split_batch
 from corecli.ssl.parts.online import OnlineProbe, figures, has_collapsed, subset_rows
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Learner:
             raise self._diverged(f"the loss is {values['loss']}")
         if self.world.is_main:
             images, labels = self.data.read(self._subset), self.data.rows.labels[self._subset]
-            pair = pair_of_views(images, self.stages[self._index].recipes[0])
+            pair = pair_of_views(images, self.stages[self._index].policies[0])
             try:
                 values |= figures(self.encoder, images, labels, pair)
             except DataError as error:
@@ -123,7 +123,7 @@ class Learner:
         module = registry.load("ssl", stage.method, "method")
         options = module.Options(**cfg.parse_fields(module.Options, stage.options, where=stage.method))
         with about(config.data):
-            method: Method = module.build(self.encoder, options=options, task=self._task(stage))
+            method: Method = module.build(self.encoder, options=options, context=self._context(stage))
         self._check(method, stage.method)
         self.method: Method = synchronize_batchnorm(method.to(self.world.device), self.world.device)  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer = optim.build_optimizer(
@@ -162,8 +162,8 @@ class Learner:
             raise UsageError("--layer-decay is for vision transformers", hint="leave it out")
         return rate_scales(backbone, decay)
 
-    def _task(self, stage: StagePlan) -> Task:
-        return Task(
+    def _context(self, stage: StagePlan) -> Context:
+        return Context(
             num_views=stage.num_views,
             num_local_views=stage.num_local_views,
             batch_size=self.config.batch_size // self.config.accumulate,

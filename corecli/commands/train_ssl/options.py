@@ -13,10 +13,10 @@ real:1g6l,synthetic:1g2l). mixed:1g is synthetic with --synthetic-probability, e
 one view, mixed:1g,mixed:1g on both). An epoch of pairs goes over the real images; the variant shown is drawn anew every
 epoch from (seed, epoch, group), and entries of one image show different variants while there are enough. A real image
 without partner shows itself, unless the mixture says that it is left out or refused (inflate --missing). Where the two
-global views have recipes of their own, paired images change places under them from step to step, so that how an image
+global views have policies of their own, paired images change places under them from step to step, so that how an image
 was augmented does not tell where it is from.
 
-An augmentation is a recipe with a name; --augment-set changes its values for all views, as in flip=0 for what must not
+An augmentation is a policy with a name; --augment-set changes its values for all views, as in flip=0 for what must not
 be mirrored. They are the probabilities shrink (a half or a quarter of the detail), flip, jitter, grey, blur and
 solarize, the strengths of the jitter brightness, contrast, saturation and hue, the ranges crop (part of the area; of
 global views only), ratio and sigma (of the blur, in px), and threshold (from where solarize inverts).
@@ -56,7 +56,7 @@ from corecli.commands.parts.inputs import (
     ReadsImages,
 )
 from corecli.commands.train_ssl.presets import PRESETS as PRESETS
-from corecli.views.recipes import AUGMENTATIONS
+from corecli.views.policies import AUGMENTATIONS
 
 if TYPE_CHECKING:
     pass

@@ -17,7 +17,7 @@ from corecli.data.mix import has_partner
 from corecli.data.order import Sets
 from corecli.data.rows import REAL
 from corecli.engine.schedule import Stage, check_warmup, parse_duration, parse_stage
-from corecli.views.recipes import Recipe, local_recipe, parse_changes, view_recipes
+from corecli.views.policies import Policy, local_policy, parse_changes, view_policies
 
 if TYPE_CHECKING:
     from corecli.commands.train_ssl.options import Config
@@ -29,8 +29,8 @@ class StagePlan(Stage):
 
     options: dict[str, str]
     entries: tuple[Entry, ...]
-    recipes: tuple[Recipe, ...]  # of the global views
-    local_recipe: Recipe
+    policies: tuple[Policy, ...]  # of the global views
+    local_policy: Policy
     slots: np.ndarray
     segments: tuple[int, ...]
     sets: Sets | None
@@ -39,7 +39,7 @@ class StagePlan(Stage):
     @property
     def num_views(self) -> int:
         """Global views of an image."""
-        return len(self.recipes)
+        return len(self.policies)
 
     @property
     def num_local_views(self) -> int:
@@ -122,8 +122,8 @@ def _plan_stage(text: str, config: Config, data: ImageSet) -> StagePlan:
         steps=stage.steps,
         options={name: value for name, value in named_values(config.set).items() if name in told["Options"]},
         entries=entries,
-        recipes=view_recipes(augment, num_views=sum(entry.num_global for entry in entries), changes=changes),
-        local_recipe=local_recipe(augment, changes=changes),
+        policies=view_policies(augment, num_views=sum(entry.num_global for entry in entries), changes=changes),
+        local_policy=local_policy(augment, changes=changes),
         slots=slots,
         segments=segments,
         sets=sets,

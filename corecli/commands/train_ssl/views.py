@@ -12,7 +12,7 @@ from corecli.data.members import pairs
 from corecli.data.order import positions
 from corecli.engine.dist import World
 from corecli.views.augment import augment, draw
-from corecli.views.recipes import Recipe
+from corecli.views.policies import Policy
 
 Views = tuple[torch.Tensor, ...]
 
@@ -26,42 +26,42 @@ class ViewMaker:
         self._stage, self._batch_size, self._seed = stage, batch_size, seed
         self._compile = compile
         self._mine = positions(batch_size, rank=world.rank, world_size=world.size, parts=parts)
-        self._local = replace(stage.local_recipe, size=local_px)
+        self._local = replace(stage.local_policy, size=local_px)
 
     def make(self, step: int, images: torch.Tensor) -> tuple[Views, Views]:
         """Global and local views, float [b, 3, h, w] in [0, 1], of uint8 images [E, b, 3, H, W], one of each entry."""
-        recipes = self._recipes_of(step)
+        policies = self._policies_of(step)
         views, local_views = [], []
         for entry, members in zip(self._stage.entries, images, strict=True):
             for _ in range(entry.num_global):
-                views.append(self._view(recipes[len(views)], step, len(views), members))
+                views.append(self._view(policies[len(views)], step, len(views), members))
             for _ in range(entry.num_local):
                 index = self._stage.num_views + len(local_views)
                 local_views.append(self._view(self._local, step, index, members))
         return tuple(views), tuple(local_views)
 
-    def _recipes_of(self, step: int) -> tuple[Recipe, ...]:
-        """The recipe of each global view. Where views come from different members, the recipes change places from step
+    def _policies_of(self, step: int) -> tuple[Policy, ...]:
+        """The policy of each global view. Where views come from different members, the policies change places from step
         to step, so that how an image was augmented does not tell where it is from."""
-        recipes = self._stage.recipes
+        policies = self._stage.policies
         if not pairs(self._stage.entries):
-            return recipes
-        first = int(numpy_generator(self._seed, "recipes", step).integers(len(recipes)))
-        return recipes[first:] + recipes[:first]
+            return policies
+        first = int(numpy_generator(self._seed, "recipes", step).integers(len(policies)))
+        return policies[first:] + policies[:first]
 
-    def _view(self, recipe: Recipe, step: int, view: int, images: torch.Tensor) -> torch.Tensor:
+    def _view(self, policy: Policy, step: int, view: int, images: torch.Tensor) -> torch.Tensor:
         height, width = images.shape[-2:]
         parameters = draw(
-            recipe, seed=self._seed, step=step, view=view, batch=self._batch_size, image_size=(height, width)
+            policy, seed=self._seed, step=step, view=view, batch=self._batch_size, image_size=(height, width)
         )
         return augment(images, parameters[self._mine], compile=self._compile)
 
 
-def pair_of_views(images: torch.Tensor, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
+def pair_of_views(images: torch.Tensor, policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
     """Two uint8 views of uint8 images [N, 3, H, W], the same ones whenever asked: to watch alignment by."""
     views = []
     for view in range(2):
         height, width = images.shape[-2:]
-        parameters = draw(recipe, seed=0, step=0, view=view, batch=len(images), image_size=(height, width))
+        parameters = draw(policy, seed=0, step=0, view=view, batch=len(images), image_size=(height, width))
         views.append(augment(images, parameters).mul(255).round().clamp(0, 255).to(torch.uint8))
     return views[0], views[1]

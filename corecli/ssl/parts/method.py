@@ -1,21 +1,23 @@
-"""What a method is: the views it wants of a batch, and a loss of them.
+"""What a method is: a loss of the views of a batch.
 
-One file of this folder is one method. It holds `build(encoder, *, options, task)`, which returns it, and what can be
-told without importing it: `Options`, a dataclass whose fields are its own options with their defaults (`--set`);
-`VIEWS`, the views it takes unless --views says otherwise; `AUGMENT`, their augmentation; and `PROJECTOR`, the projector
-it was published with, None for a method that has none, and `PROJECTOR_VIT` where a ViT has another.
+A file of `corecli/ssl/` is a method. It defines `build(encoder, *, options, context)`, which returns the method, and
+constants that are read without importing the file:
 
-`loss` is this process's share; the mean over ranks is the loss of the global batch (`engine.dist`).
+- `Options`: a dataclass with the method's own options and their defaults (`--set`);
+- `VIEWS`: the default of --views;
+- `AUGMENT`: the default of --augment;
+- `PROJECTOR`: the published projector, or None for a method that trains none;
+- `PROJECTOR_VIT`: the projector of a ViT, where it differs (optional);
+- `TINY`: options of `train-ssl`, as in a preset, that make the method small enough for tests (optional).
+
+`loss` returns the share of this process: the mean over ranks is the loss of the global batch (`engine.dist`).
 """
 
 from __future__ import annotations
 
-import copy
-import math
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +27,16 @@ from corecli.nets.encoder import Encoder
 
 Needs = Literal["nothing", "labels", "features"]
 Published = Literal["student", "teacher"]
-M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """This process's rows of a step, on its device.
+    """The rows of this process in a step, on its device.
 
-    views: the global views, float [B, 3, H, W] in [0, 1]; local_views: smaller ones [B, 3, h, w]; labels: int64 [B],
-    -1 unknown; groups: int64 [B], equal for members of one group; targets: float [B, D], the rows of a feature table,
-    for methods that need features; step, total_steps: where in its stage the method is; part: which of the parts that
-    the batch of a step is worked off in.
+    views: the global views, float [B, 3, H, W] in [0, 1]; local_views: the local views [B, 3, h, w]; labels: int64 [B],
+    -1 where unknown; groups: int64 [B], equal within a group; targets: float [B, D], rows of a feature table, for
+    methods that need features; step, total_steps: the position in the stage; part: the index of the part with
+    --accumulate.
     """
 
     views: tuple[Tensor, ...]
@@ -49,12 +50,12 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """What the data and the run decide for a method.
+class Context:
+    """What a method knows about its run when it is built.
 
-    batch_size: of the global batch, or of each of its parts; num_classes: 0 without labels; target_dim: of the feature
-    table, None without one; steps_per_epoch: full batches of an epoch; seed: of the weights that a method adds to the
-    encoder's.
+    batch_size: images of the global batch, or of each part with --accumulate; num_classes: 0 without labels;
+    target_dim: dimension of the feature table, None without one; steps_per_epoch: full batches of an epoch; seed: of
+    the weights that the method adds to the encoder's.
     """
 
     num_views: int = 2
@@ -67,12 +68,11 @@ class Task:
 
 
 class Method(nn.Module):
-    """The encoder that learns, whatever else is trained with it, and the loss. A subclass overrides what differs.
+    """An encoder, the modules trained with it, and the loss. Subclasses override what differs.
 
-    needs: what the images must come with. teacher: an averaged copy of the encoder, where the method has one.
-    publishes: which of the two its authors evaluate, and `train-ssl` writes unless --export says otherwise.
-    accumulates: whether a batch may be worked off in parts, of which `after_step` sees the last. notes: what is worth
-    a warning before training starts.
+    needs: what must come with the images. teacher: an averaged copy of the encoder, or None. publishes: the network
+    that the method's authors evaluate, which `train-ssl` writes by default. accumulates: whether --accumulate is
+    possible; `after_step` sees the last part only. notes: warnings to print before training.
     """
 
     needs: Needs = "nothing"
@@ -85,19 +85,19 @@ class Method(nn.Module):
         self.encoder, self.teacher = encoder, teacher
 
     def loss(self, batch: Batch) -> Tensor:
-        """The share of this process in the loss of the step, a scalar with gradient."""
+        """Return the share of this process in the loss of the step, a scalar with gradient."""
         raise NotImplementedError
 
     def after_step(self, step: int, total_steps: int) -> None:
-        """Called after the optimizer's step: moving averages, queues."""
+        """Update averages and queues; called after the optimizer's step."""
 
     def constant_rate(self) -> Iterable[nn.Parameter]:
-        """Parameters whose learning rate stays at its peak whatever the schedule."""
+        """Return the parameters whose learning rate stays at its peak whatever the schedule."""
         return ()
 
 
 def split_batch(batch: Batch, num_parts: int) -> list[Batch]:
-    """Consecutive parts of a batch."""
+    """Return `num_parts` consecutive parts of a batch, of equal size."""
     size = len(batch.labels) // num_parts
     return [_part_of(batch, part, slice(part * size, (part + 1) * size)) for part in range(num_parts)]
 
@@ -114,12 +114,23 @@ def _part_of(batch: Batch, part: int, rows: slice) -> Batch:
     )
 
 
-def check_views(task: Task, *, method: str, views: tuple[int, ...], local_views: bool = False) -> None:
-    """Refuse views a method cannot take: `views` are the numbers of global ones it can. Errors: UsageError."""
-    if task.num_views not in views:
+def embed(encoder: Encoder, views: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Return features [V, B, D] and projections [V, B, P] of V views, each [B, 3, H, W], in one forward pass.
+
+    BatchNorm's statistics are therefore those of all views together, as in the code of SimCLR and in lightly;
+    solo-learn computes them view by view.
+    """
+    h, z = encoder(torch.cat(views))
+    shape = (len(views), len(views[0]))
+    return h.unflatten(0, shape), z.unflatten(0, shape)
+
+
+def check_views(context: Context, *, method: str, views: tuple[int, ...], local_views: bool = False) -> None:
+    """Errors: UsageError unless the number of global views is in `views`, and local views are absent or allowed."""
+    if context.num_views not in views:
         wanted = " or ".join(map(str, views))
-        raise UsageError(f"{method} takes {wanted} global views, not {task.num_views}", hint="change --views")
-    if task.num_local_views and not local_views:
+        raise UsageError(f"{method} takes {wanted} global views, not {context.num_views}", hint="change --views")
+    if context.num_local_views and not local_views:
         raise UsageError(f"{method} takes no local views", hint="change --views")
 
 
@@ -127,50 +138,3 @@ def check_temperature(temperature: float) -> None:
     """Errors: UsageError unless it is above 0."""
     if not temperature > 0:
         raise UsageError(f"the temperature must be above 0, not {temperature:g}")
-
-
-def check_momentum(start: float, end: float) -> None:
-    """Errors: UsageError unless 0 <= start <= end <= 1."""
-    if not 0 <= start <= end <= 1:
-        raise UsageError(f"the teacher's momentum goes from 0 to 1, not {start:g} to {end:g}")
-
-
-def embed(encoder: Encoder, views: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """V views of one size, each [B, 3, H, W] -> (h [V, B, D], z [V, B, P]), in one forward pass.
-
-    BatchNorm's statistics are therefore those of all views together, as in SimCLR's own code and lightly's; solo-learn
-    takes them view by view.
-    """
-    h, z = encoder(torch.cat(views))
-    shape = (len(views), len(views[0]))
-    return h.unflatten(0, shape), z.unflatten(0, shape)
-
-
-def teacher_of(student: M) -> M:
-    """A copy of an encoder, or of a head, to be moved by `follow`: without gradient, and nobody listens on it."""
-    modules = list(student.modules())
-    hooks = [m._forward_hooks for m in modules]
-    for m in modules:
-        m._forward_hooks = OrderedDict()
-    try:
-        teacher = copy.deepcopy(student).requires_grad_(False)
-    finally:
-        for m, kept in zip(modules, hooks, strict=True):
-            m._forward_hooks = kept
-    for m in teacher.modules():
-        if hasattr(m, "drop_prob"):  # timm's DropPath: the student alone skips branches (DINO; SynCLR)
-            m.drop_prob = 0.0  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-    return teacher
-
-
-@torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum teacher + (1 - momentum) student, parameters only: BatchNorms run statistics of their own."""
-    ours: list[Tensor] = list(teacher.parameters())
-    theirs: list[Tensor] = list(student.parameters())
-    torch._foreach_lerp_(ours, theirs, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
-
-
-def cosine_momentum(start: float, end: float, step: int, total_steps: int) -> float:
-    """The momentum after `step` of `total_steps`, from start to end by half a cosine (BYOL, section 3.2)."""
-    return end - (end - start) * (math.cos(math.pi * step / total_steps) + 1) / 2

@@ -1,4 +1,4 @@
-"""Contrast with several positives: an anchor is drawn to every key of its label and told from all others."""
+"""Contrast with several positives: the keys with the label of an anchor are its positives, all others negatives."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ def multi_positive(
     temperature: float,
     itself: Tensor | None = None,
 ) -> Tensor:
-    """The cross-entropy of an anchor's even share of its positives with its softmax over keys (StableRep, Eq. 1-3).
+    """Return the cross-entropy of anchors with the uniform distribution over their positives (StableRep, Eq. 1-3).
 
-    anchors: [A, D] of this rank, keys: [K, D] of all, of any length; labels: int64 [A] and [K]. An anchor's positives
-    are the keys of its label. `itself`: int64 [A], the key of the anchor's own crop, which is then neither a positive
-    nor in the softmax. The mean is over the anchors of all ranks that have a positive; it is 0 when none has.
+    anchors: [A, D] of this rank; keys: [K, D] of all ranks, both of any length; labels, key_labels: int64 [A] and [K].
+    The positives of an anchor are the keys with its label. itself: int64 [A], the key of the anchor's own crop, which
+    is left out of the positives and of the softmax. The loss is the mean over the anchors of all ranks that have a
+    positive, and 0 when none has one.
     """
     with full_precision(anchors):
         anchors, keys = F.normalize(widened(anchors), dim=-1), F.normalize(widened(keys), dim=-1)
@@ -45,29 +46,29 @@ def multi_positive(
 
 
 def supervised_contrastive(z: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
-    """Views of one label attract: z [V, B, D] of any length, labels int64 [B] (SupCon, Eq. 2, L_out; StableRep).
+    """Return the contrast in which views with equal labels are positives (SupCon, Eq. 2, L_out; StableRep).
 
-    The keys are the same views of the global batch, with gradient; an anchor's own is left out. With two views or more
-    all anchors have a positive.
+    z: [V, B, D] of any length; labels: int64 [B]. The keys are the views of the global batch, with gradient, without
+    the anchor itself. With two views or more, every anchor has a positive.
     """
     num_views = len(z)
-    anchors = z.transpose(0, 1).flatten(0, 1)  # an image's views are neighbors
+    anchors = z.transpose(0, 1).flatten(0, 1)  # the views of an image are adjacent
     labels = labels.repeat_interleave(num_views)
     keys, key_labels = gather_with_gradient(anchors), gather_with_gradient(labels)
     return multi_positive(anchors, keys, labels, key_labels, temperature=temperature, itself=places(labels))
 
 
 def places(rows: Tensor) -> Tensor:
-    """Where this rank's rows [A, ...] are among those gathered from all: int64 [A]."""
+    """Return the positions of this rank's rows [A, ...] among the rows gathered from all ranks: int64 [A]."""
     return torch.arange(len(rows), device=rows.device) + current_rank() * len(rows)
 
 
 def labels_of(batch: Batch, by: LabelBy) -> Tensor:
-    """What makes images of a batch alike, int64 [B]: being the same image, of one group, or of one class."""
+    """Return int64 [B] that is equal for images that attract: the same image, or images of one group or one class."""
     return {"image": places(batch.labels), "group": batch.groups, "class": batch.labels}[by]
 
 
 def check_label_by(by: str) -> None:
-    """Errors: UsageError unless it is a granularity."""
+    """Errors: UsageError unless it is image, group or class."""
     if by not in get_args(LabelBy):
         raise unknown_name("label-by", by, get_args(LabelBy))

@@ -1,4 +1,4 @@
-"""Watching an encoder learn: an online linear probe on its detached features, and cheap figures on a fixed subset."""
+"""Figures logged during training: the accuracy of an online linear probe, and measures on a fixed subset."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _COLLAPSED_SPREAD, _COLLAPSED_RANK = 0.1, 1.5
 class OnlineProbe(nn.Module):
     """A linear classifier trained beside the encoder on its detached backbone features.
 
-    Its accuracy, on augmented training images, is what the field's CIFAR tables report (solo-learn); it only watches,
-    so the encoder is the same with and without it.
+    Its accuracy on augmented training images is what CIFAR tables of self-supervised learning report (solo-learn). It
+    does not change the encoder.
     """
 
     def __init__(self, encoder: Encoder, num_classes: int, world: World) -> None:
@@ -40,7 +40,10 @@ class OnlineProbe(nn.Module):
             self._features = output.detach()
 
     def learn(self, labels: torch.Tensor) -> torch.Tensor:
-        """Take a step on the features of the batch just seen; labels int64 [B], -1 unknown; returns its accuracy."""
+        """Take a step on the features of the last batch, or of its first part; return the accuracy, a scalar.
+
+        labels: int64 [B], -1 where unknown.
+        """
         assert self._features is not None, "the encoder has not seen a batch since the last call"
         features, self._features = self._features[: len(labels)].flatten(1).float(), None
         known = labels >= 0
@@ -54,7 +57,7 @@ class OnlineProbe(nn.Module):
 
 
 def subset_rows(labels: np.ndarray) -> np.ndarray:
-    """Up to 512 rows spread evenly over the labeled ones, or over all where none is labeled."""
+    """Return up to 512 rows spread evenly over the labeled rows, or over all rows when none has a label."""
     known = np.flatnonzero(labels >= 0)
     rows = known if len(known) else np.arange(len(labels))
     return rows[np.linspace(0, len(rows) - 1, min(_SUBSET, len(rows))).astype(int)]
@@ -63,12 +66,12 @@ def subset_rows(labels: np.ndarray) -> np.ndarray:
 def figures(
     encoder: Encoder, images: torch.Tensor, labels: np.ndarray, pair: tuple[torch.Tensor, torch.Tensor]
 ) -> dict[str, float]:
-    """Figures of uint8 images [N, 3, H, W] with labels [N], -1 unknown, and of two augmented views of them.
+    """Return measures of uint8 images [N, 3, H, W] with labels [N], -1 where unknown, and of two views of each.
 
-    effective_rank: of the backbone's features; knn: the accuracy of one half of them on the other; alignment and
-    uniformity of the views, and spread, of the encoder's output, the projector's where it has one. spread: sqrt(D)
-    times the mean deviation of an entry of the unit rows; about 1 when they fill the sphere, 0 when all are alike
-    (SimSiam, section 4.1).
+    effective_rank: of the backbone's features; knn: accuracy of one half of the images with the other half as the bank;
+    alignment, uniformity and spread: of the views at the projector's output, or the backbone's without a projector.
+    spread is sqrt(D) times the mean standard deviation of an entry of the unit rows: about 1 when the rows fill the
+    sphere, 0 when all are equal (SimSiam, section 4.1).
     """
     features = encoder.encode(images, "backbone", batch_size=_CHUNK)
     layer = "backbone" if encoder.projector is None else "projector"
@@ -80,14 +83,14 @@ def figures(
         "spread": float(F.normalize(views[0], dim=1).std(dim=0).mean()) * views[0].shape[1] ** 0.5,
     }
     known = torch.from_numpy(labels).to(features.device)
-    bank, asked = known[::2], known[1::2]
-    answerable = torch.isin(asked, bank) & (asked >= 0)
+    bank, queries = known[::2], known[1::2]
+    answerable = torch.isin(queries, bank) & (queries >= 0)
     if len(bank[bank >= 0].unique()) > 1 and answerable.any():
-        result = knn_classify(features[::2], bank, features[1::2][answerable], asked[answerable])
+        result = knn_classify(features[::2], bank, features[1::2][answerable], queries[answerable])
         found["knn"] = result.top1
     return found
 
 
 def has_collapsed(found: dict[str, float]) -> bool:
-    """Whether `figures` tell that nearly all images have one feature."""
+    """Whether `figures` show that nearly all images have the same feature."""
     return found["spread"] < _COLLAPSED_SPREAD or found["effective_rank"] < _COLLAPSED_RANK
