@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from typing import Any, overload
 
 import torch
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from corecli.base.errors import DataError, unknown_name
 
@@ -67,7 +68,28 @@ def set_weight_decay(optimizer: Optimizer, weight_decay: float) -> None:
             group["weight_decay"] = weight_decay
 
 
-class LARS(Optimizer):
+class _Eager:
+    """The methods of `Optimizer` without their wrappers, which import torch's compiler: a second of start-up."""
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+
+
+class SGD(_Eager, torch.optim.SGD):
+    """SGD as in torch, without the compiler."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
+class AdamW(_Eager, torch.optim.AdamW):
+    """AdamW as in torch, without the compiler."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class LARS(_Eager, Optimizer):
     """SGD with momentum whose step is scaled, per tensor, by the ratio of weight norm to gradient norm.
 
     For a tensor w with gradient g: trust = eta |w| / (|g| + weight_decay |w| + eps) (You et al. 2017, Eq. 6);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from corecli.base.errors import DataError, UsageError
 from corecli.base.pixels import to_unit_range
@@ -153,4 +153,4 @@ def _from_step(start: int, decay: Decay) -> Decay:
 
 def _optimizer(network: nn.Module, lr: float, weight_decay: float) -> Optimizer:
     """Adam without momentum, decoupled from its weight decay."""
-    return AdamW(network.parameters(), lr=lr, betas=_BETAS, eps=_EPS, weight_decay=weight_decay, fused=True)
+    return optim.AdamW(network.parameters(), lr=lr, betas=_BETAS, eps=_EPS, weight_decay=weight_decay, fused=True)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from corecli.engine.dist import World, average_gradients
+from corecli.engine.optim import AdamW
 from corecli.metrics.alignment_uniformity import alignment, uniformity
 from corecli.metrics.effective_rank import effective_rank
 from corecli.metrics.parts.knn import knn_classify
@@ -30,7 +31,7 @@ class OnlineProbe(nn.Module):
         self.linear = nn.Linear(encoder.num_features, num_classes, device=world.device)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
-        self.optimizer = torch.optim.AdamW(self.linear.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
+        self.optimizer = AdamW(self.linear.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
         self._world = world
         self._features: torch.Tensor | None = None
         encoder.backbone.register_forward_hook(self._keep)
