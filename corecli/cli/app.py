@@ -18,7 +18,8 @@ from corecli.base import registry
 from corecli.base.errors import CorecliError, ReportedElsewhere, StorageError
 from corecli.base.files import unreadable
 from corecli.base.outcome import Outcome, to_json_line
-from corecli.cli.verbs import COMPLETION, SUMMARY, VERBS, command_of, help_text, options_of
+from corecli.cli.verbs import SUMMARY, VERBS, command_of, help_text, options_of
+from corecli.engine import launch
 from corecli.engine.signals import die_with_launcher
 
 _PARSER_ERROR: Any = typer.BadParameter.__bases__[0]  # the usage error of typer's parser, whatever module it lives in
@@ -137,35 +138,37 @@ def _parameter(name: str, f: Any, opt: cfg.Option, hint: Any) -> inspect.Paramet
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def dispatch(name: str, config: Any, argv: list[str]) -> int:
-    """Check, then run a verb where it should run: here, or in processes started underneath."""
-    if name == COMPLETION:
-        from corecli.cli.pages import completion
-
-        _print(Outcome(lines=(completion(config.shell),)), as_json=False)
-        return 0
-    module = command_of(name)
+def dispatch(verb: str, config: Any, argv: list[str]) -> int:
+    """Check the options of a verb, then run it: in this process, among the processes of this run, or in new ones."""
+    module = command_of(verb)
+    shared = config if isinstance(config, cfg.Common) else cfg.Common()
     with _stdout_for_results():
         plan = module.check(config)
-    if config.dry_run:
-        _print(_dry(name, config, plan), as_json=config.json)
+    if shared.dry_run:
+        _print(_dry(verb, config, plan), as_json=shared.json)
         return 0
-    if getattr(module, "IS_ALONE", False):  # one process, and torch only where the verb itself asks for it
-        with _stdout_for_results():
-            outcome = module.run(config)
-        _report(name, config, outcome)
-        return 0
+    is_alone = getattr(module, "IS_ALONE", False)  # such a verb runs in one process and imports torch only where needed
     with _stdout_for_results():
-        from corecli.engine import launch
-
-        elsewhere = launch.needed(config)
-    if elsewhere:
-        return launch.launch(config, argv)
-    with _stdout_for_results(), launch.joined(config, name) as world:
-        outcome = module.run(config, world)
-    if world.is_main:
-        _report(name, config, outcome)
+        needs_processes = not is_alone and launch.needed(shared)
+    if needs_processes:
+        return launch.launch(shared, argv)
+    with _stdout_for_results():
+        outcome = _run_alone(module, config) if is_alone else _run_joined(module, config)
+    if outcome is not None:
+        _report(verb, shared, outcome)
     return 0
+
+
+def _run_alone(module: ModuleType, config: Any) -> Outcome:
+    with launch.alone(config):
+        return module.run(config)
+
+
+def _run_joined(module: ModuleType, config: Any) -> Outcome | None:
+    """Run a verb among the processes of this run; return its outcome in the first of them, None in the others."""
+    with launch.joined(config) as world:
+        outcome = module.run(config, world)
+    return outcome if world.is_main else None
 
 
 def _report(name: str, config: Any, outcome: Outcome) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from corecli.base.config import Preset, option
+from corecli.base.outcome import Outcome
 
+SUMMARY = "print the completion script of a shell"
+IS_ALONE = True
 PRESETS: dict[str, Preset] = {}
 
 
@@ -15,3 +18,15 @@ class Config:
     """Options of `corecli completion`."""
 
     shell: Literal["bash", "zsh", "fish"] = option(help="the shell", positional=True)
+
+
+def check(config: Config) -> dict[str, Any]:
+    """Return nothing: the verb reads and writes no files."""
+    return {}
+
+
+def run(config: Config) -> Outcome:
+    """Return the script."""
+    from corecli.cli.pages import completion
+
+    return Outcome(lines=(completion(config.shell),))

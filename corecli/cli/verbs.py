@@ -1,7 +1,11 @@
-"""The verbs: files and packages in `commands/`, listed without importing any of them.
+"""The verbs: the files and packages in `commands/`, listed without importing any of them.
 
-A package has `options.py` (Config, PRESETS, EXAMPLES; help, pages and completions need no more) and `command.py`
-(check, run); a verb of one file has both in it.
+A package has `options.py` (Config, PRESETS, EXAMPLES), which is all that help, man pages and completions read, and
+`command.py` (check, run). A verb of one file has both in it. Constants of a verb:
+
+- SUMMARY: one line for `corecli --help`.
+- PLACE: its position in listings; verbs without one follow in alphabetical order.
+- IS_ALONE (in the command): it runs in one process as `run(config)`; the others as `run(config, world)`.
 """
 
 from __future__ import annotations
@@ -13,11 +17,10 @@ from typing import Any
 from corecli.base import config as cfg
 from corecli.base import registry
 from corecli.base.errors import unknown_name
-from corecli.cli import completion
 
 SUMMARY = "Train image encoders and image generators and let each improve the other."
 _FOLDER = "commands"
-_LAST = 99  # the place of a verb that does not choose one
+_LAST = 99  # the place of a verb without one
 
 
 def _summaries() -> dict[str, str]:
@@ -26,12 +29,12 @@ def _summaries() -> dict[str, str]:
     return {name: constants[name]["SUMMARY"] for name in names}
 
 
-COMPLETION = "completion"
-VERBS: Mapping[str, str] = {**_summaries(), COMPLETION: "print the completion script of a shell"}
+COMPLETION = "completion"  # the only verb outside the folder: it describes all others
+VERBS: Mapping[str, str] = {**_summaries(), COMPLETION: registry.constants("cli", COMPLETION)["SUMMARY"]}
 
 
 def options_of(verb: str) -> ModuleType:
-    """The module with a verb's docstring, Config, PRESETS and EXAMPLES; it does not import torch.
+    """Return the module with a verb's docstring, Config, PRESETS and EXAMPLES; importing it does not import torch.
 
     Errors: UsageError naming the nearest verb.
     """
@@ -39,23 +42,18 @@ def options_of(verb: str) -> ModuleType:
 
 
 def command_of(verb: str) -> ModuleType:
-    """The module with a verb's `check` and `run`; it does not import torch until `run`. Errors: as `options_of`.
-
-    `completion` has none: `cli.app` runs it.
-    """
+    """Return the module with a verb's `check` and `run`; torch is imported in `run` only. Errors: as `options_of`."""
     return _load(verb, "command")
 
 
 def _load(verb: str, part: str) -> ModuleType:
-    if verb == COMPLETION:
-        return completion
     if verb not in VERBS:
         raise unknown_name("verb", verb, VERBS)
-    return registry.load(_FOLDER, verb, "verb", part=part)
+    return registry.load("cli" if verb == COMPLETION else _FOLDER, verb, "verb", part=part)
 
 
 def help_text(f: Any, opt: cfg.Option) -> str:
-    """An option's help with its choices and default."""
+    """Return the help of an option, followed by its choices and its default in brackets."""
     extra = []
     if len(opt.names()) > 4:
         extra.append("one of " + ", ".join(opt.names()))

@@ -12,6 +12,7 @@ and real images with and without a synthetic partner.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,17 +28,16 @@ from corecli.commands.parts.inputs import bad_files, check_file
 from corecli.data.formats.mixture import open_mixture
 from corecli.data.imageset import open_set, write_set
 from corecli.data.mix import Mixture, Part, choose_rows, is_share, repeat_for_beta, save_mixture, summary
+from corecli.engine.environment import find_launch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import torch
-
     from corecli.data.imageset import ImageSet
-    from corecli.engine.dist import World
 
 SUMMARY = "mix real and synthetic image sets, or convert one"
 PLACE = 4
+IS_ALONE = True
 EXAMPLES = (
     ("CORE on CIFAR: real images twice, samples once", "--real DIR --synthetic syn --repeat 2 --out mix.json"),
     (
@@ -123,9 +123,9 @@ def check(config: Config) -> dict[str, Any]:
     return {"writes": [str(path) for path in (config.out, config.materialize) if path is not None]}
 
 
-def run(config: Config, world: World) -> Outcome:
-    """Write the mixture, and its images where asked. Errors: DataError, CannotCreateError, StorageError."""
-    if not world.is_main:
+def run(config: Config) -> Outcome:
+    """Write the mixture, and its images with --materialize. Errors: DataError, CannotCreateError, StorageError."""
+    if find_launch(os.environ).rank > 0:
         return Outcome()
     sets = {spec: open_set(spec, on_bad=config.on_bad) for spec in (*config.real, *config.synthetic)}
     identity = cfg.identity(config, {spec: data.fingerprint for spec, data in sets.items()})
@@ -188,9 +188,9 @@ def _materialize(path: Path, config: Config, data: ImageSet, identity: dict[str,
     return ()
 
 
-def _chunks(data: ImageSet) -> Iterator[torch.Tensor]:
+def _chunks(data: ImageSet) -> Iterator[np.ndarray]:
     for start in range(0, len(data.rows), CHUNK):
-        yield data.read(np.arange(start, min(start + CHUNK, len(data.rows))))
+        yield data.read_array(np.arange(start, min(start + CHUNK, len(data.rows))))
 
 
 def _report(config: Config, data: ImageSet, notes: tuple[str, ...]) -> Outcome:

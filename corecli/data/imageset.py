@@ -74,6 +74,10 @@ class ImageSet(Protocol):
         """One line for each image left out by `on_bad="skip"`."""
         ...
 
+    def read_array(self, indices: np.ndarray) -> np.ndarray:
+        """Return the images of the given rows, uint8 [B, 3, H, W], without torch. Errors: DataError naming the file."""
+        ...
+
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """The images of the given rows, uint8 [B, 3, H, W]. Errors: DataError naming the file."""
         ...
@@ -97,7 +101,7 @@ def open_set(spec: str | Path, *, image_size: int | None = None, on_bad: OnBad =
 def write_set(
     path: Path,
     rows: Rows,
-    chunks: Iterable[torch.Tensor],
+    chunks: Iterable[torch.Tensor | np.ndarray],
     *,
     class_names: tuple[str, ...],
     header: dict[str, Any],
@@ -105,7 +109,7 @@ def write_set(
 ) -> None:
     """Write images in the format the name asks for: `.safetensors`, `.npz`, `.tar`, else a directory of PNG files.
 
-    chunks: uint8 [n, 3, H, W] tensors in the order of `rows`, streamed. header: JSON provenance to keep.
+    chunks: uint8 [n, 3, H, W] tensors or arrays in the order of `rows`, streamed. header: JSON provenance to keep.
     `format` overrides the name, e.g. "tar" for a directory of shards. The target appears complete or not at all.
     """
     name = format or format_by_name(path)

@@ -84,9 +84,13 @@ class LatentSet:
         """That of the images: latents are a function of them and of the first stage, which is known elsewhere."""
         return self.images.fingerprint
 
+    def read_array(self, indices: np.ndarray) -> np.ndarray:
+        """Return the moments of the given rows, float16."""
+        return self._mapped[np.asarray(indices, dtype=np.int64)]
+
     def read(self, indices: np.ndarray) -> torch.Tensor:
-        """The moments of the given rows."""
-        return torch.from_numpy(self._mapped[np.asarray(indices, dtype=np.int64)])
+        """Return the moments of the given rows, float16."""
+        return torch.from_numpy(self.read_array(indices))
 
     @cached_property
     def _mapped(self) -> np.ndarray:

@@ -41,8 +41,8 @@ class Pixels(Protocol):
         """What tells these pixels from others without reading them."""
         ...
 
-    def read(self, indices: np.ndarray) -> torch.Tensor:
-        """Uint8 [B, 3, H, W]."""
+    def read_array(self, indices: np.ndarray) -> np.ndarray:
+        """Return the images of the given rows, uint8 [B, 3, H, W], as an array of their own."""
         ...
 
 
@@ -97,9 +97,15 @@ class PlainSet:
         """The hash of the pixels' identity and the keys."""
         return digest(self.pixels.identity(), *self.rows.keys)
 
+    def read_array(self, indices: np.ndarray) -> np.ndarray:
+        """Return the images of the given rows, uint8 [B, 3, H, W]; does not import torch."""
+        return self.pixels.read_array(np.asarray(indices, dtype=np.int64))
+
     def read(self, indices: np.ndarray) -> torch.Tensor:
-        """The images of the given rows, uint8 [B, 3, H, W]."""
-        return self.pixels.read(np.asarray(indices, dtype=np.int64))
+        """Return the images of the given rows, uint8 [B, 3, H, W]."""
+        import torch
+
+        return torch.from_numpy(self.read_array(indices))
 
     @cached_property
     def _every_row(self) -> np.ndarray:
@@ -138,16 +144,14 @@ class ArrayPixels:
         """The content's identity and the resizing."""
         return f"{self.content} {self.resize}"
 
-    def read(self, indices: np.ndarray) -> torch.Tensor:
-        """Uint8 [B, 3, H, W], a copy."""
-        import torch
-
+    def read_array(self, indices: np.ndarray) -> np.ndarray:
+        """Return the images of the given rows, uint8 [B, 3, H, W], as a copy."""
         images = np.asarray(self.array).take(indices, axis=0)  # as fast as torch.index_select; fancy indexing is slower
         if self.layout == "NHWC":
             images = images.transpose(0, 3, 1, 2)
         if self.decodes:
             images = resize_array(images, self.image_size[0])
-        return torch.from_numpy(np.ascontiguousarray(images))
+        return np.ascontiguousarray(images)
 
     def __getstate__(self) -> dict[str, Any]:
         """A memory map travels to a worker process by name, not by value."""
@@ -190,17 +194,16 @@ class EncodedPixels:
         """The store's identity of these images and the resizing."""
         return f"{self.store.identity(self.positions.tolist())} {self.resize}"
 
-    def read(self, indices: np.ndarray) -> torch.Tensor:
-        """Uint8 [B, 3, H, W]. Errors: DataError naming a bad file, or two files of different sizes."""
-        import torch
+    def read_array(self, indices: np.ndarray) -> np.ndarray:
+        """Return the images of the given rows, uint8 [B, 3, H, W].
 
+        Errors: DataError naming a bad file, or two files of different sizes.
+        """
         images = [self.read_one(i) for i in indices.tolist()]
         for i, image in zip(indices.tolist(), images, strict=True):
             if image.shape[1:] != self.image_size:
                 raise self._mixed_sizes(i, image)
-        return (
-            torch.from_numpy(np.stack(images)) if images else torch.empty((0, 3, *self.image_size), dtype=torch.uint8)
-        )
+        return np.stack(images) if images else np.empty((0, 3, *self.image_size), dtype=np.uint8)
 
     def read_one(self, row: int) -> np.ndarray:
         """An image of whatever size it has: uint8 [3, H, W]. Errors: DataError naming a bad file."""

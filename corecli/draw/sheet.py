@@ -5,15 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from corecli.base.files import atomic_write
-
-if TYPE_CHECKING:
-    import torch
 
 _GAP_PX = 2
 _SHOWN_PX = 64  # small images are enlarged to about this, in whole multiples, so that pixels stay pixels
@@ -24,7 +21,7 @@ _INK = (70, 70, 76)
 
 def write_sheet(
     path: Path,
-    images: torch.Tensor,
+    images: np.ndarray,
     *,
     columns: int,
     head_rows: int = 0,
@@ -44,7 +41,7 @@ def write_sheet(
     head_y, head_x = (4 * _GAP_PX if heads else 0 for heads in (head_rows, head_columns))
     sheet = np.full((rows * step_y + _GAP_PX + head_y, columns * step_x + _GAP_PX + head_x, 3), 255, dtype=np.uint8)
     corners = []
-    for index, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+    for index, image in enumerate(images.transpose(0, 2, 3, 1)):
         row, column = divmod(index, columns)
         y = row * step_y + _GAP_PX + (head_y if row >= head_rows else 0)
         x = column * step_x + _GAP_PX + (head_x if column >= head_columns else 0)
@@ -56,7 +53,7 @@ def write_sheet(
     _save(path, picture)
 
 
-def write_captioned(path: Path, lines: Sequence[tuple[str, torch.Tensor]], *, shown_px: int = 2 * _SHOWN_PX) -> None:
+def write_captioned(path: Path, lines: Sequence[tuple[str, np.ndarray]], *, shown_px: int = 2 * _SHOWN_PX) -> None:
     """Write images as a PNG, a row for each line: its caption, wrapped, above its images, uint8 [n, 3, H, W]."""
     _, _, height, width = lines[0][1].shape
     scale = max(1, round(shown_px / max(height, width)))
@@ -70,7 +67,7 @@ def write_captioned(path: Path, lines: Sequence[tuple[str, torch.Tensor]], *, sh
     for text, (_, images) in zip(wrapped, lines, strict=True):
         ImageDraw.Draw(picture).multiline_text((2 * _GAP_PX, y + _GAP_PX), "\n".join(text), fill=_INK, font=font)
         y += _LINE_PX * len(text) + _GAP_PX
-        for number, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        for number, image in enumerate(images.transpose(0, 2, 3, 1)):
             enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
             picture.paste(Image.fromarray(enlarged), (_GAP_PX + step * number, y))
         y += row_px - _GAP_PX

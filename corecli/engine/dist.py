@@ -11,7 +11,6 @@ With one process nothing here communicates or copies.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,7 +23,7 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from corecli.base.errors import UnavailableError
-from corecli.base.rng import derive
+from corecli.engine.environment import Launch, find_launch
 
 _MEETING_TIMEOUT = timedelta(minutes=10)  # for the ranks of a cluster to start
 # A rank may wait this long for another that still samples its shard; a dead rank is noticed at once.
@@ -48,16 +47,6 @@ class World:
         return self.rank == 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Launch:
-    """What the launcher of this process says about it; `init_method` is where the ranks meet."""
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    init_method: str = "env://"
-
-
 def join(device: str = "auto", *, environment: Mapping[str, str] = os.environ) -> World:
     """Join the processes this one was started among (torchrun, or a step of srun), or be a world of one.
 
@@ -65,7 +54,7 @@ def join(device: str = "auto", *, environment: Mapping[str, str] = os.environ) -
     Errors: UnavailableError when CUDA is asked for and absent, or the other processes cannot be reached.
     """
     launch = find_launch(environment)
-    place = _choose_device(device, launch.local_rank)
+    place = choose_device(device, launch.local_rank)
     store = _start_group(launch, place) if launch.size > 1 else None
     return World(rank=launch.rank, size=launch.size, local_rank=launch.local_rank, device=place, store=store)
 
@@ -74,6 +63,23 @@ def leave(world: World) -> None:
     """Leave the group joined, if any; does not wait for the others, so it is safe after an error."""
     if world.size > 1 and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def choose_device(device: str, local_rank: int = 0) -> torch.device:
+    """Return the device that `--device` names; of several GPUs the one of the local rank.
+
+    Errors: UnavailableError when there is no such GPU.
+    """
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UnavailableError("no CUDA device was found", hint="use --device cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count > 1:
+        raise UnavailableError(f"process {local_rank} of this node has no GPU, there are {count}", hint="lower --nproc")
+    place = torch.device("cuda", local_rank % count)  # srun --gpus-per-task shows each task one device, number 0
+    torch.cuda.set_device(place)
+    return place
 
 
 def claim_failure(exit_code: int, world: World) -> int | None:
@@ -91,28 +97,6 @@ def claim_failure(exit_code: int, world: World) -> int | None:
 def is_lost_rank(error: BaseException) -> bool:
     """Whether an error says that another rank is gone, rather than that this one failed."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
-
-
-def find_launch(environment: Mapping[str, str]) -> Launch:
-    """Read rank and meeting place from torchrun's variables, else from those of an srun step with several tasks.
-
-    An sbatch script outside srun has SLURM_NTASKS but no step, and is a world of one.
-    """
-    if "RANK" in environment and "WORLD_SIZE" in environment:
-        return Launch(
-            rank=int(environment["RANK"]),
-            size=int(environment["WORLD_SIZE"]),
-            local_rank=int(environment.get("LOCAL_RANK", "0")),
-        )
-    size = int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1")))
-    if "SLURM_STEP_ID" not in environment or size == 1:
-        return Launch()
-    return Launch(
-        rank=int(environment["SLURM_PROCID"]),
-        size=size,
-        local_rank=int(environment["SLURM_LOCALID"]),
-        init_method=f"tcp://{_first_host(environment)}:{_port(environment)}",
-    )
 
 
 def current_rank() -> int:
@@ -198,19 +182,6 @@ def _unpack(bucket: torch.Tensor, tensors: list[torch.Tensor]) -> None:
         tensor.copy_(part.view(tensor.shape))
 
 
-def _choose_device(device: str, local_rank: int) -> torch.device:
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UnavailableError("no CUDA device was found", hint="use --device cpu")
-    count = torch.cuda.device_count()
-    if local_rank >= count > 1:
-        raise UnavailableError(f"process {local_rank} of this node has no GPU, there are {count}", hint="lower --nproc")
-    place = torch.device("cuda", local_rank % count)  # srun --gpus-per-task shows each task one device, number 0
-    torch.cuda.set_device(place)
-    return place
-
-
 def _start_group(launch: Launch, place: torch.device) -> Store:
     backend = "gloo" if place.type == "cpu" else "cpu:gloo,cuda:nccl"
     rank, size = launch.rank, launch.size
@@ -221,17 +192,3 @@ def _start_group(launch: Launch, place: torch.device) -> Store:
     except (RuntimeError, ValueError) as error:
         reason = f"cannot join the other {launch.size - 1} processes: {str(error).splitlines()[0]}"
         raise UnavailableError(reason, hint="are the address and the port of rank 0 reachable?") from error
-
-
-def _first_host(environment: Mapping[str, str]) -> str:
-    """The first name of a SLURM node list, e.g. `gpu03` of `gpu[03-05,9],login1`."""
-    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "localhost")
-    match = re.match(r"(?:\[[^\]]*\]|[^,\[])*", nodes)
-    first = match.group() if match else nodes
-    return re.sub(r"\[([^\]\-,]*)[^\]]*\]", r"\1", first)
-
-
-def _port(environment: Mapping[str, str]) -> int:
-    """A port in 20000-60000 that all tasks of a step agree on and that neighboring jobs do not share."""
-    job, step = environment.get("SLURM_JOB_ID", "0"), environment["SLURM_STEP_ID"]
-    return 20000 + derive(0, "port", job, step) % 40001

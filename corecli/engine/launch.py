@@ -1,7 +1,7 @@
-"""Where a verb runs: in this process, as a member of the processes it finds itself among, or in ones started here.
+"""Decide where a verb runs: in this process, among the processes of a launcher, or in processes started here.
 
 torch.distributed.run is used as a library, because its command line turns every outcome into exit code 1. Processes
-fail as one: the first that fails says why, and all end with its exit code.
+fail together: the first one that fails reports the error, and all exit with its code. Torch is imported when needed.
 """
 
 from __future__ import annotations
@@ -16,21 +16,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from corecli.base.errors import CorecliError, ReportedElsewhere, UnavailableError, UsageError
 from corecli.base.files import unreadable
-from corecli.engine.dist import World, claim_failure, find_launch, is_lost_rank, join, leave
+from corecli.engine.environment import find_launch
 from corecli.engine.signals import LAUNCHER, STOPPING
 
-_MOURNING_SEC = 1.0
-_OUT_OF_MEMORY = (  # of RuntimeErrors: the CPU's allocator, CUDA without its own class, its libraries
+if TYPE_CHECKING:
+    from corecli.engine.dist import World
+
+_LOST_RANK_DELAY_SEC = 1.0  # time for the launcher to see first which process died
+_OUT_OF_MEMORY = (  # messages of RuntimeErrors from the CPU allocator, CUDA and the libraries of CUDA
     "can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED",
 )  # fmt: skip
 
 
 class Launchable(Protocol):
-    """The fields of a verb's Config that decide where it runs."""
+    """The options that decide where a verb runs."""
 
     @property
     def device(self) -> str: ...
@@ -43,27 +46,30 @@ class Launchable(Protocol):
 
 
 def needed(config: Launchable) -> bool:
-    """Whether processes must be started for this line; inside an srun step of several tasks --nnodes asks for it."""
+    """Whether this command line needs processes that are not running yet.
+
+    In an srun step of several tasks they run already, unless --nnodes requests torchrun on each of them.
+    """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return False
     return config.nnodes != "1" or (find_launch(os.environ).size == 1 and num_processes(config) > 1)
 
 
 def num_processes(config: Launchable) -> int:
-    """`--nproc` as a number; `auto` is one a GPU, or one on a machine without. Errors: UsageError."""
+    """Return --nproc as a number; `auto` is the number of GPUs, at least 1. Errors: UsageError."""
     if config.nproc == "auto":
         import torch
 
         return max(1, torch.cuda.device_count()) if config.device != "cpu" else 1
     if not config.nproc.isdigit() or int(config.nproc) < 1:
-        raise UsageError(f"--nproc {config.nproc!r} is neither a number nor auto")
+        raise UsageError(f"--nproc {config.nproc!r} is neither a positive number nor auto")
     return int(config.nproc)
 
 
 def launch(config: Launchable, argv: list[str]) -> int:
-    """Run a command line in several processes and return the exit code of the first that failed, or 0.
+    """Run a command line in several processes; return 0, or the exit code of the first process that failed.
 
-    Errors: UsageError, UnavailableError; CorecliError when a process was killed, so that it cannot have said why.
+    Errors: UsageError, UnavailableError; CorecliError when a process was killed and could not report an error itself.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -87,49 +93,71 @@ def launch(config: Launchable, argv: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def joined(config: Launchable, verb: str) -> Iterator[World]:
-    """The world of this process for the length of a verb.
+def joined(config: Launchable) -> Iterator[World]:
+    """Join the processes of this run for the length of a verb, and leave them at its end.
 
-    Running out of memory becomes a user's error, and of several processes that fail only the first says why.
+    Running out of memory becomes a CorecliError. If several processes fail, only the first one reports its error.
     """
+    from corecli.engine.dist import claim_failure, join, leave
+
     world = join(config.device)
     try:
         yield world
     except (Exception, KeyboardInterrupt) as error:
-        mended = _mended(error, config, world)
-        told = claim_failure(_exit_code(mended), world)
-        if told is not None:
-            raise ReportedElsewhere("see above", exit_code=told) from None
-        if mended is error:
+        reported = _explained(error, config, world)
+        first_code = claim_failure(_exit_code(reported), world)
+        if first_code is not None:
+            raise ReportedElsewhere("see above", exit_code=first_code) from None
+        if reported is error:
             raise
-        raise mended from error
+        raise reported from error
     finally:
         leave(world)
 
 
+@contextlib.contextmanager
+def alone(config: Launchable) -> Iterator[None]:
+    """Run a verb in this process, without torch; running out of memory becomes a CorecliError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _out_of_memory(config, "cpu") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, torch or CUDA says that memory ran out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
+
+
 def _torchrun_arguments(config: Launchable, argv: list[str]) -> argparse.Namespace:
-    """The options of torchrun, with our line as the one of its workers. Errors: UsageError, UnavailableError."""
+    """Return torchrun's options, with this command line for its workers. Errors: UsageError, UnavailableError."""
     import torch
     from torch.distributed.run import get_args_parser
 
     processes, gpus = num_processes(config), torch.cuda.device_count()
     if config.device != "cpu" and 0 < gpus < processes:
-        raise UnavailableError(f"{processes} processes, and {gpus} GPUs", hint="lower --nproc, or use --device cpu")
+        raise UnavailableError(
+            f"{processes} processes need as many GPUs, and there are {gpus}", hint="lower --nproc, or use --device cpu"
+        )
     where = ["--standalone"]
     if config.nnodes != "1":
         if config.rdzv_endpoint is None:
             raise UsageError("--nnodes needs --rdzv-endpoint HOST:PORT")
         where = [f"--nnodes={config.nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.rdzv_endpoint}"]
-    # The other signals are forwarded here, for torchrun would answer them with its own exit code and a deadline.
+    # The stop signals are forwarded here: torchrun would set a deadline and exit with a code of its own.
     options = [f"--nproc-per-node={processes}", "--signals-to-handle=SIGHUP,SIGQUIT"]
     arguments = get_args_parser().parse_args([*where, *options, "--module", "corecli"])
-    arguments.training_script_args = argv  # not parsed, as torchrun takes --nproc for an abbreviation of its own
+    arguments.training_script_args = argv  # not parsed: torchrun reads --nproc as an abbreviation
     return arguments
 
 
 @contextlib.contextmanager
 def _forwarded_signals() -> Iterator[None]:
-    """The stop signals go to the workers, which save and end; this process then ends as they did."""
+    """Forward stop signals to the workers, which save and exit; this process then exits with their code."""
 
     def forward(number: int, _: FrameType | None) -> None:
         workers = _children()
@@ -149,7 +177,7 @@ def _forwarded_signals() -> Iterator[None]:
 
 
 def _children() -> list[int]:
-    """The processes this one has started."""
+    """Return the ids of the processes that this one has started."""
     listed = Path(f"/proc/self/task/{os.getpid()}/children")
     if listed.exists():
         return [int(pid) for pid in listed.read_text().split()]
@@ -161,17 +189,24 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _mended(error: BaseException, config: Launchable, world: World) -> BaseException:
-    """`error`, or the user's error that it means."""
-    if _is_out_of_memory(error):
-        batch = getattr(config, "batch_size", None)
-        hint = f"try --batch-size {batch // 2}" if batch and batch > 1 else None
-        return CorecliError(f"out of memory on {world.device}", hint=hint)
+def _explained(error: BaseException, config: Launchable, world: World) -> BaseException:
+    """Return the CorecliError for an error with a known cause, or the error itself."""
+    from corecli.engine.dist import is_lost_rank
+
+    if is_out_of_memory(error):
+        return _out_of_memory(config, str(world.device))
     if world.size > 1 and is_lost_rank(error):
-        time.sleep(_MOURNING_SEC)  # the launcher should see first which process it was that died
+        time.sleep(_LOST_RANK_DELAY_SEC)
         cause = re.sub(r"^\[[^]]*\] |\. .*", "", str(error).splitlines()[0])  # gloo's, without file and advice
         return CorecliError(f"lost another process: {cause}")
     return error
+
+
+def _out_of_memory(config: Launchable, device: str) -> CorecliError:
+    batch = getattr(config, "batch_size", None)
+    return CorecliError(
+        f"out of memory on {device}", hint=f"try --batch-size {batch // 2}" if batch and batch > 1 else None
+    )
 
 
 def _exit_code(error: BaseException) -> int:
@@ -180,17 +215,9 @@ def _exit_code(error: BaseException) -> int:
     return error.exit_code if isinstance(error, CorecliError) else 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
-
-
 @contextlib.contextmanager
 def _quiet_logs() -> Iterator[None]:
-    """Our workers explain their own failures; the launcher's fifty lines would bury them."""
+    """Silence torchrun's logs: workers report their own errors, which its fifty lines would bury."""
     import logging
 
     names = ("torch.distributed.elastic", "torch.distributed.run")

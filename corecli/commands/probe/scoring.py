@@ -158,8 +158,12 @@ class Corrupted:
     def fingerprint(self) -> str:
         return self.data.fingerprint
 
+    def read_array(self, indices: np.ndarray) -> np.ndarray:
+        """Return the images of the given rows, corrupted, as an array."""
+        return self.read(indices).numpy()
+
     def read(self, indices: np.ndarray) -> Tensor:
-        """The images of the given rows, corrupted."""
+        """Return the images of the given rows, corrupted."""
         keys = (self.data.rows.keys[row] for row in indices.tolist())
         seeds = [derive(self.seed, "corrupt", self.name, self.severity, key) for key in keys]
         return corrupt(self.data.read(indices), self.name, self.severity, seeds=seeds)

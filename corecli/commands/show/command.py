@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from corecli.base import checkpoint
 from corecli.base.config import flag
@@ -11,15 +12,14 @@ from corecli.base.errors import UsageError, about
 from corecli.base.files import sniff
 from corecli.base.outcome import Outcome, produced
 from corecli.commands.parts.inputs import check_encoder, check_header, check_replaceable, load_table
+from corecli.commands.show.options import OPTIONS, Config
 from corecli.commands.show.pictures import draw_attention, draw_captioned, draw_neighbors, draw_pca, draw_sheet
 from corecli.commands.show.plots import LOG, draw_curves, draw_scatter, read_log
 from corecli.data.captions import read_captions
 from corecli.data.imageset import ImageSet, open_set
+from corecli.engine.environment import find_launch
 
-if TYPE_CHECKING:
-    from corecli.engine.dist import World
-
-from corecli.commands.show.options import OPTIONS, Config
+IS_ALONE = True  # torch is imported only for pictures of features and encoders
 
 
 def check(config: Config) -> dict[str, Any]:
@@ -48,8 +48,10 @@ def check(config: Config) -> dict[str, Any]:
     return plan | {"num": len(sets[0].rows)}
 
 
-def run(config: Config, world: World) -> Outcome:
+def run(config: Config) -> Outcome:
     """Draw the picture, replacing an earlier one. Errors: DataError, CannotCreateError, UsageError."""
+    if find_launch(os.environ).rank > 0:
+        return Outcome()
     drawing = {
         "sheet": _sheet,
         "captions": _captions,
@@ -59,7 +61,7 @@ def run(config: Config, world: World) -> Outcome:
         "scatter": _scatter,
         "curves": _curves,
     }
-    return produced(config.out, notes=drawing[_picture(config)](config, world))
+    return produced(config.out, notes=drawing[_picture(config)](config))
 
 
 def _picture(config: Config) -> str:
@@ -76,32 +78,33 @@ def _picture(config: Config) -> str:
     return "neighbors" if config.features is not None else "captions" if config.captions is not None else "sheet"
 
 
-def _sheet(config: Config, _: World) -> tuple[str, ...]:
+def _sheet(config: Config) -> tuple[str, ...]:
     real = None if config.real is None else _open(config.real, config)
     with about(config.real):
         draw_sheet(config.out, _open(config.data, config), real, **_grid(config))
     return ()
 
 
-def _neighbors(config: Config, _: World) -> tuple[str, ...]:
+def _neighbors(config: Config) -> tuple[str, ...]:
     sides = [(config.data, config.features), (config.real, config.real_features)]
     found = [(_open(spec, config), table) for spec, path in sides if spec and (table := load_table(path))]
     draw_neighbors(config.out, found[0], found[1] if found[1:] else None, **_grid(config))
     return ()
 
 
-def _captions(config: Config, _: World) -> tuple[str, ...]:
+def _captions(config: Config) -> tuple[str, ...]:
     assert config.captions is not None
     with about(config.captions):
         draw_captioned(config.out, _open(config.data, config), read_captions(config.captions), **_grid(config))
     return ()
 
 
-def _encoder(config: Config, world: World) -> tuple[str, ...]:
+def _encoder(config: Config) -> tuple[str, ...]:
+    from corecli.engine.dist import choose_device
     from corecli.engine.precision import place
     from corecli.nets.encoder import load_encoder
 
-    encoder = place(load_encoder(str(config.encoder)), world.device).eval()
+    encoder = place(load_encoder(str(config.encoder)), choose_device(config.device)).eval()
     data = _open(config.data, config)
     if config.picture == "pca":
         draw_pca(config.out, data, encoder, **_grid(config))
@@ -110,14 +113,13 @@ def _encoder(config: Config, world: World) -> tuple[str, ...]:
     return ()
 
 
-def _scatter(config: Config, world: World) -> tuple[str, ...]:
+def _scatter(config: Config) -> tuple[str, ...]:
     table = load_table(Path(config.data))
     assert table is not None
-    shown = world.is_main and not config.quiet
-    return draw_scatter(config.out, table, embedding=config.embedding or "pca", shown=shown)
+    return draw_scatter(config.out, table, embedding=config.embedding or "pca", shown=not config.quiet)
 
 
-def _curves(config: Config, _: World) -> tuple[str, ...]:
+def _curves(config: Config) -> tuple[str, ...]:
     draw_curves(config.out, Path(config.data), columns=config.columns or 3)
     return ()
 

@@ -27,7 +27,7 @@ def draw_sheet(out: Path, data: ImageSet, real: ImageSet | None, *, columns: int
     from corecli.draw.sheet import write_sheet
 
     if real is None and len(set(data.rows.groups)) == len(data.rows):
-        images = data.read(np.arange(min(len(data.rows), columns * rows)))
+        images = data.read_array(np.arange(min(len(data.rows), columns * rows)))
         write_sheet(out, images, columns=columns)
     else:
         images, columns = _by_group(data, real, columns=columns, rows=rows)
@@ -46,8 +46,6 @@ def draw_neighbors(
 
     Errors: DataError for images without a feature, tables of other dimensions, or too few images.
     """
-    import torch
-
     from corecli.draw.sheet import write_sheet
 
     images, table = data
@@ -62,9 +60,9 @@ def draw_neighbors(
     cosines, found = _nearest(x, y, k, leave_out=queries if own else None)
     lines, captions = [], []
     for row, near, scores in zip(queries, found, cosines, strict=True):
-        lines += [images.read(np.array([row])), others.read(near.numpy())]
+        lines += [images.read_array(np.array([row])), others.read_array(near.numpy())]
         captions += ["", *(f"{score:.2f}" for score in scores.tolist())]
-    write_sheet(out, torch.cat(lines), columns=1 + k, head_columns=1, captions=captions)
+    write_sheet(out, np.concatenate(lines), columns=1 + k, head_columns=1, captions=captions)
 
 
 def draw_attention(out: Path, data: ImageSet, encoder: Encoder, *, columns: int, rows: int, mass: float | None) -> None:
@@ -89,7 +87,7 @@ def draw_attention(out: Path, data: ImageSet, encoder: Encoder, *, columns: int,
     lines = torch.cat([torch.cat([image[None], heads]) for image, heads in zip(images, drawn, strict=True)])
     num_heads = attention.shape[1]
     captions = ["", *(f"head {head + 1}" for head in range(num_heads))] * len(images)
-    write_sheet(out, lines, columns=1 + num_heads, head_columns=1, captions=captions)
+    write_sheet(out, lines.numpy(), columns=1 + num_heads, head_columns=1, captions=captions)
 
 
 def draw_pca(out: Path, data: ImageSet, encoder: Encoder, *, columns: int, rows: int) -> None:
@@ -113,7 +111,7 @@ def draw_pca(out: Path, data: ImageSet, encoder: Encoder, *, columns: int, rows:
     blank = images.new_full((-len(images) % columns, 3, height, width), 255)
     lines = (torch.cat([part, blank]).split(columns) for part in (images, colors))
     drawn = torch.cat([both for pair in zip(*lines, strict=True) for both in pair])
-    write_sheet(out, drawn, columns=columns, shown_px=_ATTENTION_PX)
+    write_sheet(out, drawn.numpy(), columns=columns, shown_px=_ATTENTION_PX)
 
 
 def draw_captioned(out: Path, data: ImageSet, captions: Captions, *, columns: int, rows: int) -> None:
@@ -130,7 +128,7 @@ def draw_captioned(out: Path, data: ImageSet, captions: Captions, *, columns: in
             f"names none of the groups, such as {data.rows.groups[0]}", hint="the images have other captions"
         )
     chosen = [list(members)[i] for i in evenly(len(members), rows)]
-    write_captioned(out, [(text_of[group], data.read(np.array(members[group][:columns]))) for group in chosen])
+    write_captioned(out, [(text_of[group], data.read_array(np.array(members[group][:columns]))) for group in chosen])
 
 
 def evenly(num: int, most: int) -> np.ndarray:
@@ -151,10 +149,8 @@ def keep_mass(attention: torch.Tensor, mass: float) -> torch.Tensor:
     return torch.zeros_like(kept).scatter_(-1, order, kept).view_as(attention)
 
 
-def _by_group(data: ImageSet, real: ImageSet | None, *, columns: int, rows: int) -> tuple[torch.Tensor, int]:
+def _by_group(data: ImageSet, real: ImageSet | None, *, columns: int, rows: int) -> tuple[np.ndarray, int]:
     """The images of evenly chosen groups, a column each, real ones first; and the number of columns."""
-    import torch
-
     members: dict[str, list[int]] = {}
     for row, group in enumerate(data.rows.groups):
         members.setdefault(group, []).append(row)
@@ -164,10 +160,10 @@ def _by_group(data: ImageSet, real: ImageSet | None, *, columns: int, rows: int)
         raise DataError("holds none of the groups", hint="the set to show was made from other images")
     chosen = [groups[i] for i in evenly(len(groups), columns)]
     height = min(rows - int(real is not None), *(len(members[g]) for g in chosen))
-    lines = [data.read(np.array([members[g][i] for g in chosen])) for i in range(height)]
+    lines = [data.read_array(np.array([members[g][i] for g in chosen])) for i in range(height)]
     if real is not None:
-        lines.insert(0, real.read(np.array([sources[g] for g in chosen])))
-    return torch.cat(lines), len(chosen)
+        lines.insert(0, real.read_array(np.array([sources[g] for g in chosen])))
+    return np.concatenate(lines), len(chosen)
 
 
 def _nearest(

@@ -165,7 +165,7 @@ class GenTrainer:
                 images = average.generate(seeds, condition, steps=self._preview_steps).cpu()
         if condition is not None or hasattr(average, "reconstruct"):
             images = torch.cat([self.data.read(rows[:columns]), images])
-        write_sheet(path, images, columns=columns, head_rows=int(len(images) > len(rows)))
+        write_sheet(path, images.numpy(), columns=columns, head_rows=int(len(images) > len(rows)))
 
     def save(self, path: Path, **header: Any) -> None:
         """Write the average as a generator file, with what it was conditioned on. Errors: CorecliError."""

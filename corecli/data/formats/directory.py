@@ -72,7 +72,12 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
 
 
 def write(
-    path: Path, rows: Rows, chunks: Iterable[torch.Tensor], *, class_names: tuple[str, ...], header: dict[str, Any]
+    path: Path,
+    rows: Rows,
+    chunks: Iterable[torch.Tensor | np.ndarray],
+    *,
+    class_names: tuple[str, ...],
+    header: dict[str, Any],
 ) -> None:
     """Write PNG files `<key>.png` and a manifest as a new directory, which may replace an earlier one of ours.
 

@@ -64,16 +64,20 @@ class MixtureSet:
         shown = [hashlib.sha256(self.slots.tobytes()).hexdigest(), repr(self.segments), repr(self.guard)]
         return digest(*(part.fingerprint for part in self.sets), *self.rows.keys, *shown)
 
-    def read(self, indices: np.ndarray) -> torch.Tensor:
-        """The images of the given rows, uint8 [B, 3, H, W]."""
-        import torch
-
+    def read_array(self, indices: np.ndarray) -> np.ndarray:
+        """Return the images of the given rows, uint8 [B, 3, H, W]; does not import torch."""
         indices = np.asarray(indices, dtype=np.int64)
-        images = torch.empty((len(indices), 3, *self.image_size), dtype=torch.uint8)
+        images = np.empty((len(indices), 3, *self.image_size), dtype=np.uint8)
         for number in np.unique(self.part_of[indices]).tolist():
             here = np.flatnonzero(self.part_of[indices] == number)
-            images[torch.from_numpy(here)] = self.sets[number].read(self.inner[indices[here]])
+            images[here] = self.sets[number].read_array(self.inner[indices[here]])
         return images
+
+    def read(self, indices: np.ndarray) -> torch.Tensor:
+        """Return the images of the given rows, uint8 [B, 3, H, W]."""
+        import torch
+
+        return torch.from_numpy(self.read_array(indices))
 
 
 def claims(spec: str) -> bool:

@@ -56,7 +56,12 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
 
 
 def write(
-    path: Path, rows: Rows, chunks: Iterable[torch.Tensor], *, class_names: tuple[str, ...], header: dict[str, Any]
+    path: Path,
+    rows: Rows,
+    chunks: Iterable[torch.Tensor | np.ndarray],
+    *,
+    class_names: tuple[str, ...],
+    header: dict[str, Any],
 ) -> None:
     """Write a packed set holding one chunk of pixels at a time; equal content gives equal bytes.
 

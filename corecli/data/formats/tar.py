@@ -91,7 +91,12 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
 
 
 def write(
-    path: Path, rows: Rows, chunks: Iterable[torch.Tensor], *, class_names: tuple[str, ...], header: dict[str, Any]
+    path: Path,
+    rows: Rows,
+    chunks: Iterable[torch.Tensor | np.ndarray],
+    *,
+    class_names: tuple[str, ...],
+    header: dict[str, Any],
 ) -> None:
     """Write one tar when the name ends in `.tar`, else a new directory of shards and a manifest.
 

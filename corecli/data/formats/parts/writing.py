@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 def begin_stream(
-    chunks: Iterable[torch.Tensor], rows: Rows, where: object
+    chunks: Iterable[torch.Tensor | np.ndarray], rows: Rows, where: object
 ) -> tuple[tuple[int, int], Iterator[np.ndarray]]:
     """((H, W), uint8 arrays [n, 3, H, W]) of a stream of tensors; the size comes from the first chunk.
 
     Only one chunk is held at a time. Errors: DataError for an empty set; a stream that does not fit `rows` is a
-    programr's mistake.
+    programmer's mistake.
     """
     if not len(rows):
         raise DataError("no images to write", where=where)
     stream = iter(chunks)
-    first = next(stream).numpy(force=True)
+    first = _to_array(next(stream))
     height, width = first.shape[2:]
     return (height, width), _checked(first, stream, len(rows))
 
@@ -70,7 +70,11 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         sync_directory(path.parent)
 
 
-def _checked(first: np.ndarray, stream: Iterator[torch.Tensor], num: int) -> Iterator[np.ndarray]:
+def _to_array(chunk: torch.Tensor | np.ndarray) -> np.ndarray:
+    return chunk if isinstance(chunk, np.ndarray) else chunk.numpy(force=True)
+
+
+def _checked(first: np.ndarray, stream: Iterator[torch.Tensor | np.ndarray], num: int) -> Iterator[np.ndarray]:
     size, written, chunk = first.shape[2:], 0, first
     del first
     while True:
@@ -81,6 +85,6 @@ def _checked(first: np.ndarray, stream: Iterator[torch.Tensor], num: int) -> Ite
         following = next(stream, None)
         if following is None:
             break
-        chunk = following.numpy(force=True)
+        chunk = _to_array(following)
         del following
     assert written == num, f"{written} images for {num} rows"
