@@ -4,7 +4,9 @@ from typing import Any
 
 import torch
 
-HALVING: dict[str, Any] = {
+from corecli.nets.autoencoder import Spec, diffusers_class
+
+HALVING: Spec = {
     "kind": "AutoencoderTiny",
     "config": {
         "encoder_block_out_channels": [8, 8],
@@ -34,3 +36,8 @@ def set_by_hand(first_stage: Any) -> None:
 def smooth(images: torch.Tensor) -> torch.Tensor:
     """Uint8 images that `HALVING` reconstructs: every 2 x 2 pixels alike."""
     return images[..., ::2, ::2].repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+def diffusers_model(spec: Any) -> Any:
+    """The autoencoder of diffusers that a spec names, with random weights."""
+    return diffusers_class(spec["kind"])(**spec["config"])

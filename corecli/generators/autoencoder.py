@@ -153,8 +153,7 @@ class Autoencoder(nn.Module):
 
     def _decoded(self, latents: Tensor) -> Tensor:
         autoencoder: Any = self.first_stage.autoencoder
-        told = {"force_not_quantize": True} if self.config.kind == "vq" else {}  # they are codes already
-        return autoencoder.decode(latents, return_dict=False, **told)[0]
+        return autoencoder.decode_codes(latents) if self.config.kind == "vq" else autoencoder.decode(latents)
 
     def _perceptual(self) -> PerceptualDistance:
         if self._distance is None:

@@ -1,8 +1,11 @@
-"""First stages: autoencoders of diffusers' kinds, between images and the latents in which a diffusion model works.
+"""First stages: autoencoders between images and the latents in which a diffusion model works.
 
 images uint8 [B, 3, S, S] --encode--> moments float32 [B, K, h, w]     what is cached: means (and stds) of latents
 moments, noise --latents--> z float32 [B, C, h, w]                      a sample, of about unit scale
 z --decode--> images uint8 [B, 3, S, S]
+
+The networks are those of `nets.vae`. Configs that only diffusers can express (spatial norms, other blocks) are built
+with diffusers, whose import takes seconds.
 """
 
 from __future__ import annotations
@@ -15,10 +18,16 @@ from torch import Tensor, nn
 
 from corecli.base.errors import DataError, UsageError
 from corecli.base.pixels import to_pixels, to_unit_range
+from corecli.nets.vae import ACTIVATIONS, DOWN_BLOCKS, UP_BLOCKS, KlAutoencoder, TinyAutoencoder, VqAutoencoder
 
-KL, VQ, TINY = "AutoencoderKL", "VQModel", "AutoencoderTiny"
+KL, VQ, TINY = "AutoencoderKL", "VQModel", "AutoencoderTiny"  # the names of diffusers' classes
 KINDS = (KL, VQ, TINY)
 _SCALE_OF_STABLE_DIFFUSION = 0.18215  # which diffusers writes into the config of every VQModel, where it is wrong
+_NETWORKS: dict[str, type[nn.Module]] = {KL: KlAutoencoder, VQ: VqAutoencoder, TINY: TinyAutoencoder}
+_OF_PIPELINES = {  # arguments that only pipelines read, or that only diffusers' own networks can follow
+    "sample_size", "scaling_factor", "shift_factor", "latents_mean", "latents_std", "latent_magnitude", "latent_shift",
+    "force_upcast", "lookup_from_codebook", "norm_type",
+}  # fmt: skip
 
 
 class Spec(TypedDict):
@@ -86,7 +95,7 @@ class FirstStage(nn.Module):
         """The uint8 images [B, 3, S, S] of latents [B, *data_shape]; those of a VQModel are quantized first."""
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float() / self.scale + self.shift
-            return to_pixels(self.autoencoder.decode(latents, return_dict=False)[0])  # pyright: ignore
+            return to_pixels(decoded(self.autoencoder, latents))
 
     def measure(self, moments: Tensor) -> None:
         """Set shift and scale so that the latents of these moments [N, *moments_shape] have, by channel, mean 0, std 1.
@@ -105,22 +114,35 @@ class FirstStage(nn.Module):
 
 
 def build_autoencoder(spec: Spec) -> nn.Module:
-    """The module of diffusers that a spec names, with random weights. Errors: DataError."""
-    if spec["kind"] not in KINDS:
-        raise DataError(f"{spec['kind']!r} is no first stage", hint=f"known are {', '.join(KINDS)}")
+    """Build the network of a spec, with random weights. Errors: DataError for an unknown kind or argument."""
+    kind, config = spec["kind"], spec["config"]
+    if kind not in KINDS:
+        raise DataError(f"{kind!r} is not a kind of first stage", hint=f"the kinds are {', '.join(KINDS)}")
     try:
-        return classes()[spec["kind"]](**spec["config"])
+        if not _is_expressible(kind, config):
+            return diffusers_class(kind)(**config)
+        skipped = _OF_PIPELINES if kind == TINY else {*_OF_PIPELINES, "act_fn"}
+        return _NETWORKS[kind](**{name: value for name, value in config.items() if name not in skipped})
     except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise DataError(f"not the config of an {spec['kind']}: {error}") from error
+        raise DataError(f"not the config of an {kind}: {error}") from error
 
 
-def classes() -> dict[str, Any]:
-    """The classes of diffusers by name."""
+def diffusers_class(kind: str) -> Any:
+    """The class of diffusers for a kind."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
     from diffusers.models.autoencoders.vq_model import VQModel
 
-    return {KL: AutoencoderKL, VQ: VQModel, TINY: AutoencoderTiny}
+    return {KL: AutoencoderKL, VQ: VQModel, TINY: AutoencoderTiny}[kind]
+
+
+def _is_expressible(kind: str, config: dict[str, Any]) -> bool:
+    """Whether the networks of `nets.vae` can be built from a config."""
+    if kind == TINY:
+        return config.get("act_fn", "relu") in ACTIVATIONS
+    blocks = [*config.get("down_block_types", ()), *config.get("up_block_types", ())]
+    is_usual = config.get("norm_type", "group") == "group" and config.get("act_fn", "silu") in ("silu", "swish")
+    return is_usual and set(blocks) <= {*DOWN_BLOCKS, *UP_BLOCKS}
 
 
 def spec_of(autoencoder: Any) -> Spec:
@@ -131,11 +153,18 @@ def spec_of(autoencoder: Any) -> Spec:
 
 
 def encoded(autoencoder: Any, x: Tensor) -> Tensor:
-    """Images in [-1, 1] as latents, or for an AutoencoderKL as their means and stds, [B, K, h, w]."""
-    if type(autoencoder).__name__ != KL:
-        return autoencoder.encode(x, return_dict=False)[0]
-    posterior = autoencoder.encode(x, return_dict=False)[0]
-    return torch.cat((posterior.mean, posterior.std), dim=1)
+    """The latents of images in [-1, 1], or for an AutoencoderKL their means and stds, [B, K, h, w]."""
+    if isinstance(autoencoder, KlAutoencoder | VqAutoencoder | TinyAutoencoder):
+        return autoencoder.encode(x)
+    found = autoencoder.encode(x, return_dict=False)[0]
+    return torch.cat((found.mean, found.std), dim=1) if type(autoencoder).__name__ == KL else found
+
+
+def decoded(autoencoder: Any, z: Tensor) -> Tensor:
+    """The images in [-1, 1] of latents [B, C, h, w]; those of a VQModel are quantized first."""
+    if isinstance(autoencoder, KlAutoencoder | VqAutoencoder | TinyAutoencoder):
+        return autoencoder.decode(z)
+    return autoencoder.decode(z, return_dict=False)[0]
 
 
 def downsampling(spec: Spec) -> int:

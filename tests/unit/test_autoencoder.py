@@ -9,11 +9,12 @@ import huggingface_hub
 import pytest
 import torch
 import torch.nn.functional as F
-from first_stages import HALVING, set_by_hand, smooth
+from first_stages import HALVING, diffusers_model, set_by_hand, smooth
 
 from corecli.base import checkpoint
 from corecli.base.errors import DataError, MissingInputError, UnavailableError, UsageError
 from corecli.generators import autoencoder
+from corecli.generators.parts.folders import autoencoder_of
 from corecli.nets.autoencoder import FirstStage, Spec, build_autoencoder, published_scale
 from corecli.nets.encoder import build_encoder
 from corecli.nets.perceptual import PerceptualDistance
@@ -79,7 +80,7 @@ def test_latents_and_pixels_are_what_the_weights_say() -> None:
 def test_kl_latents_are_samples_of_their_posterior() -> None:
     """mean + std noise, from diffusers' own posterior; and measured, samples have unit scale."""
     stage = stage_of("kl")
-    posterior = stage.autoencoder.encode(IMAGES / 127.5 - 1).latent_dist  # type: ignore[operator]
+    posterior = autoencoder_of(stage).encode(IMAGES / 127.5 - 1).latent_dist
     noise = torch.randn(4, 3, 8, 8)
     sample = 0.18215 * (posterior.mean + posterior.std * noise)
     torch.testing.assert_close(stage.latents(stage.encode(IMAGES), noise), sample)
@@ -125,7 +126,7 @@ def test_published_scales(spec: Spec, shift: float, scale: float) -> None:
 @pytest.mark.parametrize("inside", ["", "vae"])
 def test_folders_of_diffusers_are_read(name: str, inside: str, tmp_path: Path) -> None:
     torch.manual_seed(3)
-    theirs: Any = build_autoencoder(SPECS[name])
+    theirs: Any = diffusers_model(SPECS[name])
     theirs.save_pretrained(tmp_path / inside)
     stage = load_first_stage(tmp_path, image_size=16)
     own = stage.autoencoder.state_dict()
@@ -159,7 +160,7 @@ def test_broken_folders_are_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
     with pytest.raises(DataError, match="no first stage but UNet2DModel"):
         load_first_stage(tmp_path, image_size=16)
-    theirs: Any = build_autoencoder(SPECS["kl"])
+    theirs: Any = diffusers_model(SPECS["kl"])
     theirs.save_pretrained(tmp_path)
     weights = tmp_path / "diffusion_pytorch_model.safetensors"
     whole = weights.read_bytes()
@@ -177,7 +178,7 @@ def test_broken_folders_are_refused_in_words(tmp_path: Path) -> None:
 
 def test_a_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
-    theirs: Any = build_autoencoder(SPECS["kl"])
+    theirs: Any = diffusers_model(SPECS["kl"])
     theirs.save_pretrained(tmp_path)
 
     def download(name: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
@@ -205,7 +206,7 @@ def test_a_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UsageError, match=r"17 px do not shrink 2 times.*multiple of 2"):
         stage_of("kl", image_size=17)
-    with pytest.raises(DataError, match="'UNet' is no first stage"):
+    with pytest.raises(DataError, match="'UNet' is not a kind of first stage"):
         build_autoencoder({"kind": "UNet", "config": {}})
     with pytest.raises(DataError, match="not the config of an AutoencoderKL"):
         build_autoencoder({"kind": "AutoencoderKL", "config": {"depth": 3}})
@@ -225,8 +226,9 @@ def test_the_kl_loss_is_the_papers() -> None:
     model = tiny(kl_weight=0.3, flip=False)
     draws = model.draw(0, 0, batch=4)
     x = IMAGES / 127.5 - 1
-    posterior = model.first_stage.autoencoder.encode(x).latent_dist  # type: ignore[operator]
-    rebuilt = model.first_stage.autoencoder.decode(posterior.mean + posterior.std * draws.noise).sample  # type: ignore
+    theirs = autoencoder_of(model.first_stage)
+    posterior = theirs.encode(x).latent_dist
+    rebuilt = theirs.decode(posterior.mean + posterior.std * draws.noise).sample
     normal = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
     own = torch.distributions.Normal(posterior.mean.double(), posterior.std.double())
     kl = torch.distributions.kl_divergence(own, normal).sum()
@@ -239,11 +241,12 @@ def test_the_vq_loss_is_the_papers() -> None:
     model = tiny(kind="vq", flip=False, error="l2")
     net: Any = model.first_stage.autoencoder
     x = IMAGES / 127.5 - 1
-    z = net.encode(x).latents
+    theirs = autoencoder_of(model.first_stage)
+    z = theirs.encode(x).latents
     flat, codebook = z.permute(0, 2, 3, 1).reshape(-1, 3), net.quantize.embedding.weight
     distances = (flat[:, None].double() - codebook[None].double()).square().sum(-1)
     codes = codebook[distances.argmin(1)].reshape(4, 8, 8, 3).permute(0, 3, 1, 2)
-    rebuilt = net.decode(codes, force_not_quantize=True).sample
+    rebuilt = theirs.decode(codes, force_not_quantize=True).sample
     expected = (rebuilt - x).square().mean() + 1.25 * (z - codes).square().mean()
     loss = model.loss(IMAGES, None, model.draw(0, 0, batch=4))
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)

@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from first_stages import HALVING
+from first_stages import HALVING, diffusers_model
 from guided_diffusion import random_checkpoint
 
 from corecli.base import checkpoint
 from corecli.base.errors import DataError, MissingInputError, UsageError
 from corecli.generators import adm, dit
 from corecli.generators.parts.foreign import Told, is_foreign, read_foreign
-from corecli.nets.autoencoder import build_autoencoder
 from corecli.nets.dit import SIZES, DiT, Size
 
 SMALL = Size(width=24, depth=2, heads=3)
@@ -54,7 +53,7 @@ def test_a_dit_on_pixels(tmp_path: Path) -> None:
 
 def test_a_dit_on_latents_wants_its_first_stage(tmp_path: Path) -> None:
     torch.save(dit_weights(channels=4, learn_sigma=False), tmp_path / "DiT.pt")
-    vae: Any = build_autoencoder(HALVING)  # type: ignore[arg-type]
+    vae = diffusers_model(HALVING)
     vae.save_pretrained(tmp_path / "vae")
     with pytest.raises(UsageError, match="4 channels are latents of a first stage"):
         read_foreign(tmp_path / "DiT.pt")
@@ -81,7 +80,7 @@ def test_a_pipeline_of_diffusers(tmp_path: Path) -> None:
     shared = theirs.transformer_blocks[0].norm1.emb.state_dict()
     theirs.transformer_blocks[1].norm1.emb.load_state_dict(shared)
     theirs.save_pretrained(tmp_path / "transformer")
-    build_autoencoder(HALVING).save_pretrained(tmp_path / "vae")  # type: ignore
+    diffusers_model(HALVING).save_pretrained(tmp_path / "vae")
     assert is_foreign(tmp_path)
     arch, generator = read_foreign(tmp_path)
     assert arch == "dit" and generator.config.image_size == 16 and generator.config.learn_sigma

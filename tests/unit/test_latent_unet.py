@@ -47,10 +47,8 @@ def test_last_layers_start_at_zero(context_dim: int) -> None:
     torch.manual_seed(0)
     net = LatentUnet(**SMALL, context_dim=context_dim, takes_vector=True)
     zero = {n for n, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and not m.weight.any()}
-    blocks = {n for n, m in net.named_modules() if type(m).__name__ == "ResnetBlock2D"}
-    attends = {
-        n for n, m in net.named_modules() if type(m).__name__ == ("Transformer2DModel" if context_dim else "Attention")
-    }
+    blocks = {n for n, m in net.named_modules() if type(m).__name__ == "Residual"}
+    attends = {n for n, m in net.named_modules() if type(m).__name__ == ("Transformer" if context_dim else "Attention")}
     way_out = "proj_out" if context_dim else "to_out.0"
     assert zero == {f"{n}.conv2" for n in blocks} | {f"{n}.{way_out}" for n in attends} | {"unet.conv_out"}
     assert len(blocks) == 8 and len(attends) == 4

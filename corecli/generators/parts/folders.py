@@ -17,7 +17,7 @@ from corecli.base import checkpoint, registry
 from corecli.base.checkpoint import Header, Tensors
 from corecli.base.errors import DataError, UsageError
 from corecli.base.files import missing, storage_errors, write_json
-from corecli.nets.autoencoder import VQ
+from corecli.nets.autoencoder import VQ, FirstStage, diffusers_class
 from corecli.nets.weights.pipelines import OWN, OWN_KIND, is_own, refuse_others
 
 _UNET, _STAGE = "network.unet.", "first_stage.autoencoder."
@@ -37,8 +37,8 @@ def write_folder(folder: Path, tensors: Tensors, header: Header) -> None:
     something else is in the way; StorageError.
     """
     generator = _built(header, tensors)
-    unet, objective = _unet_of(generator), getattr(generator.config, "objective", "")
-    if unet is None or objective not in _PREDICTIONS:
+    objective = getattr(generator.config, "objective", "")
+    if not hasattr(getattr(generator, "network", None), "diffusers_config") or objective not in _PREDICTIONS:
         hint = "adm and ldm are exported, with the objectives eps, v and x0"
         raise UsageError(f"diffusers has no classes for {header['arch']} {objective}".rstrip(), hint=hint)
     with storage_errors(folder):
@@ -49,7 +49,7 @@ def write_folder(folder: Path, tensors: Tensors, header: Header) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            _write_parts(temporary, generator, unet)
+            _write_parts(temporary, generator)
             rest = {n: t for n, t in tensors.items() if not n.startswith((_UNET, _STAGE))}
             checkpoint.save(temporary / OWN, rest, kind=OWN_KIND, generator=header)
             if folder.exists():
@@ -79,13 +79,12 @@ def read_folder(folder: Path) -> tuple[Tensors, Header]:
     return tensors, header
 
 
-def _write_parts(folder: Path, generator: Any, unet: Any) -> None:
-    scheduler, stage = scheduler_of(generator), generator.first_stage
+def _write_parts(folder: Path, generator: Any) -> None:
+    unet, scheduler, stage = unet_of(generator), scheduler_of(generator), generator.first_stage
     unet.save_pretrained(folder / "unet")
     scheduler.save_pretrained(folder / "scheduler")
     if stage is not None:
-        _record_scale(stage)
-        stage.autoencoder.save_pretrained(folder / ("vqvae" if stage.spec["kind"] == VQ else "vae"))
+        autoencoder_of(stage).save_pretrained(folder / ("vqvae" if stage.spec["kind"] == VQ else "vae"))
     elif generator.config.condition == "none":
         index = {
             "_class_name": "DDPMPipeline" if generator.config.learn_sigma else "DDIMPipeline",
@@ -93,6 +92,33 @@ def _write_parts(folder: Path, generator: Any, unet: Any) -> None:
             "scheduler": ["diffusers", type(scheduler).__name__],
         }
         write_json(folder / "model_index.json", index)
+
+
+def unet_of(generator: Any) -> Any:
+    """diffusers' U-Net with the weights of a generator's."""
+    from diffusers.models.unets.unet_2d import UNet2DModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    config = generator.network.diffusers_config
+    unet = (UNet2DConditionModel if "cross_attention_dim" in config else UNet2DModel)(**config)
+    unet.load_state_dict(generator.network.unet.state_dict())
+    return unet
+
+
+def autoencoder_of(stage: FirstStage) -> Any:
+    """diffusers' autoencoder with the weights of a first stage, and its scale as far as diffusers has a place for it.
+
+    That is one factor, or means and standard deviations by channel for an AutoencoderKL.
+    """
+    autoencoder = diffusers_class(stage.spec["kind"])(**stage.spec["config"])
+    autoencoder.load_state_dict(stage.autoencoder.state_dict())
+    shift, scale = stage.shift.flatten().tolist(), stage.scale.flatten().tolist()
+    if not any(shift) and len(set(scale)) == 1:
+        autoencoder.register_to_config(scaling_factor=scale[0])
+    elif "latents_mean" in autoencoder.config:
+        stds = [1 / s for s in scale]
+        autoencoder.register_to_config(scaling_factor=1.0, latents_mean=shift, latents_std=stds)
+    return autoencoder
 
 
 def scheduler_of(generator: Any) -> Any:
@@ -114,20 +140,6 @@ def scheduler_of(generator: Any) -> Any:
     if config.learn_sigma:
         return DDPMScheduler(**shared, variance_type="learned_range", timestep_spacing="linspace")
     return DDIMScheduler(**shared, timestep_spacing="leading", steps_offset=0, set_alpha_to_one=True)
-
-
-def _record_scale(stage: Any) -> None:
-    """Say in the autoencoder's config what diffusers has a place for: one factor, or means and stds of KL's."""
-    shift, scale = stage.shift.flatten().tolist(), stage.scale.flatten().tolist()
-    if not any(shift) and len(set(scale)) == 1:
-        stage.autoencoder.register_to_config(scaling_factor=scale[0])
-    elif "latents_mean" in stage.autoencoder.config:
-        stds = [1 / s for s in scale]
-        stage.autoencoder.register_to_config(scaling_factor=1.0, latents_mean=shift, latents_std=stds)
-
-
-def _unet_of(generator: Any) -> Any:
-    return getattr(getattr(generator, "network", None), "unet", None)
 
 
 def _prefixed(folder: Path, prefix: str) -> Tensors:

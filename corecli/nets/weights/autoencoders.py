@@ -10,7 +10,7 @@ from corecli.base.checkpoint import Tensors
 from corecli.base.errors import DataError, about
 from corecli.base.files import read_json
 from corecli.base.silence import silence
-from corecli.nets.autoencoder import KINDS, FirstStage, Spec, classes, spec_of
+from corecli.nets.autoencoder import KINDS, FirstStage, Spec, diffusers_class, spec_of
 from corecli.nets.weights.hub import find_folder
 
 CONFIG = "config.json"
@@ -53,7 +53,7 @@ def read_folder(folder: Path) -> Any:
         raise DataError(f"holds no first stage but {_class_of(folder) or 'other things'}", where=folder, hint=hint)
     try:
         with silence("diffusers"):
-            autoencoder, loaded = classes()[_class_of(found)].from_pretrained(
+            autoencoder, loaded = diffusers_class(_class_of(found)).from_pretrained(
                 found, local_files_only=True, trust_remote_code=False, low_cpu_mem_usage=False, output_loading_info=True
             )
     except Exception as error:  # of many kinds: safetensors', torch's, the system's
