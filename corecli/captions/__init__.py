@@ -1,1 +1,1 @@
-"""Captions of concepts: the plan of what is asked, the backends that answer, and the judgment of their answers."""
+"""Caption backends: every module of this folder writes captions of concepts; `parts` holds what they share."""

@@ -1,14 +1,15 @@
-"""Captions without a model: sentences from a small grammar, or the bare words of SynCLR's ablations."""
+"""Writes sentences from a small grammar, or the bare words of SynCLR's ablations; needs no model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from corecli.base.rng import derive
+from corecli.captions.parts.assignments import Assignment
 from corecli.captions.parts.backend import Answer, Request, Settings
-from corecli.captions.parts.plan import Planned
 
 NEEDS_MODEL = False
+USES = ("form",)
 
 _SHOTS = ("a photo of", "a close-up of", "a wide shot of", "a sharp picture of", "a candid photo of", "a view of")
 _LOOKS = ("old", "small", "large", "colourful", "weathered", "bright", "dusty", "elegant", "plain", "shiny", "curious",
@@ -24,42 +25,42 @@ _ORDERS = ("{shot} {thing} {light}", "{shot} {thing}, {light}", "{thing} {light}
 
 
 def open_backend(settings: Settings) -> Grammar:
-    """The grammar; `form` is sentence, words (concept and second) or hypernym (its hypernym between them)."""
+    """Return the grammar. Forms: sentence; words (concept, background); hypernym (concept, hypernym, background)."""
     return Grammar(settings.form)
 
 
 class Grammar:
-    """A backend whose captions are a function of the plan and the seed of the attempt."""
+    """A backend whose captions are a function of the assignment and the seed of the attempt."""
 
     def __init__(self, form: str) -> None:
         self._form = form
 
     def answers(self, requests: Iterator[Request]) -> Iterator[tuple[Request, Answer]]:
-        """Each in turn."""
+        """Answer the requests in their order."""
         for request in requests:
-            assert request.planned is not None
-            yield request, Answer(raw=self.caption(request.planned, request.seed), finish_reason="stop")
+            assert request.assignment is not None
+            yield request, Answer(raw=self.caption(request.assignment, request.seed), finish_reason="stop")
 
-    def caption(self, planned: Planned, seed: int) -> str:
-        """One caption."""
-        concept = planned.concept
+    def caption(self, assignment: Assignment, seed: int) -> str:
+        """Return one caption."""
+        concept = assignment.concept
         if self._form == "sentence":
-            return _sentence(planned, seed)
+            return _sentence(assignment, seed)
         hypernym = concept.hypernym if self._form == "hypernym" else ""
-        return ", ".join(word for word in (concept.name, hypernym, planned.second) if word)
+        return ", ".join(word for word in (concept.name, hypernym, assignment.second) if word)
 
 
-def _sentence(planned: Planned, seed: int) -> str:
+def _sentence(assignment: Assignment, seed: int) -> str:
     def pick(what: str, words: Sequence[str]) -> str:
         return words[derive(seed, "grammar", what) % len(words)]
 
-    name = planned.concept.name.split("/")[0].strip()
-    is_texture = planned.concept.kind == "texture"
+    name = assignment.concept.name.split("/")[0].strip()
+    is_texture = assignment.concept.kind == "texture"
     thing = _article(f"{name} surface" if is_texture else f"{pick('look', _LOOKS)} {name}")
-    if planned.template == "c+relation":
-        thing = f"{thing} {planned.second} {pick('thing', _THINGS)}"
-    elif planned.template == "c+background":
-        thing = f"{thing} {pick('place', _PLACES).format(_article(planned.second))}"
+    if assignment.template == "c+relation":
+        thing = f"{thing} {assignment.second} {pick('thing', _THINGS)}"
+    elif assignment.template == "c+background":
+        thing = f"{thing} {pick('place', _PLACES).format(_article(assignment.second))}"
     text = pick("order", _ORDERS).format(shot=pick("shot", _SHOTS), thing=thing, light=pick("light", _LIGHTS))
     return f"{text[0].upper()}{text[1:]}."
 

@@ -1,4 +1,4 @@
-"""Captions from a causal language model of transformers in this process."""
+"""Runs a causal language model of transformers in this process."""
 
 from __future__ import annotations
 
@@ -18,34 +18,41 @@ if TYPE_CHECKING:
     import torch
 
 NEEDS_MODEL = True
-FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+USES = ("batch_size",)
+MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
+def check(settings: Settings) -> None:
+    """Check the folder of the model if it is on this machine. Errors: as `check_folder`."""
+    if Path(settings.model).is_dir():
+        check_folder(Path(settings.model))
+
+
 def open_backend(settings: Settings) -> Local:
-    """The model in the folder `model`. Errors: those of `check_folder`; UnavailableError without transformers."""
+    """Load the model in the folder `model`. Errors: as `check_folder`; UnavailableError without transformers."""
     return Local(settings)
 
 
 def check_folder(folder: Path) -> None:
-    """Errors: DataError naming the file of a model's folder that is missing."""
+    """Check that a model folder is complete and names no code. Errors: DataError naming the file."""
     refuse_code(folder)
     if not (folder / "config.json").is_file():
-        raise DataError("not a model of transformers: it has no config.json", where=folder, hint=WHOLE_FOLDER)
+        raise DataError("not a model of transformers: config.json is missing", where=folder, hint=WHOLE_FOLDER)
     if not any((folder / name).is_file() for name in _TOKENIZERS):
-        raise DataError(f"holds no tokenizer: none of {', '.join(_TOKENIZERS)}", where=folder, hint=WHOLE_FOLDER)
+        raise DataError(f"the tokenizer is missing: none of {', '.join(_TOKENIZERS)}", where=folder, hint=WHOLE_FOLDER)
     index = folder / "model.safetensors.index.json"
     wanted = {"model.safetensors"}
     if index.is_file():
-        told = read_json(index)
-        wanted = set(told.get("weight_map", {}).values()) if isinstance(told, dict) else wanted
+        content = read_json(index)
+        wanted = set(content.get("weight_map", {}).values()) if isinstance(content, dict) else wanted
     for name in sorted(wanted):
         if not (folder / name).is_file():
             raise DataError(f"the weights {name} are missing", where=folder, hint=WHOLE_FOLDER)
 
 
 class Local:
-    """A backend that answers `batch_size` requests at a time, each with random numbers of its own seed."""
+    """A backend that answers `batch_size` requests at once, each with random numbers from its own seed."""
 
     def __init__(self, settings: Settings) -> None:
         check_folder(Path(settings.model))
@@ -64,13 +71,13 @@ class Local:
         self._model.to(self._device).eval()
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)
-        told = self._model.generation_config  # its end tokens stay, its ways of decoding go
+        published = self._model.generation_config  # keep its end tokens, not its decoding
         self._model.generation_config = GenerationConfig(
-            eos_token_id=told.eos_token_id, pad_token_id=self._tokenizer.pad_token_id
+            eos_token_id=published.eos_token_id, pad_token_id=self._tokenizer.pad_token_id
         )
 
     def answers(self, requests: Iterator[Request]) -> Iterator[tuple[Request, Answer]]:
-        """Batch by batch."""
+        """Answer batch by batch, in the order of the requests."""
         while batch := list(itertools.islice(requests, self._settings.batch_size)):
             yield from zip(batch, self._generate(batch), strict=True)
 
@@ -86,7 +93,7 @@ class Local:
             made = self._model.generate(
                 **shown,
                 do_sample=False,
-                max_new_tokens=self._settings.decoding.max_tokens,
+                max_new_tokens=self._settings.max_tokens,
                 logits_processor=self._processors(batch),
                 stopping_criteria=[_AfterLine(self._tokenizer, length)] if with_special else [],
             )
@@ -100,7 +107,7 @@ class Local:
         )
 
     def _processors(self, batch: list[Request]) -> Any:
-        """Decoding as told, and last the noise that makes the largest logit a sample."""
+        """Return the steps of decoding; the last adds noise, so that the largest logit is a sample."""
         from transformers import LogitsProcessorList
         from transformers.generation.logits_process import (
             RepetitionPenaltyLogitsProcessor,
@@ -109,16 +116,16 @@ class Local:
             TopPLogitsWarper,
         )
 
-        decoding, found = self._settings.decoding, LogitsProcessorList()
-        if decoding.repetition_penalty != 1:
-            found.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty))
-        if decoding.temperature == 0:
+        settings, found = self._settings, LogitsProcessorList()
+        if settings.repetition_penalty != 1:
+            found.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+        if settings.temperature == 0:
             return found
-        found.append(TemperatureLogitsWarper(decoding.temperature))
-        if decoding.top_k:
-            found.append(TopKLogitsWarper(decoding.top_k))
-        if decoding.top_p < 1:
-            found.append(TopPLogitsWarper(decoding.top_p))
+        found.append(TemperatureLogitsWarper(settings.temperature))
+        if settings.top_k:
+            found.append(TopKLogitsWarper(settings.top_k))
+        if settings.top_p < 1:
+            found.append(TopPLogitsWarper(settings.top_p))
         found.append(_Gumbel([request.seed for request in batch]))  # type: ignore[arg-type]
         return found
 
@@ -126,7 +133,7 @@ class Local:
         ends = {self._tokenizer.eos_token_id, *_listed(self._model.generation_config.eos_token_id)}
         kept = list(itertools.takewhile(lambda token: token not in ends, tokens.tolist()))
         text = self._tokenizer.decode(kept, skip_special_tokens=True)
-        is_over = len(kept) < self._settings.decoding.max_tokens
+        is_over = len(kept) < self._settings.max_tokens
         if self._settings.api == "completions":
             text, line_end, _ = text.partition(STOP)
             is_over = is_over or bool(line_end)
@@ -134,7 +141,7 @@ class Local:
 
 
 def _load(folder: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """A tokenizer and a model, none of its weights left at random. Errors: DataError."""
+    """Return a tokenizer and a model. Errors: DataError for damaged files and for missing weights."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -143,21 +150,21 @@ def _load(folder: str, dtype: torch.dtype) -> tuple[Any, Any]:
                 folder, local_files_only=True, trust_remote_code=False, padding_side="left"
             )
             kind: Any = AutoModelForCausalLM
-            model, told = kind.from_pretrained(
+            model, report = kind.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, dtype=dtype, output_loading_info=True
             )
-        if told["missing_keys"]:
-            raise ValueError(f"{len(told['missing_keys'])} of its weights are missing: {min(told['missing_keys'])}")
-    except Exception as error:  # of many kinds: the hub's, safetensors', those of single models
+        if report["missing_keys"]:
+            raise ValueError(f"{len(report['missing_keys'])} weights are missing: {min(report['missing_keys'])}")
+    except Exception as error:  # libraries raise many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise DataError(f"cannot be loaded: {reason}", where=folder, hint=WHOLE_FOLDER) from error
     return tokenizer, model
 
 
 class _Gumbel:
-    """Adds noise to logits [B, K] so that their largest is a sample of softmax(logits) (the Gumbel-max trick).
+    """Add noise to logits [B, K] so that the largest is a sample of softmax(logits) (the Gumbel-max trick).
 
-    Row i draws from a CPU generator of its own seed, so what it says does not depend on the rows beside it.
+    Row i draws from a CPU generator with its own seed, so its answer does not depend on the other rows.
     """
 
     def __init__(self, seeds: list[int]) -> None:
@@ -174,7 +181,7 @@ class _Gumbel:
 
 
 class _AfterLine:
-    """Ends a row at its first line break."""
+    """End a row at its first line break."""
 
     def __init__(self, tokenizer: Any, length: int) -> None:
         self._tokenizer, self._length = tokenizer, length
@@ -182,8 +189,8 @@ class _AfterLine:
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         import torch
 
-        said = self._tokenizer.batch_decode(input_ids[:, self._length :], skip_special_tokens=True)
-        return torch.tensor([STOP in text for text in said], device=input_ids.device)
+        texts = self._tokenizer.batch_decode(input_ids[:, self._length :], skip_special_tokens=True)
+        return torch.tensor([STOP in text for text in texts], device=input_ids.device)
 
 
 def _listed(tokens: int | list[int] | None) -> list[int]:

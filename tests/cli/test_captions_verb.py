@@ -96,9 +96,9 @@ def test_a_server_with_every_fault_loses_and_doubles_nothing(run: Run, quick: No
     records = read("bad.jsonl")
     assert numbers(records) == sorted(set(numbers(records)))
     assert {record["attempt"] for record in records} >= {0, 1}
-    told = read_captions(Path("bad.jsonl"))
-    assert told.ids == [record["id"] for record in records] == sorted(told.ids)
-    assert told.texts[0] == records[0]["caption"]
+    captions = read_captions(Path("bad.jsonl"))
+    assert captions.ids == [record["id"] for record in records] == sorted(captions.ids)
+    assert captions.texts[0] == records[0]["caption"]
 
 
 def test_a_record_holds_all_that_it_was_made_of(run: Run) -> None:
@@ -118,7 +118,7 @@ def test_a_record_holds_all_that_it_was_made_of(run: Run) -> None:
     assert records[0]["params"] == {"api": "completions", **names}
 
 
-def test_decoding_is_told_in_full(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_options_of_decoding_are_sent(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "secret")
     options = ("--temperature", "0.5", "--top-p", "0.7", "--top-k", "9", "--repetition-penalty", "1.1")
     with LanguageServer() as server:
@@ -127,8 +127,15 @@ def test_decoding_is_told_in_full(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
         assert run(*line(server, *more, "--api", "chat", "--no-extensions")).code == 0
         assert run(*line(server, "--num", "1")).code == 0
     completion, chat, plain = server.bodies
-    told = {"temperature": 0.5, "top_p": 0.7, "top_k": 9, "repetition_penalty": 1.1, "max_tokens": 33, "stop": ["\n"]}
-    assert completion.items() >= told.items()
+    expected = {
+        "temperature": 0.5,
+        "top_p": 0.7,
+        "top_k": 9,
+        "repetition_penalty": 1.1,
+        "max_tokens": 33,
+        "stop": ["\n"],
+    }
+    assert completion.items() >= expected.items()
     assert completion["prompt"].count(" => ") == 3
     assert plain["top_k"] == -1
     assert "top_k" not in chat and "repetition_penalty" not in chat and "stop" not in chat
@@ -154,11 +161,11 @@ def test_a_server_that_is_down_at_the_start(run: Run, quick: None) -> None:
     ran = run(*line(server, "--num", "3", "--tries", "2", "--out", "o.jsonl"))
     assert (ran.code, ran.out) == (69, "")
     down = f"{server.url}: no answer in 2 tries: connection refused"
-    assert f"{down} (the answers so far are kept; when the server is mended the same line resumes)" in ran.err
+    assert f"{down} (the answers so far are kept; run the same line again to resume)" in ran.err
     assert not Path("o.jsonl").exists()
     ran = run(*line(server, "--num", "3", "--tries", "2"))
     assert (ran.code, ran.out) == (69, "")
-    assert f"{down} (with --out FILE the answers so far would be kept)" in ran.err
+    assert f"{down} (with --out FILE, the answers so far would be kept)" in ran.err
 
 
 def num_asked(server: LanguageServer) -> int:
@@ -170,7 +177,7 @@ def test_a_server_that_goes_down_midway(run: Run, quick: None) -> None:
     with LanguageServer() as server:
         server.dies_after = 25
         ran = run(*line(server, "--num", "60", "--tries", "2", "--out", "o.jsonl"))
-        refused(ran, "captions", 69, f"{server.url}: no answer in 2 tries: ", "the same line resumes)")
+        refused(ran, "captions", 69, f"{server.url}: no answer in 2 tries: ", "run the same line again to resume)")
         assert not Path("o.jsonl").exists()
         kept = len(read("o.jsonl.d/answers.jsonl"))
         assert 0 < kept <= 25
@@ -188,12 +195,12 @@ def test_a_server_that_goes_down_midway(run: Run, quick: None) -> None:
 
 
 @pytest.mark.parametrize(("fault", "message"), [("refused", "HTTP 401: no such key"), ("lost", "HTTP 404")])
-def test_what_no_other_try_would_mend_is_told_at_once(run: Run, fault: str, message: str) -> None:
+def test_a_permanent_failure_ends_the_run_at_once(run: Run, fault: str, message: str) -> None:
     with LanguageServer(lambda body, number: fault) as server:
         ran = run(*line(server, "--num", "1"))
     assert (ran.code, sum(server.tries.values())) == (69, 1)
     assert f"no answer: {message}" in ran.err
-    assert "no address of a server" in run(*line(server, "--url", "localhost:8000")).err
+    assert "not the URL of a server" in run(*line(server, "--url", "localhost:8000")).err
 
 
 def test_a_server_is_given_the_time_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +208,7 @@ def test_a_server_is_given_the_time_it_asks_for(monkeypatch: pytest.MonkeyPatch)
     assert server_module._wait_sec("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     monkeypatch.setattr(time, "time", lambda: 1445412470.0)
     assert server_module._wait_sec("Wed, 21 Oct 2015 07:28:00 GMT") == 10
-    assert [server_module._wait_sec(told) for told in ("3600", "soon", None)] == [60, 0, 0]
+    assert [server_module._wait_sec(header) for header in ("3600", "soon", None)] == [60, 0, 0]
 
 
 # Kills
@@ -312,32 +319,38 @@ def test_a_changed_or_foreign_target_is_not_touched(run: Run) -> None:
     Path("o.jsonl").write_text("mine\n")
     ran = run("captions", "--num", "5", "--out", "o.jsonl", "-q")
     assert (ran.code, Path("o.jsonl").read_text()) == (73, "mine\n")
-    assert "was not made by this line (--force replaces it)" in ran.err
+    assert "was not made by this command line (--force replaces it)" in ran.err
     assert run("captions", "--num", "5", "--out", "o.jsonl", "-q", "--force").code == 0
     with open("o.jsonl", "a") as file:
         file.write("\n")
-    assert "has been changed since it was made" in run("captions", "--num", "5", "--out", "o.jsonl").err
+    assert "was changed after it was made" in run("captions", "--num", "5", "--out", "o.jsonl").err
 
 
 def test_lists_and_examples_of_ones_own(run: Run) -> None:
     Path("c.txt").write_text("okapi\nquagga\nokapi\n")
     lacking = run("captions", "--concepts", "c.txt", "--num", "5", "--dry-run")
     refused(
-        lacking, "captions", 65, "everyday: 2 concepts have no backgrounds: okapi, quagga (give --backgrounds a file"
+        lacking,
+        "captions",
+        65,
+        "everyday: 2 concepts have no backgrounds: okapi, quagga (add them to the file of --backgrounds",
     )
     Path("bg.json").write_text('{"okapi": ["forest"]}')
     lacking = run("captions", "--concepts", "c.txt", "--backgrounds", "bg.json")
-    refused(lacking, "captions", 65, "bg.json: 1 concepts have no backgrounds: quagga", "or --ask-backgrounds;")
+    refused(lacking, "captions", 65, "bg.json: 1 concepts have no backgrounds: quagga", "or use --ask-backgrounds or")
     Path("e.csv").write_text(
         "pool,concept,caption\n" + "".join(f"object,emu,An emu of number {i}.\n" for i in range(3))
     )
     own = ("captions", "--concepts", "c.txt", "--examples", "e.csv", "--num", "5", "--out", "o.jsonl")
-    assert "--examples: has too few of the pool background (it takes 3" in run(*own, "--backgrounds", "places").err
+    assert (
+        "--examples: too few examples of the pool background (every pool in use needs 3"
+        in run(*own, "--backgrounds", "places").err
+    )
     ran = run(*own, "--templates", "1,0,0")
-    assert "c.txt: 1 concepts stand there more than once and were merged: okapi" in ran.err
+    assert "c.txt: merged 1 concepts that are listed more than once: okapi" in ran.err
     assert {name for r in read("o.jsonl") for name in r["examples"]} == {"object-00", "object-01", "object-02"}
     Path("c.txt").write_text("\n")
-    empty = "c.txt: holds no concepts (write one a line, or CSV with the column concept)"
+    empty = "c.txt: the file has no concepts (write one concept per line, or CSV with the column concept)"
     refused(run("captions", "--concepts", "c.txt"), "captions", 65, empty)
     refused(run("captions", "--concepts", "d.txt"), "captions", 66, "d.txt: no such file", "one of digits, everyday")
     refused(run("captions", "--concepts", ""), "captions", 66, "no such file", "one of digits, everyday")
@@ -390,7 +403,7 @@ def test_a_batch_ends_as_a_server_would(run: Run) -> None:
     assert requests[0]["url"] == "/v1/completions"
     lacking = run(*batch, "--ingest", "a0.jsonl")
     assert lacking.code == 65
-    assert "5 captions have no answer yet (--write-requests FILE asks for them" in lacking.err
+    assert "5 captions have no answer yet (write their requests with --write-requests FILE" in lacking.err
     rounds = 0
     while not Path("o.jsonl").exists():
         ran = run(*batch, "--write-requests", f"r{rounds + 1}.jsonl", "--ingest", f"a{rounds}.jsonl")
@@ -423,7 +436,7 @@ def test_waits_between_tries_grow_and_spread() -> None:
     request: Any = SimpleNamespace(index=3, attempt=0)
 
     def waits(seed: int) -> list[float]:
-        settings: Any = SimpleNamespace(url="http://a/v1", seed=seed)
+        settings: Any = SimpleNamespace(url="http://a/v1", key_env="NO_KEY", seed=seed)
         return [server_module.Server(settings)._back_off(request, number) for number in range(9)]
 
     assert waits(0) == waits(0) != waits(1)
@@ -436,10 +449,10 @@ def test_answers_that_belong_to_something_else(run: Run) -> None:
     assert run(*batch, "--write-requests", "r.jsonl").code == 0
     answered("r.jsonl", "a.jsonl")
     ran = run(*batch[:-2], "--seed", "1", "--out", "p.jsonl", "--ingest", "a.jsonl")
-    assert (ran.code, "a.jsonl: line 1 answers another plan" in ran.err) == (65, True)
+    assert (ran.code, "a.jsonl: line 1 belongs to another run" in ran.err) == (65, True)
     Path("a.jsonl").write_text("{}\n")
     ran = run(*batch, "--ingest", "a.jsonl")
-    assert (ran.code, "a.jsonl: line 1 is no answer of a batch" in ran.err) == (65, True)
+    assert (ran.code, "a.jsonl: line 1 is not an answer of a batch" in ran.err) == (65, True)
     assert run(*batch, "--ingest", "nowhere.jsonl").code == 66
 
 
@@ -490,13 +503,13 @@ def test_greedy_decoding_is_the_most_likely_word(model: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from corecli.captions.parts.backend import Decoding, Request, Settings
+    from corecli.captions.parts.backend import Request, Settings
     from corecli.captions.parts.prompts import Prompt
     from corecli.captions.transformers import Local
 
-    decoding = Decoding(temperature=0, top_p=1, top_k=0, repetition_penalty=1, max_tokens=8)
+    decoding = {"temperature": 0, "top_p": 1, "top_k": 0, "repetition_penalty": 1, "max_tokens": 8}
     settings: Any = dict.fromkeys(Settings.__dataclass_fields__)
-    settings |= {"api": "completions", "model": str(model), "decoding": decoding, "batch_size": 2, "device": "cpu"}
+    settings |= {"api": "completions", "model": str(model), **decoding, "batch_size": 2, "device": "cpu"}
     prompts = [Prompt(instruction="Write.", examples=(), words=words) for words in ("dog", "water lily, in")]
     requests = [Request(index=i, attempt=0, seed=i, prompt=prompt) for i, prompt in enumerate(prompts)]
     answers = [answer.raw for _, answer in Local(Settings(**{**settings, "precision": "fp32"})).answers(iter(requests))]
@@ -530,7 +543,7 @@ def add_a_layer(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "message"),
-    [("config.json", "it has no config.json"), ("tokenizer.json", "holds no tokenizer"),
+    [("config.json", "config.json is missing"), ("tokenizer.json", "the tokenizer is missing"),
      ("model.safetensors", "the weights model.safetensors are missing")],
 )  # fmt: skip
 def test_a_folder_of_a_model_that_is_not_whole(run: Run, model: Path, file: str, message: str) -> None:
@@ -552,7 +565,7 @@ def test_a_folder_of_a_model_that_is_not_whole(run: Run, model: Path, file: str,
         (lambda folder: os.truncate(folder / "model.safetensors", 300), "cannot be loaded: "),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded: "),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be loaded: "),
-        (add_a_layer, "cannot be loaded: 9 of its weights are missing: model.layers.1."),
+        (add_a_layer, "cannot be loaded: 9 weights are missing: model.layers.1."),
     ],
     ids=["weights", "config", "tokenizer", "layer"],
 )

@@ -458,6 +458,8 @@ def sources(verb: str) -> str:
     paths = [*(own.glob("*.py") if own.is_dir() else [own.with_suffix(".py")]), *(commands / "parts").glob("*.py")]
     if verb == "completion":
         paths = [PACKAGE / "cli/completion.py"]
+    if verb == "captions":  # its backends read them
+        paths += (PACKAGE / "captions").rglob("*.py")
     return "\n".join(path.read_text() for path in [*paths, PACKAGE / "cli/app.py", PACKAGE / "engine/launch.py"])
 
 
@@ -688,13 +690,16 @@ IDLE_LINES = [
     (f"{LINES['inflate']} --beta 0.5 --repeat 2", "--beta and --repeat are two ways to say how often (give one)"),
     (f"{LINES['inflate']} --share 6/5", "--share '6/5' is not K/N (write 2/5, the second of five)"),
     ("inflate --real $tiny/syn --materialize o --guard", "options of a mixture need --out FILE.json"),
-    ("captions --model x", "--model does not apply to --backend grammar (it is of server and transformers and batch)"),
+    (
+        "captions --model x",
+        "--model does not apply to --backend grammar (it is an option of batch and server and transformers)",
+    ),
     ("captions --temperature 0.1", "--temperature does not apply to --backend grammar"),
     ("captions --backend server --model x --form words", "--form does not apply to --backend server"),
     ("captions --backend server", "--backend server needs --model"),
-    ("captions --backend batch --model x", "--backend batch needs --out FILE"),
+    ("captions --backend batch --model x", "--backend batch needs --out (it keeps the answers"),
     ("captions --shard 4/4", "--shard '4/4' names no shard (0/16 to 15/16 are the first to last of 16)"),
-    ("captions --templates 1,0", "--templates takes three chances"),
+    ("captions --templates 1,0", "--templates needs three probabilities"),
     ("captions --ask-backgrounds", "--ask-backgrounds needs a language model and --backgrounds FILE.json"),
     ("captions --concepts everyday:0", "no list of concepts has a weight above 0"),
     ("captions --concepts everyday:1:thing", "unknown kind of concepts 'thing'"),

@@ -1,4 +1,4 @@
-"""The plan of captions against its stated chances, lists and examples, and the judgment of answers."""
+"""Tests of assignments (probabilities, lists, examples) and of the judgment of answers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from scipy import stats
 from corecli.base.errors import CannotCreateError, DataError, MissingInputError, UsageError
 from corecli.captions.grammar import Grammar
 from corecli.captions.parts import concepts, work
+from corecli.captions.parts.assignments import RELATIONS, TEMPLATES, Assignments
 from corecli.captions.parts.backend import Answer
 from corecli.captions.parts.judge import clean, judge, mentions, normalized
-from corecli.captions.parts.plan import RELATIONS, TEMPLATES, Plan
 from corecli.captions.parts.prompts import read_examples
 from corecli.data.captions import read_captions
 from corecli.data.imageset import open_set
@@ -27,8 +27,8 @@ TREE = ("everyday:0.91", "places:0.088", "textures:0.002")
 SYNCLR = (0.44, 0.45, 0.11)
 
 
-def make_plan(specs: tuple[str, ...] = TREE, templates: tuple[float, ...] = SYNCLR, seed: int = 0) -> Plan:
-    return Plan(
+def assignments_of(specs: tuple[str, ...] = TREE, templates: tuple[float, ...] = SYNCLR, seed: int = 0) -> Assignments:
+    return Assignments(
         seed=seed,
         concepts=concepts.read_concepts(specs).concepts,
         templates=templates,
@@ -45,14 +45,14 @@ def fits(counts: Counter[str], chances: dict[str, float]) -> bool:
     return stats.chisquare([counts[name] for name in chances], expected).pvalue > 1e-3
 
 
-def test_the_plan_has_the_chances_that_were_told() -> None:
-    """SynCLR's tree: sources .91, .088, .002; of objects .44, .45, .11; everything else even."""
-    plan = make_plan()
-    planned = [plan.caption(index) for index in range(20_000)]
-    assert fits(Counter(p.concept.source for p in planned), {"everyday": 0.91, "places": 0.088, "textures": 0.002})
-    objects = [p for p in planned if p.concept.kind == "object"]
+def test_assignments_have_the_given_probabilities() -> None:
+    """SynCLR's tree: sources .91, .088, .002; of objects .44, .45, .11; everything else uniform."""
+    assigned = assignments_of()
+    assignment = [assigned.caption(index) for index in range(20_000)]
+    assert fits(Counter(p.concept.source for p in assignment), {"everyday": 0.91, "places": 0.088, "textures": 0.002})
+    objects = [p for p in assignment if p.concept.kind == "object"]
     assert fits(Counter(p.template for p in objects), dict(zip(TEMPLATES, SYNCLR, strict=True)))
-    assert {p.template for p in planned if p.concept.kind != "object"} == {"c"}
+    assert {p.template for p in assignment if p.concept.kind != "object"} == {"c"}
     names = {concept.name for concept in concepts.read_concepts(["everyday"]).concepts}
     assert fits(Counter(p.concept.name for p in objects), dict.fromkeys(names, 1 / len(names)))
     seconds = Counter(p.second for p in objects if p.template == "c+relation")
@@ -67,11 +67,11 @@ def test_the_plan_has_the_chances_that_were_told() -> None:
 
 
 def test_a_caption_is_a_function_of_seed_and_index() -> None:
-    plan, another = make_plan(), make_plan(seed=1)
-    whole = [plan.caption(index) for index in range(50)]
-    assert [make_plan().caption(index) for index in (49, 7)] == [whole[49], whole[7]]
+    assigned, another = assignments_of(), assignments_of(seed=1)
+    whole = [assigned.caption(index) for index in range(50)]
+    assert [assignments_of().caption(index) for index in (49, 7)] == [whole[49], whole[7]]
     assert [another.caption(index) for index in range(50)] != whole
-    seeds = {plan.seed_of(index, attempt) for index in range(500) for attempt in range(4)}
+    seeds = {assigned.seed_of(index, attempt) for index in range(500) for attempt in range(4)}
     assert len(seeds) == 2000
     assert max(seeds) < 2**31
 
@@ -80,8 +80,8 @@ def test_weights_in_files_and_of_files(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("source,concept,weight,kind\nzoo,red_panda,3,\nzoo,ibis,1,object\n,Oslo,0,place\n")
     (tmp_path / "b.txt").write_text("# places\nOslo\n\n  Bergen \n")
     found = concepts.read_concepts([f"{tmp_path}/a.csv:3", f"{tmp_path}/b.txt:1:place"])
-    told = {(c.name, c.source, c.kind): c.share for c in found.concepts}
-    assert told == {
+    found_shares = {(c.name, c.source, c.kind): c.share for c in found.concepts}
+    assert found_shares == {
         ("red panda", "zoo", "object"): pytest.approx(3 / 4 * 3 / 4),
         ("ibis", "zoo", "object"): pytest.approx(3 / 4 / 4),
         ("Oslo", "a", "place"): 0,
@@ -95,7 +95,7 @@ def test_duplicates_are_named_and_merged(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("crane\nmaillot\nCrane\nhen\ncrane\n")
     found = concepts.read_concepts([str(tmp_path / "a.txt")])
     assert {c.name: c.share for c in found.concepts} == {"crane": 0.6, "maillot": 0.2, "hen": 0.2}
-    assert "2 concepts stand there more than once and were merged: Crane, crane" in found.notes[0]
+    assert "merged 2 concepts that are listed more than once: Crane, crane" in found.notes[0]
 
 
 def test_backgrounds_by_concept_hypernym_source_or_for_all(tmp_path: Path) -> None:
@@ -103,15 +103,15 @@ def test_backgrounds_by_concept_hypernym_source_or_for_all(tmp_path: Path) -> No
     file = tmp_path / "bg.json"
     file.write_text(json.dumps({"tiger": ["jungle"], "cat": ["sofa", "sofa"], "a": ["harbour"]}))
     known = concepts.read_backgrounds(str(file))
-    plan = Plan(
+    assigned = Assignments(
         seed=0,
         concepts=concepts.read_concepts([str(tmp_path / "a.csv")]).concepts,
         templates=(0, 1, 0),
         backgrounds=known,
         examples=read_examples(None),
     )
-    told = {(p.concept.name, p.second) for p in map(plan.caption, range(60))}
-    assert told == {("tiger", "jungle"), ("lion", "sofa"), ("ferry", "harbour")}
+    pairs = {(p.concept.name, p.second) for p in map(assigned.caption, range(60))}
+    assert pairs == {("tiger", "jungle"), ("lion", "sofa"), ("ferry", "harbour")}
     assert "kitchen" in concepts.read_backgrounds("places")
 
 
@@ -128,23 +128,23 @@ def test_our_examples_are_whole() -> None:
     assert len({row["caption"] for row in rows}) == len(rows) == sum(map(len, read_examples(None).values()))
 
 
-def test_a_prompt_shows_three_examples_and_asks() -> None:
-    planned = next(p for p in map(make_plan().caption, range(99)) if p.template == "c+relation")
-    lines = planned.prompt.text().split("\n\n")
+def test_a_prompt_holds_three_examples_and_the_words() -> None:
+    assignment = next(p for p in map(assignments_of().caption, range(99)) if p.template == "c+relation")
+    lines = assignment.prompt.text().split("\n\n")
     assert len(lines) == 5
-    assert lines[1] == f"{planned.examples[0].words} => {planned.examples[0].caption}"
-    assert lines[4] == f"{planned.concept.name}, {planned.second} =>"
-    roles = [turn["role"] for turn in planned.prompt.messages()]
+    assert lines[1] == f"{assignment.examples[0].words} => {assignment.examples[0].caption}"
+    assert lines[4] == f"{assignment.concept.name}, {assignment.second} =>"
+    roles = [turn["role"] for turn in assignment.prompt.messages()]
     assert roles == ["system", *["user", "assistant"] * 3, "user"]
 
 
 def test_every_grammatical_caption_holds_its_words() -> None:
-    plan, grammar = make_plan(), Grammar("sentence")
+    assigned, grammar = assignments_of(), Grammar("sentence")
     for index in range(2000):
-        planned = plan.caption(index)
-        caption = grammar.caption(planned, plan.seed_of(index, 0))
-        assert mentions(caption, planned.concept.name), caption
-        assert not planned.second or mentions(caption, planned.second), caption
+        assignment = assigned.caption(index)
+        caption = grammar.caption(assignment, assigned.seed_of(index, 0))
+        assert mentions(caption, assignment.concept.name), caption
+        assert not assignment.second or mentions(caption, assignment.second), caption
         assert caption[0].isupper() and caption.endswith(".") and clean(caption) == caption
 
 
@@ -218,11 +218,11 @@ def test_duplicates_are_equal_in_their_words() -> None:
 # Work that is kept
 
 
-def test_a_line_that_was_cut_is_asked_for_again(tmp_path: Path) -> None:
+def test_an_answer_cut_by_a_kill_is_requested_again(tmp_path: Path) -> None:
     answers = work.Answers(tmp_path)
     for index in range(3):
         answers.add((index, 0), Answer(raw=f"caption \u2028 {index}", finish_reason="stop"))
-    with pytest.raises(CannotCreateError, match="another process is at work"):
+    with pytest.raises(CannotCreateError, match="another process is working"):
         work.Answers(tmp_path)
     answers.close()
     file = tmp_path / "answers.jsonl"
@@ -243,10 +243,10 @@ def test_a_line_that_was_cut_is_asked_for_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("\n# nothing\n", "holds no concepts"),
+        ("\n# nothing\n", "the file has no concepts"),
         ("concept,weight\ndog,0\n", "no concept has a weight above 0"),
-        ("concept,weight\ndog,much\n", "line 2: 'much' is no weight"),
-        ("concept,weight\ndog,-1\n", "line 2: '-1' is no weight"),
+        ("concept,weight\ndog,much\n", "line 2: 'much' is not a weight"),
+        ("concept,weight\ndog,-1\n", "line 2: '-1' is not a weight"),
         ("concept,kind\ndog,beast\n", "line 2: unknown kind 'beast'"),
         ("concept,kind\ncat,object\n,object\n", "line 3 has no concept"),
         ("concept,kind\ncat\n", "line 2 has 1 columns, the first line 2"),
@@ -261,11 +261,11 @@ def test_lists_with_mistakes(tmp_path: Path, text: str | bytes, message: str) ->
     assert caught.value.where == tmp_path / "c.txt"
 
 
-def test_a_dictionary_that_lacks_concepts_names_them(tmp_path: Path) -> None:
+def test_concepts_without_backgrounds_are_named(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("".join(f"thing {i}\n" for i in range(9)))
-    with pytest.raises(DataError, match=r"9 concepts have no backgrounds: thing 0, .*thing 4, \.\.\. \(give"):
-        str(make_plan((str(tmp_path / "c.txt"),)))
-    make_plan((str(tmp_path / "c.txt"),), templates=(1, 0, 0))
+    with pytest.raises(DataError, match=r"9 concepts have no backgrounds: thing 0, .*thing 4, \.\.\. \(add"):
+        str(assignments_of((str(tmp_path / "c.txt"),)))
+    assignments_of((str(tmp_path / "c.txt"),), templates=(1, 0, 0))
     for text in ("[]", '{"a": []}', '{"a": "forest"}', '{"a": [""]}'):
         (tmp_path / "b.json").write_text(text)
         with pytest.raises(DataError, match="backgrounds"):
@@ -275,10 +275,10 @@ def test_a_dictionary_that_lacks_concepts_names_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("pool,concept\n", "has no columns"),
-        ("pool,concept,caption\nobject,dog,\n", "line 2 is no example"),
-        ("pool,concept,caption\nthing,dog,A dog.\n", "line 2 is no example"),
-        ("pool,concept,caption\nobject,dog,A dog.\nobject,cat,A cat.\n", "2 examples of the pool object, not 3"),
+        ("pool,concept\n", "the columns pool, concept, second and caption are missing"),
+        ("pool,concept,caption\nobject,dog,\n", "line 2 is not an example"),
+        ("pool,concept,caption\nthing,dog,A dog.\n", "line 2 is not an example"),
+        ("pool,concept,caption\nobject,dog,A dog.\nobject,cat,A cat.\n", "the pool object has 2 examples and needs 3"),
     ],
 )
 def test_examples_with_mistakes(tmp_path: Path, text: str, message: str) -> None:
@@ -343,7 +343,7 @@ def test_listed_images_with_mistakes(tmp_path: Path, text: str) -> None:
         read_captions(tmp_path / "c.csv")
 
 
-def test_captions_tell_the_class_of_their_images(tmp_path: Path) -> None:
+def test_captions_give_the_class_of_their_images(tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_text("concept,class\ntabby,cat\nbeagle,dog\nmop,\n")
     found = concepts.read_concepts([str(tmp_path / "own.csv")]).concepts
     assert [concept.label for concept in found] == ["cat", "dog", "mop"]

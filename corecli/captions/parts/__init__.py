@@ -1,1 +1,1 @@
-"""Machinery that backends share."""
+"""What caption backends share: concepts, assignments, prompts, the judgment of answers, and files of answers."""

@@ -1,7 +1,14 @@
-"""What a backend is asked and what it answers; every public module of this folder is a backend.
+"""What a caption backend is: an object that answers requests, one for every attempt at a caption.
 
-A module has `open_backend(settings) -> Backend`. Answers may come in any order; what has been asked once is not asked
-again, since every answer is kept as soon as it is yielded.
+Every module of `corecli/captions/` is a backend. It declares these constants as literals:
+
+- NEEDS_MODEL: whether it is a language model, so that --model is required and the options in MODEL_OPTIONS apply.
+- USES: the other options of `corecli captions` that apply to it.
+- NEEDS (optional): options that it requires besides --model, each with the reason.
+- MODEL_FILES (optional): patterns of the files that it reads, if its --model is a folder or a hub id.
+
+It defines `open_backend(settings) -> Backend`. It may define a dataclass `Options`, whose fields are set with
+`--set NAME=VALUE`, and `check(settings)`, which raises the errors that are visible without loading anything.
 """
 
 from __future__ import annotations
@@ -11,54 +18,53 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from corecli.captions.parts.plan import Planned
+from corecli.captions.parts.assignments import Assignment
 from corecli.captions.parts.prompts import Prompt
 
 Api = Literal["completions", "chat"]
+MODEL_OPTIONS = ("api", "temperature", "top_p", "top_k", "repetition_penalty", "max_tokens")
 STOP = "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One attempt at a caption, or at the backgrounds of a concept, which have no plan."""
+    """One attempt at a caption, or at the backgrounds of a concept, which have no assignment."""
 
     index: int
     attempt: int
     seed: int
     prompt: Prompt
-    planned: Planned | None = None
+    assignment: Assignment | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The text that came back, as it came, and why it ends there: stop, length or another word of the backend."""
+    """The text of an answer, unchanged, and why it ends there: stop, length or another word of the backend."""
 
     raw: str
     finish_reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoding:
-    """How a language model chooses words; all of it is always told, so that no server's own defaults apply."""
+class Settings:
+    """The options of a run. A backend reads those that apply to it, and its own `Options` in `options`.
 
+    job: a short name of the run. The five options of decoding are always sent to a server, so that its own defaults
+    never apply.
+    """
+
+    seed: int
+    job: str
+    model: str
+    api: Api
     temperature: float
     top_p: float
     top_k: int
     repetition_penalty: float
     max_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What backends are made from; each reads what it has a use for."""
-
-    seed: int
-    api: Api
-    model: str
-    decoding: Decoding
     extensions: bool
     url: str
-    key: str | None
+    key_env: str
     concurrency: int
     timeout_sec: float
     tries: int
@@ -66,42 +72,26 @@ class Settings:
     device: str
     precision: str
     form: str
-    plan: str
     write_requests: Path | None
     ingest: tuple[Path, ...]
+    options: Any = None
 
 
 class Backend(Protocol):
     """Answers requests."""
 
     def answers(self, requests: Iterator[Request]) -> Iterator[tuple[Request, Answer]]:
-        """An answer to each request, in any order; requests are taken as they can be worked on."""
+        """Yield every request with its answer, in any order.
+
+        Take requests only as fast as they can be answered. An answer is kept as soon as it is yielded, and a request
+        that has an answer is not sent again.
+        """
         ...
 
 
-def body(request: Request, settings: Settings) -> dict[str, Any]:
-    """A request in the form of OpenAI's completions or chat completions."""
-    decoding = settings.decoding
-    told: dict[str, Any] = {"model": settings.model}
-    if settings.api == "chat":
-        told["messages"] = request.prompt.messages()  # no stop: some models begin with an empty line
-    else:
-        told |= {"prompt": request.prompt.text(), "stop": [STOP]}
-    told |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "max_tokens": decoding.max_tokens}
-    if settings.extensions:
-        told |= {"top_k": decoding.top_k or -1, "repetition_penalty": decoding.repetition_penalty}
-    return {**told, "seed": request.seed}
+class RequestsWritten(Exception):
+    """Ends a run whose backend wrote its requests to the file `path`, to be answered elsewhere. It is not an error."""
 
-
-def answer_of(told: Any) -> Answer | None:
-    """The answer in what a server has sent; None when there is none in it."""
-    try:
-        choice = told["choices"][0]
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
-        reason = choice.get("finish_reason")
-    except (KeyError, IndexError, TypeError, AttributeError):
-        return None
-    if not isinstance(text, str | None):
-        return None
-    whole = (text or "").encode(errors="replace").decode()  # JSON may hold halves of characters
-    return Answer(raw=whole, finish_reason=str(reason or "stop"))
+    def __init__(self, path: Path, num: int) -> None:
+        super().__init__(f"{num} requests are in {path}")
+        self.path, self.num = path, num

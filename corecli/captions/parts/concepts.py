@@ -1,4 +1,4 @@
-"""Lists of concepts and of backgrounds: the user's files, or ours by name."""
+"""Read lists of concepts and backgrounds, from the user's files or from ours by name."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MOST_NAMED = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """A word to write captions of, and its share of the captions; places and textures stand alone in theirs.
+    """A concept, with its share of the captions, in 0..1. Captions of places and textures have no second word.
 
-    label: the name of the class that its images are of, the concept itself unless the list says another.
+    label: the class name of its images; the concept itself, unless the list has another.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Concept:
 
 @dataclass(frozen=True, kw_only=True)
 class Concepts:
-    """Every concept of a line, their shares adding up to 1, the files they are from, and what was merged in them."""
+    """All concepts of a run, with shares that add up to 1; their files; and notes on merged duplicates."""
 
     concepts: tuple[Concept, ...]
     files: tuple[Path, ...]
@@ -42,15 +42,16 @@ class Concepts:
 
 
 def names() -> tuple[str, ...]:
-    """The lists that need no file."""
+    """Return the names of our own lists."""
     return tuple(sorted(path.stem for path in LISTS.glob("*.csv") if path.stem != "examples"))
 
 
 def read_concepts(specs: Sequence[str]) -> Concepts:
-    """Concepts of `FILE[:WEIGHT[:KIND]]`s: text, one a line, or CSV with a header line of `concept` and more.
+    """Read the concepts of `FILE[:WEIGHT[:KIND]]` items.
 
-    A weight is what share the file has beside the others; the column `weight` is what share a concept has in it.
-    Duplicates in a file are merged, their weights added. Errors: MissingInputError, UsageError, DataError with a line.
+    A file is text with one concept per line, or CSV with the column `concept` and others. WEIGHT is the relative share
+    of the file; the column `weight` is the relative share of a concept within its file. Duplicates in a file are
+    merged and their weights added. Errors: MissingInputError; UsageError; DataError naming the line.
     """
     parsed = [_parse(spec) for spec in specs]
     total = sum(weight for _, weight, _ in parsed)
@@ -62,49 +63,49 @@ def read_concepts(specs: Sequence[str]) -> Concepts:
         rows, merged = _merged(_read_rows(path, kind))
         whole = sum(row.share for row in rows)
         if not rows or whole <= 0:
-            reason = "holds no concepts" if not rows else "no concept has a weight above 0"
-            raise DataError(reason, where=path, hint="write one a line, or CSV with the column concept")
+            reason = "the file has no concepts" if not rows else "no concept has a weight above 0"
+            raise DataError(reason, where=path, hint="write one concept per line, or CSV with the column concept")
         found += [replace(row, share=row.share * weight / total / whole) for row in rows]
         if merged:
-            told = ", ".join(merged[:_MOST_NAMED]) + (", ..." if len(merged) > _MOST_NAMED else "")
-            notes.append(f"{path}: {len(merged)} concepts stand there more than once and were merged: {told}")
+            shown = ", ".join(merged[:_MOST_NAMED]) + (", ..." if len(merged) > _MOST_NAMED else "")
+            notes.append(f"{path}: merged {len(merged)} concepts that are listed more than once: {shown}")
     return Concepts(concepts=tuple(found), files=tuple(path for path, _, _ in parsed), notes=tuple(notes))
 
 
 def read_backgrounds(place: str) -> Mapping[str, Sequence[str]] | Sequence[str]:
-    """Backgrounds by concept, hypernym or source, of a JSON dictionary; or a plain list of them for every concept.
+    """Read backgrounds by concept, hypernym or source from a JSON dictionary, or one list for every concept.
 
     Errors: MissingInputError, DataError.
     """
     path = background_file(place)
     if path.suffix != ".json":
         return [concept.name for concept in read_concepts([str(path)]).concepts]
-    told = read_json(path)
-    if not isinstance(told, dict):
-        raise DataError("is no dictionary of backgrounds", where=path, hint='write {"tiger": ["forest", "zoo"], ...}')
-    for name, words in told.items():
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError("not a dictionary of backgrounds", where=path, hint='write {"tiger": ["forest", "zoo"], ...}')
+    for name, words in content.items():
         if not isinstance(words, list) or not words or not all(isinstance(w, str) and w.strip() for w in words):
             raise DataError(f"the backgrounds of {name!r} are not a list of words", where=path)
-    return {tidy(name): list(dict.fromkeys(map(tidy, words))) for name, words in told.items()}
+    return {tidy(name): list(dict.fromkeys(map(tidy, words))) for name, words in content.items()}
 
 
 def background_file(place: str) -> Path:
-    """The file of a dictionary or list of backgrounds; `everyday` is the dictionary of our own list of that name."""
+    """Return the file of a dictionary or list of backgrounds; `everyday` names our own dictionary."""
     return LISTS / "backgrounds.json" if place == "everyday" else _file(place)
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
-    """The contents of some files, in order."""
+    """Return the fingerprints of files, in order."""
     return " ".join(sha256_file(path)[:16] for path in paths)
 
 
 def tidy(text: str) -> str:
-    """A name as it is written in captions: without underscores and doubled spaces."""
+    """Return a name as captions write it: without underscores and repeated spaces."""
     return " ".join(text.replace("_", " ").split())
 
 
 def _parse(spec: str) -> tuple[Path, float, str]:
-    """(file, weight, kind of concepts that do not tell their own)."""
+    """Return (file, weight, kind of concepts whose line gives none)."""
     found = re.fullmatch(r"(?P<file>.*?)(:(?P<weight>[\d.eE+-]+))?(:(?P<kind>[a-z]+))?", spec, re.DOTALL)
     assert found is not None
     weight, kind = found["weight"] or "1", found["kind"] or "object"
@@ -113,14 +114,14 @@ def _parse(spec: str) -> tuple[Path, float, str]:
     try:
         return _file(found["file"]), float(weight), kind
     except ValueError:
-        raise UsageError(f"{weight!r} is no weight", where=spec, hint="write FILE:0.5") from None
+        raise UsageError(f"{weight!r} is not a weight", where=spec, hint="write FILE:0.5") from None
 
 
 def _file(place: str) -> Path:
     if place in names():
         return LISTS / f"{place}.csv"
     if not Path(place).is_file():
-        raise missing(place, hint=f"a file, or one of {', '.join(names())}")
+        raise missing(place, hint=f"give a file, or one of {', '.join(names())}")
     return Path(place)
 
 
@@ -132,17 +133,19 @@ def _read_rows(path: Path, kind: str) -> list[Concept]:
     header = [word.strip().lower() for word in next((line for line in lines if line.strip()), "").split(",")]
     if "concept" in header:
         return _table(path, lines, header, kind)
-    told = (tidy(line) for line in lines)
+    listed = (tidy(line) for line in lines)
     return [
-        Concept(name=name, source=path.stem, kind=kind, share=1, label=name) for name in told if name and name[0] != "#"
+        Concept(name=name, source=path.stem, kind=kind, share=1, label=name)
+        for name in listed
+        if name and name[0] != "#"
     ]
 
 
 def _table(path: Path, lines: list[str], header: list[str], kind: str) -> list[Concept]:
     unknown = [name for name in header if name not in _COLUMNS]
     if unknown:
-        hint = f"it may have {', '.join(_COLUMNS)}"
-        raise DataError(f"has an unknown column {unknown[0]!r}", where=path, hint=hint)
+        hint = f"the columns are {', '.join(_COLUMNS)}"
+        raise DataError(f"unknown column {unknown[0]!r}", where=path, hint=hint)
     reader, found = csv.reader(lines), []
     is_header = True
     for cells in reader:
@@ -169,14 +172,14 @@ def _row(path: Path, number: int, row: dict[str, str], kind: str) -> Concept:
     except ValueError:
         share = -1.0
     if not 0 <= share < float("inf"):
-        raise DataError(f"line {number}: {weight!r} is no weight", where=path)
+        raise DataError(f"line {number}: {weight!r} is not a weight", where=path)
     source, hypernym = row.get("source") or path.stem, row.get("hypernym") or ""
     label = row.get("class") or row["concept"]
     return Concept(name=row["concept"], source=source, kind=kind, share=share, hypernym=hypernym, label=label)
 
 
 def _merged(rows: list[Concept]) -> tuple[list[Concept], list[str]]:
-    """The concepts of a file, each once, and the names of those that stood there more than once."""
+    """Return the concepts of a file without duplicates, and the names of the duplicates."""
     first: dict[tuple[str, str], Concept] = {}
     doubled: dict[str, None] = {}
     for row in rows:

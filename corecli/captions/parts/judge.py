@@ -1,4 +1,4 @@
-"""From a raw answer to a caption, or to the reason why it is none."""
+"""Turn a raw answer into a caption, or into the reason why it is not one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IRREGULAR |= {"geese": "goose", "feet": "foot", "teeth": "tooth", "oxen": "ox",
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A caption, whether its concept is in it, and what is wrong with it: one of FAULTS, or nothing."""
+    """A caption, whether it mentions its concept, and its fault: one of FAULTS, or None."""
 
     caption: str
     has_concept: bool
@@ -25,7 +25,7 @@ class Judged:
 
 
 def judge(answer: Answer, concept: str, *, min_words: int, max_words: int) -> Judged:
-    """Judge an answer by itself; whether it is a duplicate only others can tell."""
+    """Judge an answer on its own; duplicates are found elsewhere."""
     caption = clean(answer.raw)
     has_concept = mentions(caption, concept)
     count = len(caption.split())
@@ -41,7 +41,7 @@ def judge(answer: Answer, concept: str, *, min_words: int, max_words: int) -> Ju
 
 
 def clean(raw: str) -> str:
-    """The first line that says something, without list marks, quotes around it, control characters, doubled spaces."""
+    """Return the first line with content, without list marks, quotes, control characters and repeated spaces."""
     lines = [" ".join("".join(c if c.isprintable() else " " for c in line).split()) for line in raw.splitlines()]
     lines = [line for line in lines if line]
     said = next((line for line in lines if not line.endswith(":")), "")  # not "Here is a caption:"
@@ -52,12 +52,12 @@ def clean(raw: str) -> str:
 
 
 def normalized(text: str) -> str:
-    """What duplicates have in common: the words, whatever their case, hyphens and punctuation."""
+    """Return the words of a text in lower case, without punctuation; duplicates have the same words."""
     return " ".join(_WORD.findall(text.casefold().replace("_", " ")))
 
 
 def mentions(caption: str, concept: str) -> bool:
-    """Whether a caption holds a concept, or one of its `/` alternatives, in any case, number and hyphenation."""
+    """Whether a caption mentions a concept or one of its `/` alternatives, in any case, number and hyphenation."""
     said = [_forms(word) for word in normalized(caption).split()]
     return any(_holds(said, normalized(name).split()) for name in concept.split("/"))
 
@@ -73,13 +73,13 @@ def _holds(said: list[set[str]], name: list[str]) -> bool:
 
 
 def _joined(words: list[set[str]]) -> set[str]:
-    """The ways to write neighboring words as one; of the last of them every form."""
+    """Return the ways to write neighboring words as one word, with every form of the last."""
     head = "".join(max(forms, key=len) for forms in words[:-1])
     return {head + last for last in words[-1]}
 
 
 def _forms(word: str) -> set[str]:
-    """A word and what it may be the plural of."""
+    """Return a word and the words it may be a plural of."""
     found = {word, _IRREGULAR.get(word, word)}
     if len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
         found.add(word[:-1])
@@ -93,7 +93,7 @@ def _forms(word: str) -> set[str]:
 
 
 def _unquoted(text: str) -> str:
-    """Without the quotes around it; an apostrophe inside stays."""
+    """Return a text without the quotes around it; an apostrophe inside stays."""
     if len(text) > 1 and text[0] in _QUOTES and text[-1] in _QUOTES:
         return text[1:-1]
     return text[1:] if text[:1] in _QUOTES[:1] and text.count(text[0]) == 1 else text

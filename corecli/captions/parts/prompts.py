@@ -1,4 +1,4 @@
-"""What a language model is shown: one instruction, three examples, and the words it shall write a caption of.
+"""Write prompts for a language model: an instruction, three worked examples, and the words of a new caption.
 
 Our own examples are in lists/examples.csv: for objects, places and textures alone, and for objects with a background
 or a relation.
@@ -36,33 +36,33 @@ _SURROUNDINGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """An instruction, worked examples as (words, answer), and the words that are asked about."""
+    """An instruction, worked examples as (words, answer), and the words of the new caption."""
 
     instruction: str
     examples: tuple[tuple[str, str], ...]
     words: str
 
     def text(self) -> str:
-        """For a model that continues a text."""
+        """Return the prompt for a model that continues a text."""
         shown = "".join(f"{words} => {answer}\n\n" for words, answer in self.examples)
         return f"{self.instruction}\n\n{shown}{self.words} =>"
 
     def messages(self) -> list[dict[str, str]]:
-        """For a model that chats: the examples are earlier turns."""
-        told = f"{self.instruction} Answer with that one line and nothing else."
-        turns = [{"role": "system", "content": told}]
+        """Return the prompt for a chat model, with the examples as earlier turns."""
+        instruction = f"{self.instruction} Answer with that one line and nothing else."
+        turns = [{"role": "system", "content": instruction}]
         for words, answer in self.examples:
             turns += [{"role": "user", "content": words}, {"role": "assistant", "content": answer}]
         return [*turns, {"role": "user", "content": self.words}]
 
     def digest(self) -> str:
-        """A short hash of what the model is shown."""
+        """Return a short hash of the prompt."""
         return hashlib.sha256(self.text().encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A caption that a model is shown, with the words it was written for."""
+    """A worked example: a caption and the words it was written for."""
 
     id: str
     words: str
@@ -70,10 +70,10 @@ class Example:
 
 
 def read_examples(path: Path | None) -> Mapping[str, Sequence[Example]]:
-    """Examples by pool: object, place, texture, background, relation; without a file our own.
+    """Read examples by pool (object, place, texture, background, relation); without a file, our own.
 
     A file is CSV with the columns pool, concept, second (the background or relation) and caption. An id is the pool and
-    the number in it. Errors: MissingInputError; DataError with the line, or for a pool of fewer than three.
+    the number within it. Errors: MissingInputError; DataError naming the line, or a pool with fewer than three.
     """
     path = path or LISTS / "examples.csv"
     if not path.is_file():
@@ -82,20 +82,22 @@ def read_examples(path: Path | None) -> Mapping[str, Sequence[Example]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         if not {"pool", "concept", "caption"} <= set(reader.fieldnames or ()):
-            raise DataError("has no columns pool, concept, second and caption", where=path)
+            raise DataError("the columns pool, concept, second and caption are missing", where=path)
         for row in reader:
             pool, words, caption = ((row.get(name) or "").strip() for name in ("pool", "concept", "caption"))
             if pool not in INSTRUCTIONS or not words or not caption:
-                raise DataError(f"line {reader.line_num} is no example", where=path, hint="pool,concept,second,caption")
+                raise DataError(
+                    f"line {reader.line_num} is not an example", where=path, hint="write pool,concept,second,caption"
+                )
             shown = ", ".join(tidy(word) for word in (words, row.get("second") or "") if word.strip())
             own = pools.setdefault(pool, [])
             own.append(Example(id=f"{pool}-{len(own):02d}", words=shown, caption=caption))
     for pool, own in pools.items():
         if len(own) < NUM_EXAMPLES:
-            raise DataError(f"has {len(own)} examples of the pool {pool}, not {NUM_EXAMPLES} or more", where=path)
+            raise DataError(f"the pool {pool} has {len(own)} examples and needs {NUM_EXAMPLES}", where=path)
     return pools
 
 
 def ask_surroundings(concept: str) -> Prompt:
-    """The prompt for a list of backgrounds of a concept."""
+    """Return the prompt for a list of backgrounds of a concept."""
     return Prompt(instruction=INSTRUCTIONS["surroundings"], examples=_SURROUNDINGS, words=concept)

@@ -1,6 +1,6 @@
-"""From a plan and a backend to captions: ask, judge in the order of the plan, and ask again what was not good.
+"""Send requests in rounds: judge the answers in the order of the captions, and repeat what was not good.
 
-The judgment is a function of the answers, so a rerun that reads the answers of an earlier run comes to the same.
+The judgment is a function of the answers, so a rerun that reads the answers of an earlier run has the same result.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from corecli.captions.parts.assignments import Assignment, Assignments
 from corecli.captions.parts.backend import Answer, Request
 from corecli.captions.parts.judge import FAULTS, Judged, judge, normalized
-from corecli.captions.parts.plan import Plan, Planned
 from corecli.captions.parts.work import Answers
 
-Ask = Callable[[Iterator[Request], int], None]
+Send = Callable[[Iterator[Request], int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What becomes of captions that are not good; a fault that is not named is retried."""
+    """What to do with captions that are not good. A fault that is not listed here is retried."""
 
     retries: int
     on_missing: str  # warn, retry or drop
@@ -34,7 +34,7 @@ class Rules:
         return (fault, self._of(fault)) in (("missing", "warn"), ("duplicate", "keep"))
 
     def retries_of(self, fault: str) -> int:
-        """How often another caption is asked for."""
+        """Return how often another caption is requested."""
         return 0 if self._of(fault) == "drop" else self.retries
 
     def _of(self, fault: str) -> str:
@@ -45,7 +45,7 @@ class Rules:
 class Kept:
     """A caption that was kept."""
 
-    planned: Planned
+    assignment: Assignment
     attempt: int
     answer: Answer
     judged: Judged
@@ -54,7 +54,7 @@ class Kept:
 
 @dataclass(kw_only=True)
 class Settled:
-    """What was kept, by index, and counts of (template, source, event, fault) over all that happened.
+    """The captions that were kept, by index, and counts of (template, source, event, fault).
 
     Events: kept, retried, dropped, warned.
     """
@@ -63,7 +63,7 @@ class Settled:
     counts: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
 
     def table(self, column: int) -> dict[str, dict[str, Any]]:
-        """By template (0) or source (1): planned, kept, and retried, dropped and warned by fault."""
+        """Return counts by template (0) or source (1): planned, kept, and retried, dropped and warned by fault."""
         found: dict[str, dict[str, Any]] = {}
         for key, count in sorted(self.counts.items()):
             row = found.setdefault(key[column], {"planned": 0, "kept": 0, "retried": {}, "dropped": {}, "warned": {}})
@@ -77,7 +77,7 @@ class Settled:
         return found
 
     def total(self, event: str) -> dict[str, int]:
-        """How often an event came, by fault."""
+        """Return how often an event happened, by fault."""
         found = Counter[str]()
         for (_, _, name, fault), count in self.counts.items():
             if name == event:
@@ -85,38 +85,42 @@ class Settled:
         return {fault: found[fault] for fault in ("", *FAULTS) if found[fault]}
 
 
-def settle(plan: Plan, indices: Sequence[int], answers: Answers, ask: Ask, rules: Rules) -> Settled:
-    """Ask for captions until each is kept or dropped. `ask` adds an answer to `answers` for every request."""
+def settle(assignments: Assignments, indices: Sequence[int], answers: Answers, send: Send, rules: Rules) -> Settled:
+    """Request captions until each is kept or dropped. `send` adds an answer to `answers` for every request."""
     settled, seen = Settled(), set[bytes]()
     attempt = 0
     while indices:
-        lacking = [index for index in indices if (index, attempt) not in answers]
-        if lacking:
-            ask((request(plan, index, attempt) for index in lacking), len(lacking))
-        again = [index for index in indices if not _settle_one(plan, index, attempt, answers, rules, settled, seen)]
+        missing = [index for index in indices if (index, attempt) not in answers]
+        if missing:
+            send((request(assignments, index, attempt) for index in missing), len(missing))
+        again = [i for i in indices if not _settle_one(assignments, i, attempt, answers, rules, settled, seen)]
         indices, attempt = again, attempt + 1
     return settled
 
 
-def request(plan: Plan, index: int, attempt: int) -> Request:
-    """What is asked for a caption: at a later attempt the same, with another seed."""
-    planned = plan.caption(index)
-    return Request(
-        index=index, attempt=attempt, seed=plan.seed_of(index, attempt), prompt=planned.prompt, planned=planned
-    )
+def request(assignments: Assignments, index: int, attempt: int) -> Request:
+    """Return the request for a caption; later attempts differ only in the seed."""
+    assignment, seed = assignments.caption(index), assignments.seed_of(index, attempt)
+    return Request(index=index, attempt=attempt, seed=seed, prompt=assignment.prompt, assignment=assignment)
 
 
 def _settle_one(
-    plan: Plan, index: int, attempt: int, answers: Answers, rules: Rules, settled: Settled, seen: set[bytes]
+    assignments: Assignments,
+    index: int,
+    attempt: int,
+    answers: Answers,
+    rules: Rules,
+    settled: Settled,
+    seen: set[bytes],
 ) -> bool:
-    """Keep or drop a caption, and tell; False when it shall be asked for again."""
-    planned, answer = plan.caption(index), answers[index, attempt]
-    judged = judge(answer, planned.concept.name, min_words=rules.min_words, max_words=rules.max_words)
+    """Keep or drop a caption and count it; return False if it is to be requested again."""
+    assignment, answer = assignments.caption(index), answers[index, attempt]
+    judged = judge(answer, assignment.concept.name, min_words=rules.min_words, max_words=rules.max_words)
     content = hashlib.blake2b(normalized(judged.caption).encode(), digest_size=12).digest()
     is_duplicate = content in seen
     faults = [fault for fault in (judged.fault, "duplicate" if is_duplicate else None) if fault is not None]
     fault = next((fault for fault in faults if not rules.forgives(fault)), None)
-    row = planned.template, planned.concept.source
+    row = assignment.template, assignment.concept.source
     if fault is not None:
         goes_on = attempt < rules.retries_of(fault)
         settled.counts[*row, "retried" if goes_on else "dropped", fault] += 1
@@ -126,6 +130,6 @@ def _settle_one(
     settled.counts[*row, "kept", ""] += 1
     seen.add(content)
     settled.kept[index] = Kept(
-        planned=planned, attempt=attempt, answer=answer, judged=judged, is_duplicate=is_duplicate
+        assignment=assignment, attempt=attempt, answer=answer, judged=judged, is_duplicate=is_duplicate
     )
     return True

@@ -1,7 +1,7 @@
-"""Work that can be killed anywhere: `OUT.d/` holds every answer as a line, OUT appears by a rename at the end.
+"""Keep answers so that a run can be killed at any time: `OUT.d/` holds one line for every answer.
 
-What is made of the answers is a function of them, so they are all that is kept: a rerun reads them and asks for the
-rest. At the end they give way to a report, by which a finished target is known.
+The captions are a function of the answers, so a rerun reads the answers and requests only the rest. At the end, OUT
+appears by a rename, and a report replaces the answers; it identifies a finished target.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Key = tuple[int, int]
 
 
 class Answers:
-    """Answers by (index, attempt), each kept in a file the moment it is added; without a folder in memory alone.
+    """Answers by (index, attempt), each written to a file when it is added; without a folder, only kept in memory.
 
-    Errors: CannotCreateError when another process is adding to the same file.
+    Errors: CannotCreateError if another process is adding to the same file.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -40,7 +40,7 @@ class Answers:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise CannotCreateError("another process is at work on this", where=folder) from None
+                raise CannotCreateError("another process is working on this", where=folder) from None
             self._read(path)
 
     def __contains__(self, key: Key) -> bool:
@@ -54,18 +54,18 @@ class Answers:
 
     @property
     def stay(self) -> bool:
-        """Whether they outlive this process."""
+        """Whether the answers outlive this process."""
         return self._file is not None
 
     def add(self, key: Key, answer: Answer) -> None:
-        """Keep an answer, unless there is one already."""
+        """Keep an answer, unless there already is one."""
         if key not in self._by_key:
-            told = {"index": key[0], "attempt": key[1], "raw": answer.raw, "finish_reason": answer.finish_reason}
-            self._write(json.dumps(told) + "\n")
+            record = {"index": key[0], "attempt": key[1], "raw": answer.raw, "finish_reason": answer.finish_reason}
+            self._write(json.dumps(record) + "\n")
             self._by_key[key] = answer
 
     def close(self) -> None:
-        """Let another process at the file."""
+        """Close the file, so that another process can use it."""
         if self._file is not None:
             os.fsync(self._file)
             os.close(self._file)
@@ -75,49 +75,51 @@ class Answers:
         if self._file is not None:
             with storage_errors(self._where):
                 rest = line.encode()
-                while rest:  # a full disk takes a part
+                while rest:  # a nearly full disk takes only a part
                     rest = rest[os.write(self._file, rest) :]
 
     def _read(self, path: Path) -> None:
-        """The lines that are whole; one that was cut by a kill is passed over, and its answer asked for again."""
+        """Read the complete lines. A line cut by a kill is ignored, so its answer is requested again."""
         text = path.read_bytes()
         if text and not text.endswith(b"\n"):
             self._write("\n")
         for line in text.splitlines():
             try:
-                told = json.loads(line)
-                key = int(told["index"]), int(told["attempt"])
-                self._by_key.setdefault(key, Answer(raw=told["raw"], finish_reason=told["finish_reason"]))
+                record = json.loads(line)
+                key = int(record["index"]), int(record["attempt"])
+                self._by_key.setdefault(key, Answer(raw=record["raw"], finish_reason=record["finish_reason"]))
             except (ValueError, KeyError, TypeError):
                 continue
 
 
 def finished(out: Path, identity: Mapping[str, Any], *, force: bool) -> dict[str, Any] | None:
-    """The report of a target that is there; None when it is still to be made.
+    """Return the report of a finished target, or None if it is still to be made.
 
-    Errors: CannotCreateError when it is something else, or was made with another identity.
+    Errors: CannotCreateError if it is something else or was made with another identity.
     """
     folder = _folder_of(out)
     if force or not out.exists():
         return None
     if not (folder / _ABOUT).exists():
-        raise CannotCreateError("exists and was not made by this line", where=out, hint="--force replaces it")
+        raise CannotCreateError(
+            "already exists and was not made by this command line", where=out, hint="--force replaces it"
+        )
     refuse_difference(out, read_json(folder / _ABOUT), dict(identity))
     if not (folder / _REPORT).exists():
         return None
     report = read_json(folder / _REPORT)
     if report.pop("sha256", None) != sha256_file(out):
-        raise CannotCreateError("has been changed since it was made", where=out, hint="--force replaces it")
+        raise CannotCreateError("was changed after it was made", where=out, hint="--force replaces it")
     return report
 
 
 def open_folder(out: Path, identity: Mapping[str, Any], *, force: bool) -> Path:
-    """Make or reopen `OUT.d/`. Errors: CannotCreateError when work of another identity is kept in it."""
+    """Create or reopen `OUT.d/`. Errors: CannotCreateError if it holds work with another identity."""
     folder = _folder_of(out)
     about, answers = folder / _ABOUT, folder / _ANSWERS
     with storage_errors(folder):
         if folder.exists() and not about.exists() and any(folder.glob("[!.]*")):
-            raise CannotCreateError("exists already", where=folder, hint="work in progress would be kept there")
+            raise CannotCreateError("already exists", where=folder, hint="work in progress is kept in this folder")
         if force and folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +131,7 @@ def open_folder(out: Path, identity: Mapping[str, Any], *, force: bool) -> Path:
 
 
 def publish(out: Path, lines: Iterable[bytes], report: Mapping[str, Any]) -> None:
-    """Write the target, then the report, and let the answers go."""
+    """Write the target, then the report, and delete the answers."""
     folder = _folder_of(out)
     (folder / _REPORT).unlink(missing_ok=True)
     with atomic_write(out) as file:

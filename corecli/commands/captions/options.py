@@ -1,32 +1,35 @@
 """Write captions of concepts, with a language model or with a grammar that needs none.
 
-What is asked for is a plan, and the plan of caption i is a function of (seed, i) alone: its concept, its template
-(the concept alone; with a background; with a relation, one of ten), three worked examples and its own seed. So
-shards, reruns and any number of requests at a time carry out the same plan. A kept caption is a JSON line with its
-id, its text and all that it was made of, in the order of ids; `sample --captions` reads them, and images of one
-caption are one group. They go to --out, or without it to stdout: plain text on a terminal, JSON lines into a pipe.
+Every caption has an assignment: a concept, a template (the concept alone, with a background, or with one of ten
+relations), three worked examples and a seed. The assignment of caption i is a function of --seed and i. Results
+therefore do not depend on --shard, on interruptions or on the number of concurrent requests.
 
---concepts names text files with a concept a line, CSV files with the column `concept` and any of `source`, `kind`
-(object, place or texture), `weight` (in its file), `hypernym` and `class` (the name of the class that its images are
-of, if that is not the concept), or our own lists everyday, digits, places and textures. The number after the colon is
-the share of a file, the word after that the kind of its concepts. Places and textures stand alone in their captions.
---backgrounds is a JSON dictionary of lists by concept, hypernym or source, a list for all concepts (`places`), or
-`everyday` for our own lists. With --ask-backgrounds the backend is asked for those of concepts that have none, and they
-are added to the file first.
+The output is one JSON line per caption, in the order of ids. It holds the id, the text and everything that the caption
+was made of. `sample --captions` reads this file, and the images of one caption form one group. Without --out, captions
+go to stdout: as plain text on a terminal, as JSON lines into a pipe.
 
-Backends: grammar needs no model; server is any that speaks OpenAI's protocol, such as vLLM, at --url; transformers is
-a causal language model in this process, a folder or an id of the hub (extra `text`); batch writes the requests of an
-offline run to --write-requests and reads the answers with --ingest, as often as it takes. With --api completions a
-base model continues a text; with --api chat the examples are turns of a conversation. A language model's seeds make
-answers vary, they do not promise the same text again; the text that was kept is the record.
+--concepts reads text files with one concept per line, or CSV files. A CSV file has the column `concept` and may have
+`source`, `kind` (object, place or texture), `weight` (relative share within the file), `hypernym` and `class` (class
+name of the images, by default the concept). The lists everyday, digits, places and textures are built in. After the
+file name, WEIGHT sets the share of the file, and KIND the kind of its concepts. Captions of places and textures always
+use the template of the concept alone.
 
-An answer is cut at its first line, freed of quotes and list marks, and judged: empty, truncated, too short or long,
-its concept missing (whatever the case, number and hyphens; `/` parts alternatives), a duplicate of an earlier one of
-the same file. What is not good is asked for again with another seed, --retries times, and then dropped. The notes at
-the end, and --json, count all that by template and by source.
+--backgrounds reads a JSON dictionary of lists by concept, hypernym or source, or one list for all concepts, such as
+the built-in `places`. With --ask-backgrounds, a language model first names backgrounds for concepts that have none, and
+they are added to the file.
 
-Every answer is kept in OUT.d/ when it comes. A line that was stopped or killed, or whose server went down, goes on
-where it was.
+--backend chooses what writes the captions; BACKENDS in corecli-captions(1) lists the options of each backend. With
+--api completions, a base model continues a text. With --api chat, the examples are turns of a conversation. The same
+seed may yield another text, so the text in the output is the record of a caption. With --backend batch, alternate
+between --write-requests and --ingest until every caption is kept.
+
+Of every answer, the first line is kept, without quotes and list marks. It is then judged. It is bad if it is empty,
+truncated, too short, too long or a duplicate, or if its concept is missing; case, plural and hyphens do not matter, and
+`/` separates alternatives. A bad caption is requested again with another seed, up to --retries times, and then dropped.
+The notes at the end and --json count this by template and by source.
+
+Every answer is saved in OUT.d/ when it arrives. If a run is stopped or killed, or if its server fails, the same command
+line resumes it.
 """
 
 from __future__ import annotations
@@ -36,30 +39,33 @@ from pathlib import Path
 from typing import Any, Literal
 
 from corecli.base import registry
-from corecli.base.config import Common, Preset, option
+from corecli.base.config import Common, Preset, flag, option, to_json
 
 SUMMARY = "write captions of concepts, with a language model or a grammar"
 PLACE = 8
-EVENTS = ("retried", "dropped", "warned")
+PARTS = "captions"  # the registry whose options are given with --set
 EXAMPLES = (
-    ("A hundred captions without a model", "--num 100 --out captions.jsonl"),
+    ("Write 100 captions without a model", "--num 100 --out captions.jsonl"),
     (
-        "Of your own concepts and backgrounds, by a server",
+        "Use your own concepts and backgrounds, and a server",
         "--concepts concepts.txt --backgrounds bg.json --backend server --model llama --out captions.jsonl",
     ),
     (
-        "SynCLR's tree of sources, backgrounds asked for first",
+        "Use the sources of SynCLR, and request backgrounds first",
         "--preset synclr --concepts in1k.txt:0.459 --concepts in21k.txt:0.269 --concepts food.txt:0.0455 "
         "--concepts cars.txt:0.0546 --concepts aircraft.txt:0.0546 --concepts flowers.txt:0.0273 "
         "--concepts places:0.088 --concepts textures:0.002 --backgrounds bg.json --ask-backgrounds "
         "--backend server --model llama --num 1000000 --shard 0/8 --out captions-0.jsonl",
     ),
-    ("Offline: the requests", "--backend batch --model llama --write-requests requests.jsonl --out captions.jsonl"),
     (
-        "Offline: their answers, and what is to be asked again",
+        "Write the requests of an offline run",
+        "--backend batch --model llama --write-requests requests.jsonl --out captions.jsonl",
+    ),
+    (
+        "Read its answers, and write the requests to repeat",
         "--backend batch --model llama --ingest answers.jsonl --write-requests again.jsonl --out captions.jsonl",
     ),
-    ("A local model", "--backend transformers --model DIR --num 1000 --out captions.jsonl"),
+    ("Use a local model", "--backend transformers --model DIR --num 1000 --out captions.jsonl"),
 )
 _WORDS: dict[str, Any] = {"backend": "grammar", "on_duplicate": "keep"}
 PRESETS: dict[str, Preset] = {
@@ -85,53 +91,98 @@ class Config(Common):
     """Options of `corecli captions`."""
 
     concepts: tuple[str, ...] = option(
-        ("everyday",), help="list of concepts, repeatable", role="input", metavar="FILE[:WEIGHT[:KIND]]"
+        ("everyday",),
+        help="list of concepts: text, CSV or a built-in name; repeatable",
+        role="input",
+        metavar="FILE[:WEIGHT[:KIND]]",
     )
     backgrounds: str = option(
-        "everyday", help="backgrounds by concept, or for all concepts", role="input", metavar="FILE"
+        "everyday",
+        help="JSON dictionary of backgrounds by concept, or one list for all concepts",
+        role="input",
+        metavar="FILE",
     )
     ask_backgrounds: bool = option(
-        False, help="ask the backend for backgrounds that --backgrounds has not, and add them to it", role="runtime"
+        False, help="request missing backgrounds from the model and add them to the --backgrounds file", role="runtime"
     )
     examples: Path | None = option(
-        None, help="your own worked examples: CSV of pool,concept,second,caption", role="input", metavar="FILE"
+        None,
+        help="CSV of worked examples: pool,concept,second,caption (default: built in)",
+        role="input",
+        metavar="FILE",
     )
     templates: tuple[float, ...] = option(
-        (0.44, 0.45, 0.11), help="chances of concept alone, with background, with relation", minimum=0, metavar="C,B,R"
+        (0.44, 0.45, 0.11),
+        help="probabilities of the templates: concept alone, with background, with relation",
+        minimum=0,
+        metavar="C,B,R",
     )
-    num: int = option(1000, help="captions to plan, over all shards", minimum=1)
-    shard: str = option("0/1", help="plan only captions whose number is I modulo N", metavar="I/N")
+    num: int = option(1000, help="number of captions, in all shards together", minimum=1)
+    shard: str = option("0/1", help="write only the captions whose number is I modulo N", metavar="I/N")
     out: Path | None = option(
-        None, help="JSON lines to write; - or nothing for stdout", role="output", metavar="FILE.jsonl"
+        None, help="JSON lines file to write; - is stdout (default: stdout)", role="output", metavar="FILE.jsonl"
     )
-    backend: str = option("grammar", help="who writes", choices=lambda: registry.choices("captions"))
+    backend: str = option("grammar", help="what writes the captions", choices=lambda: registry.choices("captions"))
+    set: tuple[str, ...] = option(
+        (), help="option of the backend, repeatable", role="runtime", metavar="NAME=VALUE", joined=True
+    )
     form: Literal["sentence", "words", "hypernym"] = option(
-        "sentence", help="grammar: a sentence, the bare words, or those with the hypernym"
+        "sentence", help="caption form: sentence, words (concept, background), or these with the hypernym"
     )
     model: str | None = option(
-        None, help="model by its name on the server, or folder or hub id", role="input", metavar="NAME|DIR"
+        None,
+        help="name of the model on the server, or folder or hub id of a local model",
+        role="input",
+        metavar="NAME|DIR",
     )
-    api: Literal["completions", "chat"] = option("completions", help="let a model continue a text, or converse")
-    temperature: float = option(0.8, help="of decoding; 0 is greedy", minimum=0)
-    top_p: float = option(0.9, help="choose among words of this probability in all", minimum=1e-6, maximum=1)
-    top_k: int = option(0, help="choose among so many words; 0 is all", minimum=0)
-    repetition_penalty: float = option(1.0, help="above 1 against repetition", minimum=1e-6)
-    max_tokens: int = option(100, help="longest answer", minimum=1)
+    api: Literal["completions", "chat"] = option("completions", help="whether the model continues a text or chats")
+    temperature: float = option(0.8, help="sampling temperature; 0 is greedy decoding", minimum=0)
+    top_p: float = option(
+        0.9, help="sample from the most likely tokens with this total probability", minimum=1e-6, maximum=1
+    )
+    top_k: int = option(0, help="sample from this many most likely tokens; 0 is all", minimum=0)
+    repetition_penalty: float = option(1.0, help="repetition penalty; above 1 discourages repetition", minimum=1e-6)
+    max_tokens: int = option(100, help="maximum length of an answer, in tokens", minimum=1)
     extensions: bool = option(True, help="send top_k and repetition_penalty, which OpenAI's own servers refuse")
-    url: str = option("http://localhost:8000/v1", help="server: its address", role="runtime")
+    url: str = option("http://localhost:8000/v1", help="base URL of the server", role="runtime")
     key_env: str = option(
-        "OPENAI_API_KEY", help="server: environment variable with the key", role="runtime", metavar="NAME"
+        "OPENAI_API_KEY", help="environment variable with the API key of the server", role="runtime", metavar="NAME"
     )
-    concurrency: int = option(16, help="server: requests at a time", role="runtime", minimum=1)
-    timeout_sec: float = option(120.0, help="server: seconds to wait for an answer", role="runtime", minimum=0.01)
-    tries: int = option(6, help="server: tries of a request, further and further apart", role="runtime", minimum=1)
-    batch_size: int = option(16, help="transformers: captions at a time", role="runtime", minimum=1)
+    concurrency: int = option(16, help="number of concurrent requests to the server", role="runtime", minimum=1)
+    timeout_sec: float = option(120.0, help="seconds to wait for an answer of the server", role="runtime", minimum=0.01)
+    tries: int = option(
+        6, help="tries of a request to the server, with growing waits between them", role="runtime", minimum=1
+    )
+    batch_size: int = option(16, help="captions per batch of a local model", role="runtime", minimum=1)
     write_requests: Path | None = option(
-        None, help="batch: file for requests without an answer", role="output", metavar="FILE"
+        None, help="write the unanswered requests to this JSON lines file", role="output", metavar="FILE"
     )
-    ingest: tuple[Path, ...] = option((), help="batch: file of answers, repeatable", role="runtime", metavar="FILE")
-    retries: int = option(3, help="how often a caption that is not good is asked for again", minimum=0)
-    on_missing: Literal["warn", "retry", "drop"] = option("warn", help="captions without their concept")
-    on_duplicate: Literal["keep", "retry", "drop"] = option("retry", help="captions there are already")
-    min_words: int | None = option(None, help="shortest caption (default 3; of bare words 1)", minimum=1)
-    max_words: int = option(60, help="longest caption", minimum=1)
+    ingest: tuple[Path, ...] = option(
+        (), help="file with answers to such requests, repeatable", role="runtime", metavar="FILE"
+    )
+    retries: int = option(3, help="how often a bad caption is requested again before it is dropped", minimum=0)
+    on_missing: Literal["warn", "retry", "drop"] = option(
+        "warn", help="what to do with captions that do not mention their concept"
+    )
+    on_duplicate: Literal["keep", "retry", "drop"] = option(
+        "retry", help="what to do with duplicates of earlier captions"
+    )
+    min_words: int | None = option(
+        None, help="minimum words of a caption (default: 3 for sentences, else 1)", minimum=1
+    )
+    max_words: int = option(60, help="maximum words of a caption", minimum=1)
+
+
+def tables() -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return the table of the backends for the man page."""
+    return {"BACKENDS": tuple((n, _described(registry.constants(PARTS, n))) for n in registry.choices(PARTS))}
+
+
+def _described(backend: dict[str, Any]) -> str:
+    from corecli.captions.parts.backend import MODEL_OPTIONS
+
+    names = [*(("model",) if backend["NEEDS_MODEL"] else ()), *backend.get("NEEDS", ())]
+    required = f" Requires {' and '.join(map(flag, names))}." if names else ""
+    options = [flag(n) for n in (*(MODEL_OPTIONS if backend["NEEDS_MODEL"] else ()), *backend.get("USES", ()))]
+    options += [f"--set {name}={to_json(default)}" for name, default in backend["Options"].items()]
+    return f"{backend['title'].rstrip('.')}.{required} Options: {', '.join(options) or 'none'}."

@@ -1,5 +1,7 @@
-"""What is asked for caption i: concept, template, background or relation, examples and seed, all of them functions of
-(seed, i) alone. So shards, resumption and any number of workers carry out the same plan.
+"""Assign to every caption its concept, template, background or relation, worked examples and seed.
+
+All of them are functions of (seed, index), so the captions do not depend on shards, on interruptions or on how many
+requests are in flight.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from corecli.captions.parts.prompts import INSTRUCTIONS, NUM_EXAMPLES, Example, 
 
 TEMPLATES = ("c", "c+background", "c+relation")
 RELATIONS = ("in", "on", "next to", "behind", "in front of", "over", "under", "above", "below", "besides")
-SEED_BITS = 31  # what every server takes
+SEED_BITS = 31  # every server accepts these
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
-    """Caption `index` as it is asked for; `second` is the background or relation, "" with template c."""
+class Assignment:
+    """What caption `index` is about; `second` is its background or relation, "" for template c."""
 
     index: int
     concept: Concept
@@ -31,18 +33,18 @@ class Planned:
 
     @property
     def prompt(self) -> Prompt:
-        """What a language model is shown."""
+        """The prompt for a language model."""
         pool = _pool(self.template, self.concept.kind)
         words = ", ".join(word for word in (self.concept.name, self.second) if word)
         shown = tuple((example.words, example.caption) for example in self.examples)
         return Prompt(instruction=INSTRUCTIONS[pool], examples=shown, words=words)
 
 
-class Plan:
-    """Every caption that a line may ask for.
+class Assignments:
+    """The assignment of every caption.
 
-    `templates` are the chances of c, c+background and c+relation for objects (SynCLR: .44, .45, .11). Errors:
-    DataError naming the concepts that have no background, or the pool that has no examples.
+    `templates` are the probabilities of c, c+background and c+relation for objects (SynCLR: .44, .45, .11). Errors:
+    DataError naming the concepts without backgrounds, or the pool with too few examples.
     """
 
     def __init__(
@@ -61,8 +63,8 @@ class Plan:
         self._backgrounds, self._examples = backgrounds, examples
         self._refuse_gaps(templates)
 
-    def caption(self, index: int) -> Planned:
-        """The plan of one caption."""
+    def caption(self, index: int) -> Assignment:
+        """Return the assignment of one caption."""
         concept = self._concepts[self._choose(self._cumulative, index, "concept")]
         template, second = TEMPLATES[0], ""
         if concept.kind == "object":
@@ -74,10 +76,10 @@ class Plan:
             second = known[self._number(len(known), index, "background")]
         pool = list(self._examples[_pool(template, concept.kind)])
         chosen = [pool.pop(self._number(len(pool), index, "example", k)) for k in range(NUM_EXAMPLES)]
-        return Planned(index=index, concept=concept, template=template, second=second, examples=tuple(chosen))
+        return Assignment(index=index, concept=concept, template=template, second=second, examples=tuple(chosen))
 
     def seed_of(self, index: int, attempt: int) -> int:
-        """The seed of an attempt at a caption, 31 bits."""
+        """Return the seed of an attempt at a caption, 31 bits."""
         return derive(self.seed, "caption", index, attempt) % 2**SEED_BITS
 
     def _choose(self, cumulative: Sequence[float], *what: str | int) -> int:
@@ -88,7 +90,7 @@ class Plan:
         return int(self._uniform(*what) * count)
 
     def _uniform(self, *what: str | int) -> float:
-        """A number in [0, 1); its 52 bits come from a hash, the same with any version of any library."""
+        """Return a number in [0, 1) whose 52 bits come from a hash, so that it is the same on every machine."""
         return (derive(self.seed, "plan", *what) >> 11) / 2**52
 
     def _refuse_gaps(self, templates: Sequence[float]) -> None:
@@ -97,21 +99,19 @@ class Plan:
         if objects:
             used |= {_pool(name, "object") for name, chance in zip(TEMPLATES, templates, strict=True) if chance > 0}
         if "background" in used:
-            lacking = without_backgrounds(objects, self._backgrounds)
-            if lacking:
-                told = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
-                hint = (
-                    "give --backgrounds a file that names them, or places; or --ask-backgrounds; or --templates 1,0,0"
-                )
-                raise DataError(f"{len(lacking)} concepts have no backgrounds: {told}", hint=hint)
+            missing = without_backgrounds(objects, self._backgrounds)
+            if missing:
+                shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+                hint = "add them to the file of --backgrounds, or use --ask-backgrounds or --templates 1,0,0"
+                raise DataError(f"{len(missing)} concepts have no backgrounds: {shown}", hint=hint)
         for pool in sorted(used):
             if len(self._examples.get(pool, ())) < NUM_EXAMPLES:
-                hint = f"it takes {NUM_EXAMPLES} of every pool that the line draws from"
-                raise DataError(f"has too few of the pool {pool}", where="--examples", hint=hint)
+                hint = f"every pool in use needs {NUM_EXAMPLES} or more"
+                raise DataError(f"too few examples of the pool {pool}", where="--examples", hint=hint)
 
 
 def backgrounds_of(concept: Concept, known: Mapping[str, Sequence[str]] | Sequence[str]) -> Sequence[str]:
-    """Backgrounds told for a concept itself, or for its hypernym, or for its source; () when there are none."""
+    """Return the backgrounds listed for a concept, else for its hypernym, else for its source, else ()."""
     if not isinstance(known, Mapping):
         return known
     names = (concept.name, concept.hypernym, concept.source)
@@ -119,10 +119,10 @@ def backgrounds_of(concept: Concept, known: Mapping[str, Sequence[str]] | Sequen
 
 
 def without_backgrounds(concepts: Iterable[Concept], known: Mapping[str, Sequence[str]] | Sequence[str]) -> list[str]:
-    """The names of the concepts that have none."""
+    """Return the names of the concepts without backgrounds."""
     return [concept.name for concept in concepts if not backgrounds_of(concept, known)]
 
 
 def _pool(template: str, kind: str) -> str:
-    """Which examples go with a template."""
+    """Return the pool of examples for a template."""
     return kind if template == "c" else template.removeprefix("c+")
