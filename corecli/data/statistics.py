@@ -1,8 +1,8 @@
-"""Statistics files: the mean and covariance of a set's features in an .npz, so that a reference is measured once.
+"""Statistics files: mean and covariance of the features of a set in an .npz file, so that it is measured only once.
 
-Read and written as pytorch-fid and EDM have them (`mu`, `sigma`) and as ADM's evaluator has its reference batches
-(also `mu_s`, `sigma_s` for sFID, and images in `arr_0`). Ours add as plain strings which feature space they are of,
-so that statistics of two networks or two resize protocols are not compared by accident.
+The format is that of pytorch-fid and EDM (`mu`, `sigma`) and of the reference batches of ADM's evaluator (also `mu_s`,
+`sigma_s` for sFID, and images in `arr_0`). Our files also name their feature space in plain strings, so that statistics
+from different networks or resize protocols are not compared by accident.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from corecli.base.files import ZIP_ERRORS, atomic_write, missing, sniff
 
 _MOMENTS = ("mu", "sigma", "mu_s", "sigma_s")
 _LABELS = ("feature_space", "fingerprint", "num_images")
-_ASYMMETRY = 1e-3  # the float32 files of some tools are not exactly symmetric
+_ASYMMETRY = 1e-3  # float32 files of some tools are not exactly symmetric
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Statistics:
-    """mean [D] and covariance [D, D] (divided by n - 1), float64; the spatial pair is for sFID.
+    """Mean [D] and covariance [D, D] (divided by n - 1), float64; the spatial pair is for sFID.
 
-    space: the feature space with its layer and resize, such as `inception/pool/tf1`; fingerprint: the hash of the
-    network's weights; num_images: rows behind the mean. All three are None in files of other tools.
+    space: feature space with layer and resize, such as `inception/pool/tf1`; fingerprint: hash of the network's
+    weights; num_images: number of images behind the mean. All three are None for files of other tools.
     """
 
     mean: np.ndarray
@@ -40,21 +40,21 @@ class Statistics:
 
 
 def holds_statistics(path: Path | str) -> bool:
-    """Whether a file is an .npz with a mean and a covariance, judged by its content."""
+    """Whether a file is an .npz with a mean and a covariance, by its content."""
     if sniff(Path(path)) != "npz":
         return False
     return {"mu.npy", "sigma.npy"} <= set(zipfile.ZipFile(path).namelist())
 
 
 def read_statistics(path: Path | str) -> Statistics:
-    """Read a statistics file of ours, pytorch-fid, EDM or ADM; images in it are not read.
+    """Read a statistics file written by corecli, pytorch-fid, EDM or ADM; images in it are ignored.
 
-    Errors: MissingInputError; DataError when there are no statistics in it, or broken ones, or it is a pickle.
+    Errors: MissingInputError; DataError if it is a pickle or its statistics are missing or invalid.
     """
     path = Path(path)
     arrays = _read_arrays(path)
     if not {"mu", "sigma"} <= set(arrays):
-        raise DataError("no mu and sigma in this file", where=path, hint="is it an image set?")
+        raise DataError("mu and sigma are missing", where=path, hint="is it an image set?")
     mean, covariance = _checked(arrays["mu"], arrays["sigma"], path)
     spatial = (None, None)
     if {"mu_s", "sigma_s"} <= set(arrays):
@@ -72,9 +72,9 @@ def read_statistics(path: Path | str) -> Statistics:
 
 
 def write_statistics(path: Path | str, statistics: Statistics, *, images: np.ndarray | None = None) -> None:
-    """Write an .npz that pytorch-fid and EDM read, atomically; equal content gives equal bytes.
+    """Write atomically an .npz that pytorch-fid and EDM can read; equal content gives equal bytes.
 
-    images: uint8 [N, H, W, 3], stored as `arr_0`, which ADM's evaluator insists on.
+    images: uint8 [N, H, W, 3], stored as `arr_0`, which ADM's evaluator requires.
     Errors: StorageError, CannotCreateError.
     """
     arrays: dict[str, Any] = {
@@ -91,22 +91,24 @@ def write_statistics(path: Path | str, statistics: Statistics, *, images: np.nda
         np.savez(file, **{name: value for name, value in arrays.items() if value is not None})
 
 
-def refuse_other_space(statistics: Statistics, other: Statistics, *, where: object = None) -> None:
-    """Raise DataError unless the two can be of one feature space.
+def check_same_space(statistics: Statistics, other: Statistics, *, where: object = None) -> None:
+    """Check that two statistics are in one feature space, as far as the files say; dimensions are always checked.
 
-    What a file of another tool does not say cannot be checked, but the dimensions always can.
+    Errors: DataError about `where`.
     """
     sizes = len(statistics.mean), len(other.mean)
     if sizes[0] != sizes[1]:
-        raise DataError(f"statistics of {sizes[0]} dimensions do not compare with {sizes[1]}", where=where)
+        raise DataError(f"statistics with {sizes[0]} and {sizes[1]} dimensions cannot be compared", where=where)
     if None not in (statistics.space, other.space) and statistics.space != other.space:
         hint = "measure both with the same extractor, layer and resize"
-        raise DataError(f"statistics of {statistics.space} do not compare with {other.space}", where=where, hint=hint)
+        raise DataError(
+            f"statistics in {statistics.space} and {other.space} cannot be compared", where=where, hint=hint
+        )
     prints = statistics.fingerprint, other.fingerprint
     if None not in prints and prints[0] != prints[1]:
-        hint = "the extractors have different weights; measure both with one"
+        hint = "the extractors have different weights; measure both with the same one"
         short = [str(p)[:12] for p in prints]
-        raise DataError(f"statistics of network {short[0]} do not compare with {short[1]}", where=where, hint=hint)
+        raise DataError(f"statistics of networks {short[0]} and {short[1]} cannot be compared", where=where, hint=hint)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -114,18 +116,20 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if found == "missing":
         raise missing(path)
     if found != "npz":
-        raise DataError("not an .npz statistics file", where=path, hint="pickles are not run: numpy.savez mu and sigma")
+        raise DataError(
+            "not an .npz statistics file", where=path, hint="pickles are not loaded; save mu and sigma with numpy.savez"
+        )
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in _MOMENTS + _LABELS if name in archive}
     except (OSError, *ZIP_ERRORS) as error:
-        reason = f"not a readable statistics file: {error}"
-        raise DataError(reason, where=path, hint="make or copy it again") from error
+        reason = f"cannot be read as a statistics file: {error}"
+        raise DataError(reason, where=path, hint="create or copy it again") from error
 
 
 def _checked(mean: np.ndarray, covariance: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise DataError(f"mu {mean.shape} and sigma {covariance.shape} do not fit together", where=path)
+        raise DataError(f"mu {mean.shape} and sigma {covariance.shape} do not match", where=path)
     mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise DataError("mu or sigma contains NaN or infinity", where=path)

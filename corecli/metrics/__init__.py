@@ -1,1 +1,1 @@
-"""Arrays in, numbers out; one file per metric."""
+"""The metrics of `corecli fid`, one per file; `parts/metric.py` says what a file declares."""

@@ -1,6 +1,6 @@
-"""The copy check: are generated images nearer to the real ones than real images are to each other?
+"""Copy check: whether samples are nearer to real images than real images are to each other.
 
-A generator that memorised its training set scores a splendid Frechet distance; these numbers give it away.
+A generator that memorized its training set has a very small Frechet distance; these numbers reveal it.
 """
 
 from __future__ import annotations
@@ -10,24 +10,36 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics.parts.survey import Survey, survey
+from corecli.metrics.parts.survey import Nearest
 
-DIRECTION = {"copy_ratio": "higher", "copy_fraction": "lower", "memorised": "lower", "authenticity": "higher"}
+NEEDS = ("nearest",)
+SCORES = {
+    "nearest_real": None,
+    "real_nearest_real": None,
+    "copy_ratio": "higher",
+    "copy_fraction": "lower",
+    "memorised": "lower",
+    "authenticity": "higher",
+}
+PLACE = 9
+DEFAULT_FROM = 1
 QUANTILE = 0.01
-_MEMORISED = 1 / 3
+_MEMORIZED = 1 / 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class CopyCheck:
-    """Nearest-real distances of samples beside those of real images among themselves (each left out in turn).
+    """Distances of samples to their nearest real image, and of real images to their nearest other real image.
 
-    ratio: mean_to_real / mean_among_real; about 1 for fresh images, toward 0 for near copies;
-    fraction: share of samples at or below `threshold`, the 1 % quantile among real images; about 0.01 for fresh images;
-    memorised: share of samples thrice as near to one real image as to any other (Yoon et al. 2023, section 2); the
-    copies of an image that the real set holds twice are not seen;
-    authenticity: share of samples farther from their nearest real image than that is from its own nearest (Alaa et al.
-    2022, section 4); over a half for fresh images, 0 for copies;
-    distances, indices: [N], of each sample to its nearest real image and which that is.
+    mean_to_real, mean_among_real: the means of the two;
+    ratio: mean_to_real / mean_among_real; about 1 for new images, toward 0 for near copies;
+    threshold: the 1 % quantile of the distances among real images;
+    fraction: share of samples at or below the threshold; about 0.01 for new images;
+    memorised: share of samples three times as near to one real image as to any other (Yoon et al. 2023, section 2);
+    copies of an image that occurs twice in the real set are not detected;
+    authenticity: share of samples that are farther from their nearest real image than that image is from its own
+    nearest one (Alaa et al. 2022, section 4); above one half for new images, 0 for copies;
+    distances, indices: [N], the distance of each sample to its nearest real image and the index of that image.
     """
 
     mean_to_real: float
@@ -41,10 +53,12 @@ class CopyCheck:
     indices: Tensor
 
 
-def compute(*, samples: Tensor, reference: Tensor) -> dict[str, float]:
-    """The four shares and ratios of samples [N, ...] against a real reference [M, ...]. Errors: DataError."""
-    found = copy_check(samples, reference)
+def compute(*, nearest: Nearest) -> dict[str, float]:
+    """Return the mean distances and the shares of `CopyCheck`. Errors: as `copy_check`."""
+    found = copy_check(nearest)
     return {
+        "nearest_real": found.mean_to_real,
+        "real_nearest_real": found.mean_among_real,
         "copy_ratio": found.ratio,
         "copy_fraction": found.fraction,
         "memorised": found.memorised,
@@ -52,20 +66,16 @@ def compute(*, samples: Tensor, reference: Tensor) -> dict[str, float]:
     }
 
 
-def copy_check(samples: Tensor, real: Tensor, *, surveyed: Survey | None = None) -> CopyCheck:
-    """Compare samples [N, ...] with the real images [M, ...] they might copy: uint8 pixels or float features.
+def copy_check(nearest: Nearest) -> CopyCheck:
+    """Compare samples with the real images that they might copy.
 
-    surveyed: the nearest neighbors of the two, where they are known already. Cost otherwise: N M + M^2 / 2 dot
-    products in tiles. Errors: DataError for fewer than 2 real images or identical ones only.
+    Errors: DataError for fewer than 2 real images, or if each of them has an exact duplicate.
     """
-    if len(samples) < 1 or len(real) < 2:
-        raise DataError(f"the copy check needs a sample and two real images, got {len(samples)} and {len(real)}")
-    found = surveyed or survey(samples, real, ("nearest",))
-    assert found.to_reference is not None
-    assert found.among_reference is not None
-    among = found.among_reference.distances[:, 0]
-    first, second = found.to_reference.distances.T
-    indices = found.to_reference.indices[:, 0]
+    if len(nearest.among_reference.distances) < 2:
+        raise DataError("the copy check needs at least two real images")
+    among = nearest.among_reference.distances[:, 0]
+    first, second = nearest.to_reference.distances.T
+    indices = nearest.to_reference.indices[:, 0]
     if not among.any():
         raise DataError("every real image has an exact duplicate", hint="remove the duplicates first")
     threshold = among.quantile(QUANTILE)
@@ -75,7 +85,7 @@ def copy_check(samples: Tensor, real: Tensor, *, surveyed: Survey | None = None)
         ratio=float(first.mean() / among.mean()),
         threshold=float(threshold),
         fraction=float((first <= threshold).double().mean()),
-        memorised=float((first < _MEMORISED * second).double().mean()),
+        memorised=float((first < _MEMORIZED * second).double().mean()),
         authenticity=float((first > among[indices]).double().mean()),
         distances=first,
         indices=indices,

@@ -1,9 +1,11 @@
-"""Vendi score: the effective number of different images, the exponential of the entropy of a similarity's eigenvalues.
+"""Vendi score: the effective number of different images, for samples and reference, plain and centered.
+
+It is the exponential of the entropy of the eigenvalues of a similarity matrix:
 
     exp(-sum of l log l), l the eigenvalues of K / n with K the cosines of all pairs      (Friedman & Dieng 2023, Eq. 1)
 
-Features after a ReLU all point the same way, so that hundreds of images count for little more than one; with the mean
-direction taken off first (`vendi_centered`, which is no published figure) they are told apart.
+Features after a ReLU all point in similar directions, so hundreds of images count as little more than one. The centered
+score subtracts the mean of the features first; no paper reports it.
 """
 
 from __future__ import annotations
@@ -14,22 +16,34 @@ from torch import Tensor
 
 from corecli.base.errors import DataError
 
-DIRECTION = {"vendi": "higher", "vendi_centered": "higher"}
+NEEDS = ("samples",)
+USES = ("reference",)
+SCORES = {
+    "vendi": "higher",
+    "vendi_centred": "higher",
+    "reference_vendi": None,
+    "reference_vendi_centred": None,
+}
+PLACE = 10
 _ROWS_PER_BLOCK = 8192
 
 
-def compute(*, features: Tensor) -> dict[str, float]:
-    """`vendi` and `vendi_centered` of features [N, D]. Errors: DataError."""
-    return {"vendi": vendi(features), "vendi_centered": vendi(features, centered=True)}
+def compute(*, samples: Tensor, reference: Tensor | None = None) -> dict[str, float]:
+    """Return the scores of samples [N, D] and, if given, of a reference [M, D]. Errors: DataError."""
+    sets = {"vendi": samples} if reference is None else {"vendi": samples, "reference_vendi": reference}
+    scores = {}
+    for name, features in sets.items():
+        scores |= {name: vendi(features), f"{name}_centred": vendi(features, centered=True)}
+    return scores
 
 
 def vendi(features: Tensor, *, centered: bool = False) -> float:
-    """The score of features [N, D], in 1..min(N, D), in float64 and O(N D min(N, D)).
+    """Return the score of features [N, D], in 1..min(N, D); float64, in O(N D min(N, D)).
 
-    centered: of features less their mean. Errors: DataError without images or for values that are not finite.
+    centered: subtract the mean first. Errors: DataError without images or for values that are not finite.
     """
     if len(features) < 1 or not torch.isfinite(features).all():
-        raise DataError("no features, or NaN or infinity in them")
+        raise DataError("the features are empty or contain NaN or infinity")
     center = features.mean(0, dtype=torch.float64) if centered else features.new_zeros((), dtype=torch.float64)
     eigenvalues = torch.linalg.eigvalsh(_similarity(features, center)).clamp(min=0)
     share = eigenvalues / eigenvalues.sum()
@@ -37,7 +51,7 @@ def vendi(features: Tensor, *, centered: bool = False) -> float:
 
 
 def _similarity(features: Tensor, center: Tensor) -> Tensor:
-    """K [N, N] or, where smaller, the sum of outer products of unit rows [D, D], which has the same eigenvalues."""
+    """Return K [N, N] or, if smaller, the sum of outer products of unit rows [D, D]; the eigenvalues are the same."""
     num, dim = features.shape
     if num <= dim:
         units = F.normalize(features.double() - center, dim=1)

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from corecli.metrics.density_coverage import density_coverage
-from corecli.metrics.frechet import Moments, compare, distance, frechet_distance, gaussian_of
-from corecli.metrics.inception_score import inception_score
+from corecli.metrics import density_coverage, precision_recall
 from corecli.metrics.kid import kid
+from corecli.metrics.parts.frechet import Moments, compare, distance, frechet_distance, gaussian_of
+from corecli.metrics.parts.inception_score import inception_score
 from corecli.metrics.parts.survey import survey
-from corecli.metrics.precision_recall import precision_recall
 from corecli.nets.extractor import load_extractor
 from corecli.nets.inception import FidInception
 
@@ -92,16 +91,16 @@ def test_all_metrics_of_features_against_torch_fidelity_and_pytorch_fid(num: int
             mine.update(z)
         assert found.balls is not None
         assert found.kernel is not None
-        told = {"fid": compare(*moments, error_bar=num <= 2048).value, "is": inception_score(logits).mean}
-        told |= {"kid": kid(found.kernel).value, **vars(density_coverage(found.balls))}
-        return told | vars(precision_recall(found.balls))
+        values = {"fid": compare(*moments, error_bar=num <= 2048).value, "is": inception_score(logits).mean}
+        values |= {"kid": kid(found.kernel).value, **density_coverage.compute(balls=found.balls)}
+        return values | precision_recall.compute(balls=found.balls)
 
     def theirs() -> dict[str, float]:
         statistics = [fidelity["fid"].fid_features_to_statistics(z) for z in (x, y)]
-        told = fidelity["fid"].fid_statistics_to_metric(*statistics, False)
-        told |= fidelity["isc"].isc_features_to_metric(logits)
-        told |= fidelity["kid"].kid_features_to_metric(x, y, **options)
-        return told | fidelity["prc"].prc_features_to_metric(x, y, **options)
+        values = fidelity["fid"].fid_statistics_to_metric(*statistics, False)
+        values |= fidelity["isc"].isc_features_to_metric(logits)
+        values |= fidelity["kid"].kid_features_to_metric(x, y, **options)
+        return values | fidelity["prc"].prc_features_to_metric(x, y, **options)
 
     def fid_alone() -> float:
         sets = [(np.mean(z, axis=0), np.cov(z, rowvar=False)) for z in (x.double().numpy(), y.double().numpy())]

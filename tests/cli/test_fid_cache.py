@@ -117,7 +117,7 @@ def test_a_cache_that_cannot_be_written_costs_a_note_and_not_the_result(run: Run
     ran = run(*line, "--cache", "/proc/none/cache")
     assert ran.code == 0
     assert ran.out == run(*line, "-q").out
-    assert ran.err.count("features are not kept: ") == 1
+    assert ran.err.count("features are not cached: ") == 1
 
 
 def test_a_cache_needs_a_place_and_images(run: Run, tiny: Path) -> None:
@@ -125,8 +125,8 @@ def test_a_cache_needs_a_place_and_images(run: Run, tiny: Path) -> None:
     line = ("fid", "--reference", tiny / "real.safetensors", "--samples", tiny / "syn")
     ran = run(*line, "--extractor", tiny / "f.safetensors", "--cache", "file")
     assert (ran.code, ran.err.count("\n")) == (73, 1)
-    assert "file: exists and is no directory" in ran.err
+    assert "file: exists and is not a directory" in ran.err
     ran = run("fid", "--reference", tiny / "z.safetensors", "--samples", tiny / "z.safetensors", "--cache", CACHE)
     assert (ran.code, ran.out) == (2, "")
-    assert "--cache is for the features of images" in ran.err
+    assert "--cache is for features of images" in ran.err
     assert not CACHE.exists()

@@ -12,8 +12,8 @@ from ran import Run
 
 from corecli.data.features import FeatureTable, load_features, save_features
 from corecli.metrics.diversity import diversity
-from corecli.metrics.frechet import distance, gaussian_of
-from corecli.metrics.similarity import similarity
+from corecli.metrics.parts.frechet import distance, gaussian_of
+from corecli.metrics.parts.similarity import similarity
 
 
 def table(path: Path, features: torch.Tensor, *, order: np.ndarray | None = None, first: int = 0) -> Path:
@@ -50,12 +50,12 @@ def test_scores_and_intervals_are_those_of_the_metric(run: Run, features: torch.
     table(Path("a.safetensors"), features)
     table(Path("b.safetensors"), other)
     line = ["fid", "--reference", "a.safetensors", "--samples", "b.safetensors", "--metrics", "cka", "--metrics", "opd"]
-    told = {text.split("\t")[0]: text.split("\t")[1:] for text in run(*line, "--bootstrap", "30").out.splitlines()}
+    printed = {text.split("\t")[0]: text.split("\t")[1:] for text in run(*line, "--bootstrap", "30").out.splitlines()}
     scores = ("cka", "cka_debiased", "opd")
-    assert list(told) == [*scores, "num_images"]
+    assert list(printed) == [*scores, "num_images"]
     expected = vars(similarity(features, other))
     for name in scores:
-        value, low, high = map(float, told[name])
+        value, low, high = map(float, printed[name])
         assert value == pytest.approx(expected[name], rel=1e-5)
         assert low < high
     assert run(*line, "--bootstrap", "30").out == run(*line, "--bootstrap", "30").out
@@ -68,18 +68,18 @@ def test_tables_of_other_images_are_refused(run: Run, features: torch.Tensor) ->
     table(Path("b.safetensors"), features[:100], first=50)
     ran = run(*["fid", "--reference", "a.safetensors", "--samples", "b.safetensors", "--metrics", "cka"])
     assert (ran.code, ran.out) == (65, "")
-    assert "b.safetensors: 100 images, of which 70 are among the 120 of a.safetensors" in ran.err
-    assert "'image/0' is in one alone; extract both from the same image set" in ran.err
+    assert "b.safetensors: only 70 of 100 images are among the 120 of a.safetensors" in ran.err
+    assert "'image/0' is in only one of them; extract both from the same image set" in ran.err
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ("--metrics fd,kdi", "unknown metrics 'kdi' (did you mean 'kid'?)"),
-        ("--metrics fid", "fid needs images and FID Inception weights"),
-        ("--metrics sfid", "sfid needs images and FID Inception weights"),
+        ("--metrics fid", "fid: needs images and FID Inception weights"),
+        ("--metrics sfid", "sfid: needs images and FID Inception weights"),
         ("--bootstrap 5", "--bootstrap is for cka and opd"),
-        ("--metrics opd --samples $syn", "opd compare two feature tables, and this is none"),
+        ("--metrics opd --samples $syn", "syn: not a feature table, as opd needs"),
     ],
 )
 def test_mistakes_are_usage_errors(run: Run, tiny: Path, more: str, message: str) -> None:
@@ -114,11 +114,11 @@ def test_diversity_needs_labels(run: Run, features: torch.Tensor) -> None:
     ran = run(*["fid", "--reference", "a.safetensors", "--samples", "a.safetensors", "--metrics", "diversity"])
     assert (ran.code, ran.err) == (
         2,
-        "corecli fid: error: diversity needs labels, and a.safetensors has images without\n",
+        "corecli fid: error: diversity: needs labels, and a.safetensors has images without labels\n",
     )
 
 
-def test_a_copy_check_only_where_asked(run: Run, tiny: Path) -> None:
+def test_the_copy_check_is_a_default_metric_and_not_part_of_others(run: Run, tiny: Path) -> None:
     z = tiny / "z.safetensors"
     line = ("fid", "--reference", z, "--samples", z, "--json", "-q")
     assert "copy_ratio" in json.loads(run(*line).out)
@@ -131,19 +131,19 @@ def test_a_copy_check_only_where_asked(run: Run, tiny: Path) -> None:
 TABLE_METRICS = ("kid", "kid-subsets", "precision-recall", "density-coverage", "fd-infinity", "copies", "vendi")
 
 
-def told(out: str) -> dict[str, list[str]]:
+def printed(out: str) -> dict[str, list[str]]:
     return {line.split("\t")[0]: line.split("\t")[1:] for line in out.splitlines()}
 
 
-def test_all_tells_every_score_with_intervals_numbers_and_space(run: Run, tiny: Path) -> None:
+def test_all_prints_every_score_with_intervals_numbers_and_space(run: Run, tiny: Path) -> None:
     line = ("fid", "--reference", tiny / "other_rows.safetensors", "--samples", tiny / "z.safetensors")
     ran = run(*line, "--metrics", "all")
-    scores = told(ran.out)
+    scores = printed(ran.out)
     name = next(iter(scores))
     assert list(scores) == [
         *(name, f"{name}_corrected", "kid", "kid_subsets", "kid_subsets_std", "precision", "recall"),
         *("density", "coverage", "fd_infinity", "nearest_real", "real_nearest_real", "copy_ratio", "copy_fraction"),
-        *("memorised", "authenticity", "vendi", "vendi_centered", "reference_vendi", "reference_vendi_centered"),
+        *("memorised", "authenticity", "vendi", "vendi_centred", "reference_vendi", "reference_vendi_centred"),
         *("diversity", "reference_diversity", "fd_per_class", "num_samples", "num_reference", "space"),
     ]
     for interval in (f"{name}_corrected", "kid"):
@@ -155,9 +155,9 @@ def test_all_tells_every_score_with_intervals_numbers_and_space(run: Run, tiny: 
         ["resnet10-tiny/projector"],
     ]
     assert ran.err.splitlines() == [
-        f"corecli fid: left out: {metric}" for metric in (
-            f"sfid needs FID Inception weights and images of {tiny}/z.safetensors",
-            f"is needs images of {tiny}/z.safetensors and FID Inception weights",
+        f"corecli fid: skipped {metric}" for metric in (
+            f"sfid: needs FID Inception weights and the images of {tiny}/z.safetensors",
+            f"is: needs FID Inception weights and the images of {tiny}/z.safetensors",
         )
     ]  # fmt: skip
     record = json.loads(run(*line, "--metrics", "all", "--json", "-q").out)
@@ -182,17 +182,17 @@ def test_statistics_serve_the_distances_and_nothing_that_needs_images(run: Run, 
     line = ("fid", "--reference", "s.npz", "--samples", real, *judge)
     for metric in ("kid", "precision-recall", "density-coverage", "copies", "per-class"):
         ran = run(*line, "--metrics", metric)
-        message = f"corecli fid: error: {metric} needs features, and s.npz holds statistics alone"
+        message = f"corecli fid: error: {metric}: needs features, and s.npz has only statistics"
         assert (ran.code, ran.out) == (2, "")
-        assert ran.err == f"{message} (name its images or a feature table)\n"
+        assert ran.err == f"{message} (give its images or a feature table)\n"
     record = json.loads(run(*line, "--metrics", "fd,fd-infinity,vendi,diversity", "--json", "-q").out)
     assert record["value"] == pytest.approx(0, abs=1e-5)
     assert {"fd_infinity", "vendi", "diversity"} < record.keys()
     assert not {"reference_vendi", "reference_diversity"} & record.keys()
     ran = run(*line, "--metrics", "all")
     assert ran.code == 0
-    assert ran.err.count("left out: ") == 8
-    assert "left out: kid-subsets needs features, and s.npz holds statistics alone" in ran.err
+    assert ran.err.count("skipped ") == 8
+    assert "skipped kid-subsets: needs features, and s.npz has only statistics" in ran.err
 
 
 def test_classes_are_matched_by_name(run: Run, features: torch.Tensor) -> None:
@@ -216,21 +216,21 @@ def test_classes_are_matched_by_name(run: Run, features: torch.Tensor) -> None:
     }
 
 
-def test_few_images_have_what_can_be_told_of_them(run: Run, features: torch.Tensor) -> None:
+def test_few_images_skip_the_metrics_that_need_more(run: Run, features: torch.Tensor) -> None:
     table(Path("a.safetensors"), features)
     table(Path("b.safetensors"), features[:4] + 1)
     line = ("fid", "--reference", "a.safetensors", "--samples", "b.safetensors")
     ran = run(*line, "--metrics", "all")
     assert ran.code == 0
-    assert {"copy_ratio", "vendi"} < told(ran.out).keys()
+    assert {"copy_ratio", "vendi"} < printed(ran.out).keys()
     for metric in ("kid", "precision-recall", "density-coverage"):
-        assert f"left out: {metric}: 4 samples and 120 reference images: at least 6 of each are needed" in ran.err
-    assert "left out: fd-infinity: 4 samples are too few" in ran.err
+        assert f"skipped {metric}: 4 samples and 120 reference images are too few (use at least 6 of each)" in ran.err
+    assert "skipped fd-infinity: 4 samples are too few" in ran.err
     alone = run(*line, "--metrics", "kid")
     assert (alone.code, alone.out, alone.err.count("\n")) == (65, "", 1)
 
 
-def test_several_sample_sets_are_told_apart(run: Run, tiny: Path) -> None:
+def test_each_line_names_its_sample_set_if_there_are_several(run: Run, tiny: Path) -> None:
     z = str(tiny / "z.safetensors")
     lines = run("fid", "--reference", z, "--samples", z, "--samples", z, "--metrics", "kid", "-q").out.splitlines()
     assert [line.split("\t")[:2] for line in lines] == 2 * [
@@ -287,5 +287,5 @@ def test_what_only_inception_gives(run: Run, tiny: Path, metric: str) -> None:
     line = ("fid", "--reference", tiny / "syn", "--samples", tiny / "syn", "--extractor", tiny / "f.safetensors")
     ran = run(*line, "--metrics", metric, "-q")
     assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
-    assert f"error: {metric} " in ran.err
+    assert f"error: {metric}: " in ran.err
     assert "Inception weights" in ran.err

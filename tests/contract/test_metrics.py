@@ -1,157 +1,179 @@
-"""What every file in metrics/ promises, so that a new metric is tested the moment its file exists.
+"""What each file in metrics/ declares and computes; a new file is tested without a change here.
 
-A metric is `compute(*, ...) -> {name: number}`, whose parameter names say what it needs, and `DIRECTION`, which says
-for every name whether lower or higher is better.
+`corecli/metrics/parts/metric.py` describes the declarations.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import math
+import re
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from corecli.base import registry
+from corecli.cli.pages import SHELLS, completion, man_pages
+from corecli.cli.verbs import options_of
+from corecli.commands.fid.inputs import SetInputs, TableInputs
+from corecli.commands.fid.scores import compute_scores
+from corecli.commands.fid.sides import Side
+from corecli.data.features import FeatureTable, save_features
+from corecli.metrics.parts.metric import FOLDER, INPUTS, TABLES, Metric, metrics
+from corecli.metrics.parts.survey import FEWEST_ROWS
 
-METRICS = registry.choices("metrics")
-MODULES = Path(inspect.getfile(registry)).parent.parent / "metrics"
-PAIRED = (
-    {"train_features", "train_labels"},
-    {"test_features", "test_labels"},
-    {"features", "labels"},
-    {"first", "second"},
-    {"samples", "sample_labels"},
-    {"reference", "reference_labels"},
-    {"scores", "positives"},
-    {"masks", "predicted_masks"},
-)
-
-BY_POSITION = {"linear_probe": 0.02, "logistic": 0.02, "inception_score": 0.02, "fd_infinity": 0.05}
+MODULES = Path(inspect.getfile(registry)).parent.parent / FOLDER
+BY_POSITION = {"is": 0.02, "kid-subsets": 0.02, "fd-infinity": 0.05}  # these shuffle or draw rows by their position
+QUALITIES = ("good", "bad", "displaced")
 
 
-def world(quality: str) -> dict[str, Tensor]:
-    """Everything a metric may ask for: as it should be, or bad: collapsed and unaligned, and samples that are copies.
+@pytest.fixture(params=metrics())
+def metric(request: pytest.FixtureRequest) -> Metric:
+    return metrics()[request.param]
 
-    "displaced" has bad samples of the other kind, near nothing real.
-    """
-    good = quality == "good"
+
+def module_of(metric: Metric) -> ModuleType:
+    return registry.load(FOLDER, metric.name)
+
+
+def sides(quality: str) -> tuple[Side, Side]:
+    """Samples and a reference: from one distribution; "bad" samples are copies, "displaced" ones are near nothing."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    reference, mean = normal(300, 8), normal(1, 8)
-    bad_samples = reference[:4].repeat(70, 1) + 1e-3 * normal(280, 8) if quality == "bad" else normal(280, 8) + 2
-    labels = torch.arange(240) % 6
-    centers = (4.0 if good else 0.2) * normal(6, 8)
-    views = normal(200, 8)
-    positives = (torch.arange(200)[:, None] % torch.tensor([3, 5, 11]) == 0).int()
-    masks = torch.randint(0, 4, (9, 8, 8), generator=generator)
-    return {
-        "reference": reference,
-        "reference_labels": torch.arange(300) % 4,
-        "sample_labels": torch.arange(280) % 4,
-        "samples": normal(280, 8) if good else bad_samples,
-        "logits": normal(250, 20) * (8.0 if good else 0.1),
-        "features": normal(200, 8) if good else normal(200, 1).abs() @ normal(1, 8) + 1e-3 * normal(200, 8),
-        "labels": torch.arange(200) % 5,
-        "views": views + 0.1 * normal(2, 200, 8) if good else mean + 0.5 * normal(2, 200, 8),
-        "first": views,
-        "second": (views if good else normal(200, 8)) @ normal(8, 6) + 0.1 * normal(200, 6),
-        "train_features": centers[labels] + normal(240, 8),
-        "train_labels": labels,
-        "test_features": centers[labels] + normal(240, 8),
-        "test_labels": labels,
-        "positives": positives,
-        "masks": masks,
-        "predicted_masks": torch.where(torch.rand(9, 8, 8, generator=generator) < (0.9 if good else 0.2), masks, 1),
-        "scores": normal(200, 3) + (2.0 if good else 0.2) * positives,
-    }
+    def side(features: Tensor, logits: Tensor) -> Side:
+        num = len(features)
+        found = {"features": features, "spatial": features[:, :5].square(), "logits": logits}
+        return Side(spec="set", metric="fd", groups=np.arange(num), labels=torch.arange(num) % 4, **found)
+
+    real, other = normal(1200, 8), normal(1120, 8)
+    generated = {"good": other, "bad": real[:4].repeat(280, 1) + 1e-3 * other, "displaced": other + 2}[quality]
+    return side(generated, normal(1120, 20) * (8.0 if quality == "good" else 0.1)), side(real, normal(1200, 20))
 
 
-def needs(module: ModuleType) -> list[str]:
-    return list(inspect.signature(module.compute).parameters)
+def permuted(side: Side) -> Side:
+    """The same images in another order."""
+    order = torch.randperm(len(side.groups), generator=torch.Generator().manual_seed(1))
+    assert side.labels is not None
+    found = {name: getattr(side, name)[order] for name in ("features", "spatial", "logits", "labels")}
+    return dataclasses.replace(side, groups=side.groups[order.numpy()], **found)
 
 
-def measure(module: ModuleType, inputs: dict[str, Tensor]) -> dict[str, float]:
-    return module.compute(**{name: inputs[name] for name in needs(module)})
+def of_sets(metric: Metric, pair: tuple[Side, Side]) -> dict[str, float | None]:
+    space = "fid" if metric.space == "inception" else "fd"
+    samples, reference = (dataclasses.replace(side, metric=space) for side in pair)
+    inputs = SetInputs(
+        samples=samples, reference=reference, metrics=(metric,), num_splits=10, seed=0, device=torch.device("cpu")
+    )
+    report = compute_scores(inputs.wanted, inputs, strict=(metric.name,))
+    return {name: score.value for name, score in report.scores.items()}
+
+
+def of_tables(metric: Metric, folder: Path, quality: str, order: np.ndarray) -> dict[str, float | None]:
+    """Two spaces that are linear images of each other, or are not; the second table has its rows in this order."""
+    draws = np.random.default_rng(0)
+    first, unrelated, noise = (draws.standard_normal((200, 8), dtype=np.float32) for _ in range(3))
+    second = (first if quality == "good" else unrelated) @ noise[:8, :6] + 0.1 * noise[:, :6]
+    paths = folder / "first.safetensors", folder / "second.safetensors"
+    for path, features, rows in ((paths[0], first, np.arange(200)), (paths[1], second, order)):
+        keys, labels = [f"{row:03d}" for row in rows], rows.astype(np.int64) % 4
+        table = FeatureTable(
+            features=torch.from_numpy(features[rows]), keys=keys, groups=keys, labels=labels, header={}
+        )
+        save_features(path, table)
+    inputs = TableInputs(paths=paths, num_resamples=2, seed=0, device=torch.device("cpu"), shown=False)
+    report = compute_scores((metric,), inputs, strict=(metric.name,))
+    return {name: score.value for name, score in report.scores.items()}
 
 
 @cache
-def as_it_should_be(module: ModuleType) -> dict[str, float]:
-    return measure(module, world("good"))
+def of_good_sets(metric_name: str) -> dict[str, float | None]:
+    return of_sets(metrics()[metric_name], sides("good"))
 
 
-def permuted(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rows in another order; features keep their labels, views and paired features their partners."""
-    orders: dict[str, Tensor] = {}
-    found = {}
-    for name, value in inputs.items():
-        axis = 1 if name == "views" else 0
-        group = next((str(sorted(pair)) for pair in PAIRED if name in pair), name)
-        order = orders.setdefault(group, torch.randperm(value.shape[axis], generator=torch.Generator().manual_seed(1)))
-        found[name] = value.index_select(axis, order)
-    return found
+def measure(metric: Metric, folder: Path, quality: str = "good") -> dict[str, float | None]:
+    if metric.compares_tables:
+        return of_tables(metric, folder, quality, np.arange(200))
+    return of_good_sets(metric.name) if quality == "good" else of_sets(metric, sides(quality))
 
 
-@pytest.fixture(params=METRICS)
-def metric(request) -> ModuleType:
-    return registry.load("metrics", request.param)
+def test_the_registry_holds_the_published_metrics() -> None:
+    assert {"fd", "fid", "sfid", "is", "kid", "precision-recall", "density-coverage", "copies", "cka"} <= set(metrics())
 
 
-def test_the_registry_holds_the_metrics_the_verbs_offer():
-    expected = {
-        "frechet",
-        "inception-score",
-        "kid",
-        "precision-recall",
-        "density-coverage",
-        "knn",
-        "linear-probe",
-        "copies",
-    }
-    assert expected <= set(METRICS)
-
-
-def test_needs_are_known_and_keyword_only(metric):
-    parameters = inspect.signature(metric.compute).parameters.values()
-    assert {p.name for p in parameters} <= set(world("good"))
+def test_inputs_are_known_and_are_the_keywords_of_compute(metric: Metric) -> None:
+    parameters = inspect.signature(module_of(metric).compute).parameters.values()
+    assert [p.name for p in parameters] == [*metric.needs, *metric.uses]
+    assert set(metric.needs) | set(metric.uses) <= set(INPUTS)
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters)
 
 
-def test_values_are_finite_numbers_under_the_declared_names(metric):
-    found = as_it_should_be(metric)
-    assert set(found) == set(metric.DIRECTION)
+def test_declarations_agree_with_each_other(metric: Metric) -> None:
+    assert metric.alias_of is None or metric.alias_of in metrics()
+    assert metric.fewest >= max(FEWEST_ROWS.get(name, 1) for name in metric.needs)
+    assert set(metric.scores.values()) <= {"lower", "higher", None}
+    sets = set(metric.needs) & {"samples", "reference", "sample_moments", "nearest", "balls", "kernel", "logits"}
+    assert not (sets and TABLES & set(metric.needs)), "two sets or two tables, not both"
+    assert metric.default_from is None or not metric.compares_tables
+
+
+def test_values_are_finite_numbers_under_the_declared_names(metric: Metric, tmp_path: Path) -> None:
+    found = measure(metric, tmp_path)
+    assert list(found) == list(metric.scores)
     assert all(isinstance(value, float) and math.isfinite(value) for value in found.values())
 
 
-def test_worse_inputs_give_worse_values(metric):
-    """In one way of being bad: precision does not see copies, nor a copy check what is near nothing."""
-    good, bads = as_it_should_be(metric), [measure(metric, world(quality)) for quality in ("bad", "displaced")]
-    for name, direction in metric.DIRECTION.items():
+def test_worse_inputs_give_worse_values(metric: Metric, tmp_path: Path) -> None:
+    """In one way of being bad: precision does not detect copies, nor a copy check samples that are near nothing."""
+    good, *bads = (measure(metric, tmp_path, quality) for quality in QUALITIES)
+    for name, direction in metric.scores.items():
         values = [bad[name] for bad in bads]
-        assert good[name] < max(values) if direction == "lower" else good[name] > min(values), name
+        if direction is not None:
+            assert good[name] < max(values) if direction == "lower" else good[name] > min(values), name
 
 
-def test_the_order_of_rows_does_not_matter(metric):
-    """Up to the choice of splits, hold-outs and subsets, which are drawn by position."""
-    tolerance = BY_POSITION.get(metric.__name__.rpartition(".")[2], 1e-9)
-    found, other = as_it_should_be(metric), measure(metric, permuted(world("good")))
+def test_the_order_of_rows_does_not_matter(metric: Metric, tmp_path: Path) -> None:
+    """Except for random parts of the samples, which are drawn by position."""
+    found = measure(metric, tmp_path)
+    if metric.compares_tables:
+        other = of_tables(metric, tmp_path, "good", np.random.default_rng(1).permutation(200))
+    else:
+        samples, reference = sides("good")
+        other = of_sets(metric, (permuted(samples), permuted(reference)))
+    tolerance = BY_POSITION.get(metric.name, 1e-9)
     for name, value in found.items():
         assert other[name] == pytest.approx(value, rel=tolerance, abs=tolerance), name
 
 
-def test_metrics_read_no_files_and_build_no_models():
-    allowed = {"corecli.base.errors", "corecli.base.rng"}
-    for path in MODULES.glob("*.py"):
+@cache
+def pages() -> dict[str, str]:
+    lines = {shell: completion(shell).splitlines() for shell in SHELLS}
+    return {"man": man_pages()["corecli-fid.1"]} | {
+        s: "\n".join(x for x in y if "per-class" in x) for s, y in lines.items()
+    }
+
+
+def test_help_completion_and_manual_page_offer_it(metric: Metric) -> None:
+    opt = options_of("fid").Config.__dataclass_fields__["metrics"].metadata["option"]
+    assert metric.name in opt.names()
+    assert f"\\fB{metric.name}\\fR\n".replace("-", r"\-") in pages()["man"]
+    assert all(re.search(rf"[ (']{metric.name}[ )']", pages()[shell]) for shell in SHELLS)
+
+
+def test_metrics_read_no_files_and_build_no_models() -> None:
+    allowed = {"corecli.base.errors", "corecli.base.rng", "corecli.base"}
+    for path in MODULES.rglob("*.py"):
         imported = [
             node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
         ]
-        ours = {name for name in imported if name.startswith("corecli.") and not name.startswith("corecli.metrics")}
+        ours = {name for name in imported if name.startswith("corecli") and not name.startswith("corecli.metrics")}
         assert ours <= allowed, path.name

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from corecli.metrics.frechet import compute, frechet_distance
+from corecli.metrics.parts.frechet import distance, frechet_distance, gaussian_of
 
 Statistics = tuple[np.ndarray, np.ndarray]
 
@@ -38,9 +38,7 @@ def test_full_rank_equals_the_eigenvalues_of_the_product(pair):
     a, b = statistics(pair[0]), statistics(pair[1])
     expected = by_eigenvalues(a, b)
     assert frechet_distance(*a, *b) == pytest.approx(expected, rel=1e-9)
-    assert compute(samples=torch.from_numpy(pair[0]), reference=torch.from_numpy(pair[1]))["fd"] == pytest.approx(
-        expected, rel=1e-9
-    )
+    assert distance(*(gaussian_of(torch.from_numpy(x)) for x in pair)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_full_rank_equals_pytorch_fid(pair):
@@ -70,7 +68,7 @@ def test_fewer_rows_than_dimensions_is_exact():
     a, b = (statistics(x) for x in coordinates)
     wide = [x @ basis for x in coordinates]
     expected = by_eigenvalues(a, b)
-    data = compute(samples=torch.from_numpy(wide[0]), reference=torch.from_numpy(wide[1]))["fd"]
+    data = distance(*(gaussian_of(torch.from_numpy(x)) for x in wide))
     assert data == pytest.approx(expected, rel=1e-10)
     assert frechet_distance(*statistics(wide[0]), *statistics(wide[1])) == pytest.approx(expected, rel=1e-9)
 
@@ -78,4 +76,4 @@ def test_fewer_rows_than_dimensions_is_exact():
 @pytest.mark.parametrize("num", [3, 40, 64, 65])
 def test_a_set_is_at_no_distance_from_itself(num):
     x = torch.from_numpy(features(num, 64, 6))
-    assert compute(samples=x, reference=x)["fd"] <= 1e-12 * float(x.square().sum())
+    assert distance(gaussian_of(x), gaussian_of(x)) <= 1e-12 * float(x.square().sum())

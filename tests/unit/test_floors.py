@@ -76,7 +76,7 @@ def test_imports_in_a_verb_go_from_the_command_to_the_options(verb: Path) -> Non
     package = f"corecli.commands.{verb.name}"
     assert not [module for module, names in graph().items() if f"{package}.command" in names]
     own = {name for name in graph()[f"{package}.options"] if name.startswith(f"{package}.")}
-    assert own <= {f"{package}.{name}" for name in ("presets", "scores", "spaces")}
+    assert own <= {f"{package}.{name}" for name in ("presets",)}
 
 
 @cache

@@ -10,8 +10,8 @@ from torch import Tensor
 from corecli.base.errors import DataError
 from corecli.base.rng import numpy_generator
 from corecli.metrics.fd_infinity import fd_infinity
-from corecli.metrics.frechet import Gaussian, distance, gaussian_of
-from corecli.metrics.frechet_per_class import frechet_per_class
+from corecli.metrics.parts.frechet import Gaussian, distance, gaussian_of
+from corecli.metrics.per_class import frechet_per_class
 
 
 def rows(num: int, dim: int, seed: int, *, shift: float = 0.0) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics.frechet import Gaussian, Moments, compare, distance, gaussian_of
 from corecli.metrics.parts.folds import folds_of, jackknife
+from corecli.metrics.parts.frechet import Gaussian, Moments, compare, distance, gaussian_of
 
 
 def features(num: int, dim: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -159,7 +159,7 @@ def test_non_finite_features_are_refused(bad, num):
 
 
 def test_other_dimensions_are_refused():
-    with pytest.raises(DataError, match="8 dimensions, not 4"):
+    with pytest.raises(DataError, match="8 dimensions instead of 4"):
         Moments(4).update(features(5, 8, 0))
     with pytest.raises(DataError, match="8 and 4 dimensions"):
         distance(gaussian_of(features(5, 8, 0)), gaussian_of(features(5, 4, 0)))

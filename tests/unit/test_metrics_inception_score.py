@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics.inception_score import inception_score
+from corecli.metrics.parts.inception_score import inception_score
 
 
 def logits(num: int, classes: int = 30) -> Tensor:
@@ -50,7 +50,7 @@ def test_order_matters_only_without_the_shuffle():
 
 
 def test_too_few_rows_and_nan_are_refused():
-    with pytest.raises(DataError, match="in 10 splits needs as many images, got 9"):
+    with pytest.raises(DataError, match="at least one image per split: 9 for 10"):
         inception_score(logits(9))
     with pytest.raises(DataError, match="NaN"):
         inception_score(logits(10).fill_(float("nan")))

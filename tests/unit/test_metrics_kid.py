@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics import kid as module
-from corecli.metrics.kid import Kid, compute, kid, kid_of_subsets
+from corecli.metrics import kid_subsets as module
+from corecli.metrics.kid import Kid, kid
+from corecli.metrics.kid_subsets import kid_of_subsets
 from corecli.metrics.parts.folds import folds_of
 from corecli.metrics.parts.survey import survey
 
@@ -35,7 +36,7 @@ def measured(x: Tensor, y: Tensor) -> Kid:
 def test_equals_the_formula_in_float64():
     x, y = rows(150, 300, 0, shift=1), rows(130, 300, 1, shift=1.05)
     expected = mmd2(x.double().numpy(), y.double().numpy())
-    assert compute(samples=x, reference=y)["kid"] == pytest.approx(expected, rel=1e-5)
+    assert measured(x, y).value == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_interval_is_that_of_the_values_without_each_fold():
@@ -67,13 +68,13 @@ def test_few_images_have_a_value_without_interval():
     found = measured(rows(5, 4, 0), rows(9, 4, 1))
     assert found.value == pytest.approx(mmd2(rows(5, 4, 0).double().numpy(), rows(9, 4, 1).double().numpy()), rel=1e-5)
     assert (found.standard_error, found.interval) == (None, None)
-    with pytest.raises(DataError, match="1 samples and 9 reference images: at least 2"):
+    with pytest.raises(DataError, match="1 samples and 9 reference images are too few"):
         measured(rows(1, 4, 0), rows(9, 4, 1))
 
 
 @pytest.mark.parametrize("whole", [4096, 50], ids=["from-all-rows", "one-by-one"])
 def test_subsets_are_torch_fidelitys(whole, monkeypatch):
-    monkeypatch.setattr(module, "_WHOLE_ROWS", whole)
+    monkeypatch.setattr(module, "_MOST_WHOLE_ROWS", whole)
     peer = pytest.importorskip("torch_fidelity.metric_kid")
     x, y = rows(90, 40, 0), rows(80, 40, 1, shift=0.1)
     options = {"kid_subsets": 7, "kid_subset_size": 30, "rng_seed": 2020, "verbose": False}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics import similarity as module
-from corecli.metrics.similarity import bootstrap, similarity
+from corecli.metrics.parts import similarity as module
+from corecli.metrics.parts.similarity import bootstrap, similarity
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -111,9 +111,9 @@ def test_blocks_do_not_show(related: tuple[Tensor, Tensor], monkeypatch: pytest.
 def test_what_cannot_be_compared_is_refused() -> None:
     x = normal(10, 3)
     for first, second, reason in (
-        (x, x[:9], "not of the same images"),
+        (x, x[:9], "do not belong to the same images"),
         (x[:3], x[:3], "3 images are too few"),
-        (x, torch.ones(10, 2), "all alike"),
+        (x, torch.ones(10, 2), "constant"),
         (x, x * torch.nan, "NaN"),
     ):
         with pytest.raises(DataError, match=reason):

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from corecli.base.errors import DataError
-from corecli.metrics import alignment_uniformity
-from corecli.metrics.alignment_uniformity import alignment, uniformity
-from corecli.metrics.effective_rank import effective_rank
+from corecli.metrics.parts import alignment_uniformity
+from corecli.metrics.parts.alignment_uniformity import alignment, uniformity
+from corecli.metrics.parts.effective_rank import effective_rank
 
 
 @pytest.mark.parametrize("shape", [(200, 16), (16, 200)])

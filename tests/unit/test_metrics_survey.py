@@ -1,4 +1,4 @@
-"""The visit of all pairs, against full matrices in float64."""
+"""The survey of all pairs, against full matrices in float64."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from corecli.base.errors import DataError
+from corecli.metrics.parts import survey as module
 from corecli.metrics.parts.folds import folds_of
 from corecli.metrics.parts.survey import Neighbors, kernel_values, survey
 
@@ -22,7 +23,7 @@ def full(x: Tensor, y: Tensor) -> Tensor:
 
 @pytest.fixture(params=[7, 2048], ids=["small-tiles", "one-tile"])
 def tiles(request, monkeypatch) -> None:
-    monkeypatch.setattr(survey, "_TILE", request.param)
+    monkeypatch.setattr(module, "_TILE", request.param)
 
 
 def assert_nearest(found: Neighbors | None, x: Tensor, y: Tensor, k: int) -> None:
@@ -35,13 +36,15 @@ def assert_nearest(found: Neighbors | None, x: Tensor, y: Tensor, k: int) -> Non
 @pytest.mark.usefixtures("tiles")
 def test_neighbors_equal_the_full_matrix():
     x, y = rows(20, 6, 0, shift=100), rows(50, 6, 1, shift=100)
-    found = survey(x, y, ("nearest", "balls"))
+    found = survey(x, y, ("nearest", "balls")).nearest
+    assert found is not None
     assert_nearest(found.to_reference, x, y, 2)
     assert_nearest(found.among_samples, x, x, 5)
     assert_nearest(found.among_reference, y, y, 5)
     alone = survey(x, y, ("nearest",))
-    assert (alone.among_samples, alone.balls, alone.kernel) == (None, None, None)
-    assert_nearest(alone.among_reference, y, y, 1)
+    assert alone.nearest is not None
+    assert (alone.nearest.among_samples, alone.balls, alone.kernel) == (None, None, None)
+    assert_nearest(alone.nearest.among_reference, y, y, 1)
 
 
 @pytest.mark.usefixtures("tiles")
@@ -95,16 +98,18 @@ def test_kernel_values_are_as_exact_as_float64():
 def test_a_row_is_not_its_own_neighbor_but_its_duplicate_is():
     x = rows(30, 5, 2)
     x[21] = x[4]
-    found = survey(x[:1], x, ("nearest",)).among_reference
-    assert found is not None
+    nearest = survey(x[:1], x, ("nearest",)).nearest
+    assert nearest is not None
+    found = nearest.among_reference
     assert found.distances[4] == found.distances[21] == 0
     assert (found.indices[4], found.indices[21]) == (21, 4)
 
 
 def test_pixels_are_read_and_exact_copies_found():
     real = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
-    found = survey(real[[5, 9]], real, ("nearest",)).to_reference
-    assert found is not None
+    nearest = survey(real[[5, 9]], real, ("nearest",)).nearest
+    assert nearest is not None
+    found = nearest.to_reference
     assert found.distances[:, 0].tolist() == [0, 0]
     assert found.indices[:, 0].tolist() == [5, 9]
 
@@ -112,7 +117,7 @@ def test_pixels_are_read_and_exact_copies_found():
 @pytest.mark.parametrize(
     ("x", "y", "words"),
     [
-        (rows(5, 3, 0), rows(9, 3, 0), "5 samples and 9 reference images: at least 6 of each"),
+        (rows(5, 3, 0), rows(9, 3, 0), "5 samples and 9 reference images are too few"),
         (rows(9, 3, 0), rows(9, 4, 0), "differ in shape"),
         (rows(9, 3, 0).fill_(torch.inf), rows(9, 3, 0), "NaN or infinity"),
         (rows(9, 3, 0), rows(9, 3, 0).fill_(torch.nan), "NaN or infinity"),

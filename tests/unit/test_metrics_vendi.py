@@ -34,5 +34,5 @@ def test_centring_tells_apart_what_points_the_same_way():
 
 @pytest.mark.parametrize("features", [torch.zeros(0, 3), torch.full((4, 3), torch.nan)])
 def test_refused(features):
-    with pytest.raises(DataError, match="no features, or NaN"):
+    with pytest.raises(DataError, match="empty or contain NaN"):
         vendi(features)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from corecli.base.errors import CannotCreateError, DataError, MissingInputError
-from corecli.data.statistics import Statistics, holds_statistics, read_statistics, refuse_other_space, write_statistics
+from corecli.data.statistics import Statistics, check_same_space, holds_statistics, read_statistics, write_statistics
 
 
 def statistics(dim: int = 4, **fields) -> Statistics:
@@ -81,18 +81,18 @@ def test_only_statistics_hold_statistics(tmp_path):
     assert not holds_statistics(tmp_path / "images.npz")
     assert not holds_statistics(tmp_path / "text.npz")
     assert not holds_statistics(tmp_path / "none.npz")
-    with pytest.raises(DataError, match="no mu and sigma in this file"):
+    with pytest.raises(DataError, match="mu and sigma are missing"):
         read_statistics(tmp_path / "images.npz")
 
 
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"mu": np.zeros(3), "sigma": np.eye(4)}, "do not fit together"),
-        ({"mu": np.zeros((3, 1)), "sigma": np.eye(3)}, "do not fit together"),
+        ({"mu": np.zeros(3), "sigma": np.eye(4)}, "do not match"),
+        ({"mu": np.zeros((3, 1)), "sigma": np.eye(3)}, "do not match"),
         ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "NaN"),
         ({"mu": np.zeros(3), "sigma": np.triu(np.ones((3, 3)))}, "not symmetric"),
-        ({"mu": np.array([None] * 3), "sigma": np.eye(3)}, "not a readable statistics file"),
+        ({"mu": np.array([None] * 3), "sigma": np.eye(3)}, "cannot be read as a statistics file"),
     ],
     ids=["sizes", "shape", "nan", "asymmetric", "objects"],
 )
@@ -106,7 +106,7 @@ def test_missing_pickled_and_truncated_files_are_refused(tmp_path):
     with pytest.raises(MissingInputError):
         read_statistics(tmp_path / "none.npz")
     (tmp_path / "edm2.pkl").write_bytes(pickle.dumps({"fid": {"mu": 0}}))
-    with pytest.raises(DataError, match="pickles are not run"):
+    with pytest.raises(DataError, match="pickles are not loaded"):
         read_statistics(tmp_path / "edm2.pkl")
     write_statistics(tmp_path / "whole.npz", statistics())
     (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:-100])
@@ -122,11 +122,11 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 def test_statistics_of_other_spaces_are_refused():
     own = statistics(space="inception/pool/tf1", fingerprint="a" * 64)
-    refuse_other_space(own, own)
-    refuse_other_space(own, statistics())  # nothing recorded, nothing to check but the dimension
-    with pytest.raises(DataError, match=r"ref\.npz: .* 4 dimensions do not compare with 5"):
-        refuse_other_space(own, statistics(5), where="ref.npz")
-    with pytest.raises(DataError, match="inception/pool/tf1 do not compare with inception/pool/torch"):
-        refuse_other_space(own, dataclasses.replace(own, space="inception/pool/torch"))
-    with pytest.raises(DataError, match="network aaaaaaaaaaaa do not compare with bbbbbbbbbbbb"):
-        refuse_other_space(own, dataclasses.replace(own, fingerprint="b" * 64))
+    check_same_space(own, own)
+    check_same_space(own, statistics())  # nothing recorded, nothing to check but the dimension
+    with pytest.raises(DataError, match=r"ref\.npz: statistics with 4 and 5 dimensions cannot be compared"):
+        check_same_space(own, statistics(5), where="ref.npz")
+    with pytest.raises(DataError, match="inception/pool/tf1 and inception/pool/torch cannot be compared"):
+        check_same_space(own, dataclasses.replace(own, space="inception/pool/torch"))
+    with pytest.raises(DataError, match="networks aaaaaaaaaaaa and bbbbbbbbbbbb cannot be compared"):
+        check_same_space(own, dataclasses.replace(own, fingerprint="b" * 64))

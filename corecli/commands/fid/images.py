@@ -1,8 +1,8 @@
-"""The features of an image set for `corecli fid`: one pass over the images, shared by the processes, kept in a cache.
+"""Features of an image set: one pass over the images, divided among the processes, with a cache.
 
-A cached file is named by what it should hold: the set (by its keys and file sizes), the network, and all that happens
-to an image before it. It also holds the hash of every pixel it was made from, and before it is used the images are read
-again and compared: that costs a fraction of the network, and no edit of an image can go unseen.
+The name of a cached file is a hash of the set (keys and file sizes), the network and the preprocessing. The file also
+holds a hash of all pixels. Before it is used, the images are read again and compared with that hash. This is much
+cheaper than the network and detects every edit of an image.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import numpy as np
 from corecli import __version__
 from corecli.base import checkpoint
 from corecli.base.errors import CorecliError
+from corecli.commands.fid.sides import Side
+from corecli.commands.parts.inputs import bad_files
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +34,27 @@ KIND = "measured images"
 _HASH_BYTES = 16
 
 Tensors = dict[str, "torch.Tensor"]
-See = Callable[["torch.Tensor"], Tensors]
+Measure = Callable[["torch.Tensor"], Tensors]
+
+
+def measure_side(data: ImageSet, extractor: Extractor, world: World, *, spec: str, **options: Any) -> Side:
+    """Return the side of an image set that `spec` names; options: as those of `measure_images`."""
+    import torch
+
+    found, notes = measure_images(data, extractor, world, label=spec, **options)
+    return Side(
+        spec=spec,
+        metric=extractor.metric,
+        space=extractor.space,
+        fingerprint=extractor.fingerprint,
+        groups=data.rows.group_ids,
+        labels=torch.from_numpy(data.rows.labels),
+        class_names=data.class_names,
+        notes=(*bad_files(data), *notes),
+        features=found.get("features"),
+        spatial=found.get("spatial"),
+        logits=found.get("logits"),
+    )
 
 
 def measure_images(
@@ -47,17 +69,17 @@ def measure_images(
     label: str,
     quiet: bool,
 ) -> tuple[Tensors, tuple[str, ...]]:
-    """The extractor's tensors of these names for every image, on rank 0 alone ({} elsewhere), and notes.
+    """Return the extractor's tensors with these names for all images, on rank 0 ({} on other ranks), and notes.
 
-    With a cache all of the extractor's tensors are kept in it, for other metrics on another day.
+    A cache stores all tensors of the extractor, so that later runs can compute other metrics.
     Errors: DataError naming a bad image.
     """
 
-    def visit(see: See, widths: dict[str, int], what: str) -> Tensors:
+    def visit(measure: Measure, widths: dict[str, int], what: str) -> Tensors:
         from corecli.engine.progress import Progress
 
         with Progress(f"{what} {label}", total=len(data.rows), shown=world.is_main and not quiet) as progress:
-            return _visit(data, see, widths, world, batch_size, workers, progress.advance)
+            return _visit(data, measure, widths, world, batch_size, workers, progress.advance)
 
     if cache is None:
         widths = {name: width for name, width in extractor.dims.items() if name in names}
@@ -82,14 +104,14 @@ def measure_images(
 
 def _visit(
     data: ImageSet,
-    see: See,
+    measure: Measure,
     widths: dict[str, int],
     world: World,
     batch_size: int,
     workers: Any,
     advance: Callable[..., None],
 ) -> Tensors:
-    """What `see` finds in every image, row by row, on rank 0. Ranks take batches in turn and hand over each in step."""
+    """Return what `measure` finds in all images, on rank 0. Ranks take batches in turn and send each to rank 0."""
     import torch
 
     from corecli.data.loader import read_batches
@@ -104,7 +126,7 @@ def _visit(
     for start in range(0, num, stride):
         stop = min(start + stride, num)
         images, rows = next(read, (None, np.empty(0, dtype=np.int64)))
-        seen = see(images) if images is not None else {}
+        seen = measure(images) if images is not None else {}
         for name, width in widths.items():
             part = seen.get(name)
             if world.size > 1:
@@ -133,12 +155,12 @@ def _header_of(path: Path) -> dict[str, Any] | None:
 def _load(path: Path) -> Tensors | None:
     try:
         return checkpoint.load(path, kind=KIND)[0]
-    except CorecliError:  # damaged, or cleared away by another process: made again
+    except CorecliError:  # damaged, or deleted by another process: computed again
         return None
 
 
 def _keep(path: Path, tensors: Tensors, **facts: str) -> tuple[str, ...]:
-    """Put a file in the cache under a name of this process, then under its own; a note where that fails."""
+    """Write a file under a temporary name and rename it; return a note if that fails."""
     mine = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
     try:
         checkpoint.save(mine, tensors, kind=KIND, **facts)
@@ -146,12 +168,12 @@ def _keep(path: Path, tensors: Tensors, **facts: str) -> tuple[str, ...]:
     except (CorecliError, OSError) as error:
         mine.unlink(missing_ok=True)
         reason = error.reason if isinstance(error, CorecliError) else error.strerror
-        return (f"{path.parent}: features are not kept: {reason}",)
+        return (f"{path.parent}: features are not cached: {reason}",)
     return ()
 
 
 def _hashes(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [B, 16]: of each image's size and pixels."""
+    """Return hashes of the size and pixels of each image, uint8 [B, 16]."""
     import torch
 
     rows = images.cpu().numpy()
@@ -169,7 +191,7 @@ def _only(found: Tensors, names: Any) -> Tensors:
 
 
 def _agree(decision: bool, world: World) -> bool:
-    """What rank 0 decided."""
+    """Return the decision of rank 0."""
     from corecli.engine.dist import any_rank
 
     return bool(any_rank(int(decision and world.is_main), world))

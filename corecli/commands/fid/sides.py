@@ -1,4 +1,4 @@
-"""The sides of a comparison of `corecli fid`: images, a feature table or statistics, in some feature space."""
+"""The two sides of a comparison: images, a feature table or statistics, each in some feature space."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     import torch
 
     from corecli.data.statistics import Statistics
-    from corecli.metrics.frechet import Gaussian, Moments
+    from corecli.metrics.parts.frechet import Gaussian, Moments
 
 Kind = Literal["images", "features", "statistics", "batch"]
 
-_BLOCK = 8192
+_ROWS_PER_BLOCK = 8192
 
 
 def kind_of(spec: str) -> Kind:
-    """What a user named; a batch is statistics beside the images they are of, as ADM's evaluator has them."""
+    """Return the kind of input that `spec` names; a batch has statistics and images, as for ADM's evaluator."""
     from corecli.base.checkpoint import read_header
     from corecli.data.statistics import holds_statistics
 
@@ -42,11 +42,11 @@ def kind_of(spec: str) -> Kind:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Side:
-    """One side: what is known of it. Tensors have a row for each image.
+    """One side of a comparison; tensors have one row per image.
 
-    metric: what a Frechet distance in this space is called; given: statistics from a file, which the distances then
-    use; features [N, D], spatial [N, 2023] and logits [N, 1008]; groups: int64 [N], equal for images that the
-    jackknife keeps together; labels: int64 [N], -1 unknown.
+    metric: name of a Frechet distance in this space; given: statistics from a file, which replace those of `features`
+    in distances; features [N, D], spatial [N, 2023] and logits [N, 1008]; groups: int64 [N], equal for images that
+    share a fold of the jackknife; labels: int64 [N], -1 unknown; notes: messages for stderr.
     """
 
     spec: str
@@ -64,14 +64,14 @@ class Side:
 
     @property
     def num(self) -> int | None:
-        """Images behind the mean, where that is known."""
+        """Number of images behind the mean, if known."""
         if self.given is not None:
             return self.given.num_images
         return None if self.features is None else len(self.features)
 
     @property
     def dim(self) -> int:
-        """The number of features."""
+        """Number of features."""
         if self.given is not None:
             return len(self.given.mean)
         assert self.features is not None
@@ -79,68 +79,67 @@ class Side:
 
     @property
     def has_labels(self) -> bool:
-        """Whether every image has one."""
+        """Whether every image has a label."""
         return self.labels is not None and bool((self.labels >= 0).all())
 
     @cached_property
-    def pooled(self) -> Moments | Gaussian:
-        """Of the features, or as a file gave it."""
-        return self._law(self.features, spatial=False)
+    def moments(self) -> Moments | Gaussian:
+        """Moments of the features, or the Gaussian of given statistics."""
+        if self.given is not None:
+            return _gaussian(self.given.mean, self.given.covariance, self.given.num_images)
+        return self._moments(self.features)
 
     @cached_property
-    def pooled_spatial(self) -> Moments | Gaussian:
-        """Of the spatial features, for sFID."""
-        return self._law(self.spatial, spatial=True)
+    def spatial_moments(self) -> Moments | Gaussian:
+        """Moments of the spatial features, or the Gaussian of given statistics, for sFID."""
+        if self.given is not None:
+            return _gaussian(self.given.spatial_mean, self.given.spatial_covariance, self.given.num_images)
+        return self._moments(self.spatial)
 
     def has_spatial(self) -> bool:
         """Whether sFID can be computed."""
         return self.given.spatial_mean is not None if self.given is not None else self.spatial is not None
 
-    def refuse_other_space(self, other: Side) -> None:
-        """DataError unless the two can be of one feature space."""
-        from corecli.data.statistics import Statistics, refuse_other_space
+    def check_same_space(self, other: Side) -> None:
+        """Errors: DataError if the two sides are in different feature spaces."""
+        from corecli.data.statistics import Statistics, check_same_space
 
         none = np.zeros((0, 0))
         about = [
             Statistics(mean=np.zeros(side.dim), covariance=none, space=side.space, fingerprint=side.fingerprint)
             for side in (self, other)
         ]
-        refuse_other_space(*about, where=self.spec)
+        check_same_space(*about, where=self.spec)
 
     def statistics(self) -> Statistics:
-        """Mean and covariance with the space they are in."""
+        """Return mean and covariance, and the space that they are in."""
         from corecli.data.statistics import Statistics
-        from corecli.metrics.frechet import Gaussian
+        from corecli.metrics.parts.frechet import as_gaussian
 
         if self.given is not None:
             return self.given
         found = {}
-        for prefix, law in (("", self.pooled), ("spatial_", self.pooled_spatial if self.has_spatial() else None)):
-            gaussian = law if law is None or isinstance(law, Gaussian) else law.gaussian()
-            if gaussian is not None:
+        for prefix, moments in (("", self.moments), ("spatial_", self.spatial_moments if self.has_spatial() else None)):
+            if moments is not None:
+                gaussian = as_gaussian(moments)
                 found |= {f"{prefix}mean": gaussian.mean.cpu().numpy()}
                 found |= {f"{prefix}covariance": gaussian.matrix().cpu().numpy()}
         return Statistics(space=self.space, fingerprint=self.fingerprint, num_images=self.num, **found)
 
-    def _law(self, rows: torch.Tensor | None, *, spatial: bool) -> Moments | Gaussian:
+    def _moments(self, rows: torch.Tensor | None) -> Moments:
         import torch
 
-        from corecli.metrics.frechet import Gaussian, Moments
+        from corecli.metrics.parts.frechet import Moments
 
-        if self.given is not None:
-            mean, covariance = self.given.mean, self.given.covariance
-            if spatial:
-                mean, covariance = self.given.spatial_mean, self.given.spatial_covariance
-            return Gaussian.of(torch.from_numpy(mean), torch.from_numpy(covariance), self.given.num_images)
         assert rows is not None
         moments, groups = Moments(rows.shape[1]), torch.from_numpy(self.groups)
-        for block, numbers in zip(rows.split(_BLOCK), groups.split(_BLOCK), strict=True):
+        for block, numbers in zip(rows.split(_ROWS_PER_BLOCK), groups.split(_ROWS_PER_BLOCK), strict=True):
             moments.update(block, numbers)
         return moments
 
 
 def read_table(spec: str) -> Side:
-    """A feature table. Errors: MissingInputError, DataError."""
+    """Return a feature table as a side. Errors: MissingInputError, DataError."""
     import torch
 
     from corecli.data.features import load_features
@@ -160,10 +159,18 @@ def read_table(spec: str) -> Side:
     )
 
 
-def read_given(spec: str) -> Side:
-    """A statistics file. Errors: MissingInputError, DataError."""
+def read_statistics_file(spec: str) -> Side:
+    """Return a statistics file as a side. Errors: MissingInputError, DataError."""
     from corecli.data.statistics import read_statistics
 
     given = read_statistics(Path(spec))
     metric = "fid" if (given.space or "inception").startswith("inception") else "fd"
     return Side(spec=spec, metric=metric, space=given.space, fingerprint=given.fingerprint, given=given)
+
+
+def _gaussian(mean: Any, covariance: Any, num_images: int | None) -> Gaussian:
+    import torch
+
+    from corecli.metrics.parts.frechet import Gaussian
+
+    return Gaussian.of(torch.from_numpy(mean), torch.from_numpy(covariance), num_images)

@@ -9,8 +9,8 @@ from torch import nn
 
 from corecli.engine.dist import World, average_gradients
 from corecli.engine.optim import AdamW
-from corecli.metrics.alignment_uniformity import alignment, uniformity
-from corecli.metrics.effective_rank import effective_rank
+from corecli.metrics.parts.alignment_uniformity import alignment, uniformity
+from corecli.metrics.parts.effective_rank import effective_rank
 from corecli.metrics.parts.knn import knn_classify
 from corecli.nets.encoder import Encoder
 

@@ -2,9 +2,10 @@
 
     d^2 = |mu1 - mu2|^2 + Tr(S1) + Tr(S2) - 2 Tr (S1 S2)^(1/2)            (Heusel et al. 2017, Eq. 6)
 
-With any factors S = F F^T the last trace is the nuclear norm of F1^T F2, so no matrix square root is taken: a full-rank
-covariance gives its Cholesky factor, fewer rows than dimensions give the centered rows themselves (exact), a singular
-covariance known only as a matrix gives its eigenvectors. Covariances divide by n - 1; nothing is added to the diagonal.
+With any factors S = F F^T the last trace is the nuclear norm of F1^T F2, so no matrix square root is needed. The factor
+is the Cholesky factor of a full-rank covariance; the centered rows themselves for fewer rows than dimensions, which is
+exact; and scaled eigenvectors for a singular covariance without rows. Covariances divide by n - 1, and nothing is added
+to the diagonal.
 """
 
 from __future__ import annotations
@@ -18,24 +19,17 @@ from torch import Tensor
 from corecli.base.errors import DataError
 from corecli.metrics.parts.folds import NUM_FOLDS, folds_of, jackknife
 
-DIRECTION = {"fd": "lower"}
-
-_FLUSH_ROWS = 10_240  # float64 products of about 1024 rows a fold run at full speed; of 64 rows, at a third of it
-
-
-def compute(*, samples: Tensor, reference: Tensor) -> dict[str, float]:
-    """The distance `fd` between samples [N, D] and reference [M, D]. Errors: DataError."""
-    return {"fd": distance(gaussian_of(samples), gaussian_of(reference))}
+_FLUSH_ROWS = 10_240  # float64 products run at full speed with about 1024 rows per fold, at a third with 64 rows
 
 
 def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> float:
-    """The distance between N(mu1, sigma1) and N(mu2, sigma2); mu [D], sigma [D, D], tensors or NumPy arrays."""
+    """Return the distance between N(mu1, sigma1) and N(mu2, sigma2); mu [D], sigma [D, D], tensors or arrays."""
     return distance(Gaussian.of(mu1, sigma1), Gaussian.of(mu2, sigma2))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian:
-    """A mean [D] and a covariance [D, D] or a factor [D, r] of one, float64; `num`: rows behind them, if known."""
+    """A mean [D] and a covariance [D, D], or a factor [D, r] of it, float64; `num`: number of rows, if known."""
 
     mean: Tensor
     covariance: Tensor | None = None
@@ -44,17 +38,17 @@ class Gaussian:
 
     @staticmethod
     def of(mean: Tensor, covariance: Tensor, num: int | None = None) -> Gaussian:
-        """A Gaussian from statistics, as tensors or NumPy arrays of any float type."""
+        """Return the Gaussian with these statistics, tensors or NumPy arrays of any float type."""
         mean = torch.as_tensor(mean, dtype=torch.float64)
         return Gaussian(mean=mean, covariance=torch.as_tensor(covariance).to(mean), num=num)
 
     @property
     def dim(self) -> int:
-        """The number of dimensions D."""
+        """Number of dimensions D."""
         return len(self.mean)
 
     def matrix(self) -> Tensor:
-        """The covariance [D, D]."""
+        """Return the covariance [D, D]."""
         if self.covariance is not None:
             return self.covariance
         assert self.factor is not None
@@ -62,7 +56,7 @@ class Gaussian:
 
     @cached_property
     def root(self) -> Tensor:
-        """A factor F [D, r] with F F^T the covariance; r < D when it is singular."""
+        """Factor F [D, r] of the covariance F F^T; r < D if it is singular."""
         if self.factor is not None:
             return self.factor
         assert self.covariance is not None
@@ -70,12 +64,12 @@ class Gaussian:
         return _truncated_root(self.covariance, self.num) if failed else lower
 
     def trace(self) -> float:
-        """The trace of the covariance."""
+        """Return the trace of the covariance."""
         return float(self.covariance.trace() if self.covariance is not None else self.root.square().sum())
 
 
 def gaussian_of(features: Tensor) -> Gaussian:
-    """The Gaussian of features [N, D]; exact also for N <= D. Errors: DataError for one row or non-finite values."""
+    """Return the Gaussian of features [N, D], exact for N <= D too. Errors: DataError for one row, NaN or infinity."""
     rows = torch.as_tensor(features).double()
     _check(len(rows), rows)
     mean = rows.mean(0)
@@ -86,23 +80,28 @@ def gaussian_of(features: Tensor) -> Gaussian:
 
 
 def distance(a: Gaussian, b: Gaussian) -> float:
-    """The Frechet distance of two Gaussians; never negative. Errors: DataError when their dimensions differ."""
+    """Return the Frechet distance of two Gaussians; at least 0. Errors: DataError if their dimensions differ."""
     if a.dim != b.dim:
-        raise DataError(f"features of {a.dim} and {b.dim} dimensions cannot be compared")
+        raise DataError(f"features with {a.dim} and {b.dim} dimensions cannot be compared")
     shift = float((a.mean - b.mean).square().sum())
     return max(0.0, shift + a.trace() + b.trace() - 2 * _trace_of_root(a, b))
 
 
+def as_gaussian(law: Moments | Gaussian) -> Gaussian:
+    """Return the Gaussian of all rows of `Moments`; a `Gaussian` as it is. Errors: DataError."""
+    return law if isinstance(law, Gaussian) else law.gaussian()
+
+
 def _trace_of_root(a: Gaussian, b: Gaussian) -> float:
-    """Tr (S_a S_b)^(1/2)."""
+    """Return Tr (S_a S_b)^(1/2)."""
     root_a, root_b = a.root, b.root
-    if root_a.shape[1] == root_b.shape[1] == a.dim:  # three times faster than the singular values below
+    if root_a.shape[1] == root_b.shape[1] == a.dim:  # three times as fast as the singular values below
         return float(torch.linalg.eigvalsh(root_a.T @ b.matrix() @ root_a).clamp(min=0).sqrt().sum())
     return float(torch.linalg.svdvals(root_a.T @ root_b).sum())
 
 
 def _truncated_root(covariance: Tensor, num: int | None) -> Tensor:
-    """A factor of a singular covariance without its null space, whose rounding noise the square root would magnify."""
+    """Return a factor of a singular covariance without its null space, since the root would magnify rounding noise."""
     values, vectors = torch.linalg.eigh(covariance)
     keep = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
     if num is not None:
@@ -111,10 +110,10 @@ def _truncated_root(covariance: Tensor, num: int | None) -> Tensor:
 
 
 class Moments:
-    """Streaming n, sum x and sum x x^T of feature rows in float64, kept in ten folds for the jackknife.
+    """Streaming n, sum x and sum x x^T of feature rows in float64, in ten folds for the jackknife.
 
-    Feed batches with `update`; add up processes by summing `tensors()` in place, or objects with `merge`. While no
-    more than D rows came, all to one object, they are used as they are and the distance is exact. Memory: 40 D^2 bytes.
+    `update` adds a batch; `merge` adds another object; summing `tensors()` over processes in place merges processes.
+    Up to D rows in a single object are kept as they are, so that the distance is exact. Memory: 40 D^2 bytes.
     """
 
     def __init__(self, dim: int, *, device: torch.device | str = "cpu") -> None:
@@ -128,11 +127,12 @@ class Moments:
     def update(self, features: Tensor, rows: Tensor | None = None) -> None:
         """Add features [B, D].
 
-        rows: int64 [B], global numbers of the rows (default: order of arrival), which decide their folds: with them the
-        folds do not depend on batches or processes, and rows that share a number (samples of one group) stay together.
+        rows: int64 [B], global numbers of the rows, which determine the folds (default: order of arrival). They make
+        the folds independent of batches and processes, and rows with the same number (a group) share a fold.
+        Errors: DataError for another number of dimensions.
         """
         if features.shape[1] != self.dim:
-            raise DataError(f"features have {features.shape[1]} dimensions, not {self.dim}")
+            raise DataError(f"features have {features.shape[1]} dimensions instead of {self.dim}")
         if rows is None:
             rows = torch.arange(self._arrived, self._arrived + len(features))
         self._arrived += len(features)
@@ -142,33 +142,33 @@ class Moments:
             self._flush()
 
     def merge(self, other: Moments) -> None:
-        """Add the rows seen by another object."""
+        """Add the rows of another object."""
         for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
             mine += theirs.to(mine)
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The sums over rows, float64: counts [10], totals [10, D], packed products [10, D (D + 1) / 2].
+        """Return the sums over rows, float64: counts [10], totals [10, D], packed products [10, D (D + 1) / 2].
 
-        They are the live state: summing them over processes in place makes this object describe all rows.
+        These are the state itself: after they are summed over processes in place, this object describes all rows.
         """
         self._flush()
         return self._count, self._total, self._products
 
     @property
     def num(self) -> int:
-        """How many rows were seen."""
+        """Number of rows."""
         return int(self._count.sum()) + sum(len(x) for x, _ in self._pending)
 
     @property
     def num_folds_filled(self) -> int:
-        """How many of the ten folds hold a row."""
+        """Number of folds that hold a row."""
         filled = self._count > 0
         for _, folds in self._pending:
             filled[folds] = True
         return int(filled.sum())
 
     def gaussian(self, *, without_fold: int | None = None) -> Gaussian:
-        """The Gaussian of all rows, or of all but one fold. Errors: DataError for fewer than two or non-finite rows."""
+        """Return the Gaussian of all rows, or of all but one fold. Errors: DataError for fewer than two rows or NaN."""
         if self._pending and self._count.sum() == 0 and self.num <= self.dim:
             features, folds = self._take_pending()
             return gaussian_of(features if without_fold is None else features[folds != without_fold])
@@ -201,10 +201,11 @@ class Moments:
 
 @dataclass(frozen=True, kw_only=True)
 class FrechetResult:
-    """A distance, and where ten folds were there to leave out, the same without its sample-size bias.
+    """A distance and, if all ten folds hold rows, its jackknife correction.
 
-    corrected: jackknife estimate of the distance between the distributions (may be negative when they are equal);
-    standard_error, interval: its standard error and 95 % interval (Student t, 9 degrees of freedom).
+    corrected: estimate of the distance between the distributions, without the bias due to the number of images; it may
+    be negative if they are equal; standard_error, interval: of `corrected`, the interval with 95 % coverage (Student t,
+    9 degrees of freedom).
     """
 
     value: float
@@ -218,12 +219,12 @@ class FrechetResult:
 
 
 def compare(samples: Moments, reference: Moments | Gaussian, *, error_bar: bool = True) -> FrechetResult:
-    """The distance of samples to a reference with its error bar by the delete-a-tenth jackknife.
+    """Return the distance of samples to a reference, with an error bar from the ten-fold jackknife.
 
-    A reference given as Moments is a sample too and loses its folds in step; given as a Gaussian it is taken as exact.
-    The interval covers the choice of images, not that of the generator's training seed. Errors: DataError.
+    The jackknife leaves the same fold out of both sets if the reference is Moments; a Gaussian is taken as exact. The
+    interval covers the choice of images, not the choice of the generator's training seed. Errors: DataError.
     """
-    fixed = reference if isinstance(reference, Gaussian) else reference.gaussian()
+    fixed = as_gaussian(reference)
     mine = samples.gaussian()
     value = distance(mine, fixed)
     corrected = error = interval = None
@@ -272,6 +273,6 @@ def _unpack(packed: Tensor, dim: int) -> Tensor:
 
 def _check(num: int, values: Tensor) -> None:
     if num < 2:
-        raise DataError(f"{num} image(s) have no covariance", hint="a Frechet distance needs at least 2 a set")
+        raise DataError(f"no covariance from {num} image(s)", hint="a Frechet distance needs at least 2 in each set")
     if not torch.isfinite(values).all():
         raise DataError("features contain NaN or infinity")

@@ -1,12 +1,13 @@
-"""How alike two feature spaces are on the same images, whatever their rotation and scale.
+"""Distances between two feature spaces on the same images; rotation, shift and scale do not change them.
 
-Distances, 0 for spaces that differ by rotation, shift and scale alone: `cka` is 1 minus the linear CKA, in 0..1;
-`cka_debiased` the same from unbiased estimates, near 1 for independent features; `opd` the orthogonal Procrustes
-distance, in 0..2. Only products of features with features are made (P x Q), never of images with images.
+Each is 0 for spaces that differ only by rotation, shift and scale. `cka` is 1 minus the linear CKA, in 0..1;
+`cka_debiased` is the same from unbiased estimates and near 1 for independent features; `opd` is the orthogonal
+Procrustes distance, in 0..2. The computation takes products of features with features (P x Q), never of images with
+images.
 
-Few images make the first and the last too small, as any two clouds of few points in many dimensions can be rotated
-onto each other: independent Gaussians of 512 and 256 dimensions are at cka 0.42, 0.74, 0.92 and opd 0.39, 1.09, 1.53
-for 256, 1000 and 4000 images, while cka_debiased is within 0.01 of 1.
+`cka` and `opd` are too small for few images, because any two clouds of few points in many dimensions can be rotated
+onto each other. For independent Gaussians of 512 and 256 dimensions and 256, 1000 and 4000 images, cka is 0.42, 0.74
+and 0.92, and opd is 0.39, 1.09 and 1.53, while cka_debiased is within 0.01 of 1.
 
 Sources: CKA: Kornblith et al. 2019, section 3; its debiased form: Nguyen et al. 2021, Eq. 3; OPD: Ding et al. 2021,
 section 2, in the nuclear-norm form, which also holds where the spaces have different dimensions.
@@ -15,48 +16,59 @@ section 2, in the nuclear-norm form, which also holds where the spaces have diff
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from corecli.base.errors import DataError
 from corecli.base.rng import numpy_generator
 
-DIRECTION = {"cka": "lower", "cka_debiased": "lower", "opd": "lower"}
 _ROWS_PER_BLOCK = 8192
-_FEWEST = 4  # images; the unbiased estimate is made of differences of differences
+_FEWEST = 4  # images: the unbiased estimate divides by num - 2 and subtracts nearly equal terms
 _ROUNDING = 1e-12
+_QUANTILES = (0.025, 0.975)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Similarity:
-    """Distances of two feature spaces; cka_debiased is nan where all images of one are equally far from each other."""
+    """Distances between two feature spaces; cka_debiased is NaN if all images of one space are equally far apart."""
 
     cka: float
     cka_debiased: float
     opd: float
 
 
-def compute(*, first: Tensor, second: Tensor) -> dict[str, float]:
-    """`cka`, `cka_debiased` and `opd` of features [N, P] and [N, Q] of the same images. Errors: DataError."""
-    return vars(similarity(first, second))
+@dataclass(frozen=True, kw_only=True)
+class Similarities:
+    """The distances between two feature spaces, and those on resamples of the images."""
+
+    value: Similarity
+    resamples: Sequence[Similarity] = ()
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """Return the 95 % bootstrap interval of the distance `name`, or None without resamples."""
+        if not self.resamples:
+            return None
+        low, high = np.nanquantile([getattr(resample, name) for resample in self.resamples], _QUANTILES).tolist()
+        return low, high
 
 
 def similarity(first: Tensor, second: Tensor) -> Similarity:
-    """The distances between features [N, P] and [N, Q] whose rows are of the same images, in float64.
+    """Return the distances between features [N, P] and [N, Q] of the same images, computed in float64.
 
-    Errors: DataError for fewer than 4 images, other numbers of rows, or features that are all alike or not finite.
+    Errors: DataError for fewer than 4 images, unequal numbers of rows, or features that are constant or not finite.
     """
     if first.ndim != 2 or second.ndim != 2 or len(first) != len(second):
-        raise DataError(f"features {tuple(first.shape)} and {tuple(second.shape)} are not of the same images")
+        raise DataError(f"features {tuple(first.shape)} and {tuple(second.shape)} do not belong to the same images")
     num = len(first)
     if num < _FEWEST:
-        raise DataError(f"{num} images are too few to compare two spaces on", hint=f"at least {_FEWEST} are needed")
+        raise DataError(f"{num} images are too few to compare two feature spaces", hint=f"use at least {_FEWEST}")
     xy, xx, yy = (_Products.of(*pair) for pair in ((first, second), (first, first), (second, second)))
     if not all(0 < own.traces < math.inf for own in (xx, yy)):
-        raise DataError("features are all alike, or contain NaN or infinity")
+        raise DataError("features are constant or contain NaN or infinity")
     nuclear = float(torch.linalg.svdvals(xy.matrix).sum())
     return Similarity(
         cka=max(0.0, 1 - xy.biased() / math.sqrt(xx.biased() * yy.biased())),
@@ -66,10 +78,10 @@ def similarity(first: Tensor, second: Tensor) -> Similarity:
 
 
 def bootstrap(first: Tensor, second: Tensor, *, num_resamples: int, seed: int) -> Iterator[Similarity]:
-    """The distances on resamples of the images, one after another: as many, drawn with replacement.
+    """Yield the distances on resamples of the images, which are drawn with replacement.
 
-    An image that comes up twice is as near to itself in both spaces as can be, so resamples have lower distances than
-    the images they are drawn from, and so has an interval made of them. Errors: as `similarity`.
+    An image that is drawn twice is at distance 0 from itself in both spaces. Therefore resamples have lower distances
+    than the original images, and so do intervals from resamples. Errors: as `similarity`.
     """
     for index in range(num_resamples):
         rows = torch.from_numpy(numpy_generator(seed, "bootstrap", index).integers(0, len(first), len(first)))
@@ -78,7 +90,7 @@ def bootstrap(first: Tensor, second: Tensor, *, num_resamples: int, seed: int) -
 
 @dataclass(frozen=True, kw_only=True)
 class _Products:
-    """Sums over images of centered features x [N, P] and y [N, Q], all that linear kernels of them need.
+    """Sums over images of centered features x [N, P] and y [N, Q], from which linear kernels are computed.
 
     matrix: x^T y [P, Q]; traces: sum |x|^2 times sum |y|^2; fourth: sum of |x|^2 |y|^2.
     """
@@ -100,13 +112,13 @@ class _Products:
         return _Products(matrix=matrix, traces=float(sums[0] * sums[1]), fourth=float(sums[2]))
 
     def biased(self) -> float:
-        """The Hilbert-Schmidt independence criterion, but for a factor that cancels."""
+        """Return the Hilbert-Schmidt independence criterion up to a factor that cancels."""
         return float(self.matrix.square().sum())
 
     def unbiased(self, num: int) -> float:
-        """Its unbiased estimate (Song et al. 2012, Eq. 5), but for a factor that cancels.
+        """Return its unbiased estimate (Song et al. 2012, Eq. 5) up to a factor that cancels.
 
-        Of centered kernels without their diagonals: the rows sum to -|x|^2, and so all to minus the trace.
+        The kernels are centered and have no diagonal: row x sums to -|x|^2, and all entries sum to minus the trace.
         """
         rest = self.traces / ((num - 1) * (num - 2)) - 2 * self.fourth / (num - 2)
         value = self.biased() - self.fourth + rest

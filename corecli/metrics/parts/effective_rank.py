@@ -1,4 +1,4 @@
-"""Effective rank (RankMe): how many directions features really use; collapse shows as a fall during training."""
+"""Effective rank (RankMe): the number of directions that features use; it falls when an encoder collapses."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ from torch import Tensor
 
 from corecli.base.errors import DataError
 
-DIRECTION = {"effective_rank": "higher"}
 _EPSILON = 1e-7
 _ROWS_PER_BLOCK = 8192
 
 
-def compute(*, features: Tensor) -> dict[str, float]:
-    """`effective_rank` of features [N, D]. Errors: DataError."""
-    return {"effective_rank": effective_rank(features)}
-
-
 def effective_rank(features: Tensor) -> float:
-    """exp of the entropy of the normalized singular values of features [N, D], in 1..min(N, D); not centered.
+    """Return exp of the entropy of the normalized singular values of features [N, D], in 1..min(N, D); not centered.
 
-    Source: Garrido et al. 2023 (RankMe), Eq. 1 and 2. Errors: DataError when non-finite or all zero.
+    Source: Garrido et al. 2023 (RankMe), Eq. 1 and 2. Errors: DataError if they are all zero or not finite.
     """
     features = features.detach()
     if not torch.isfinite(features).all() or not features.any():

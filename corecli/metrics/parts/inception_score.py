@@ -1,8 +1,8 @@
-"""Inception score: how confident the classifier is on each sample and how varied its answers are over all of them.
+"""Inception score: high if the classifier is confident about each sample and its answers vary between samples.
 
     IS = exp(mean over x of KL(p(y|x) || p(y)))                         (Salimans et al. 2016, section 4)
 
-The published figures take the 1008 logits of the FID Inception network without their bias.
+Published figures use the 1008 logits of the FID Inception network without their bias.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from torch import Tensor
 
 from corecli.base.errors import DataError
 
-DIRECTION = {"is": "higher"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class InceptionScore:
-    """Mean and standard deviation (over n, not n - 1) of the scores of the splits."""
+    """Mean and standard deviation of the scores of the splits; the deviation divides by n, not n - 1."""
 
     mean: float
     std: float
@@ -28,20 +26,15 @@ class InceptionScore:
     num_splits: int
 
 
-def compute(*, logits: Tensor) -> dict[str, float]:
-    """The score `is` of logits [N, C] in the usual ten splits. Errors: DataError."""
-    return {"is": inception_score(logits).mean}
-
-
 def inception_score(logits: Tensor, *, num_splits: int = 10, shuffle_seed: int | None = 2020) -> InceptionScore:
-    """The score of logits [N, C], in float64.
+    """Return the score of logits [N, C], computed in float64.
 
-    The defaults are torch-fidelity's: rows shuffled by NumPy's legacy generator with seed 2020, then cut in ten.
-    ADM's evaluator does not shuffle (`shuffle_seed=None`) and cuts every 5000 rows. Errors: DataError when there
-    are fewer rows than splits or a logit is not finite.
+    The defaults are those of torch-fidelity: NumPy's legacy generator with seed 2020 shuffles the rows, which are then
+    cut into ten splits. ADM's evaluator does not shuffle (`shuffle_seed=None`) and uses splits of 5000 rows.
+    Errors: DataError if there are fewer rows than splits or a logit is not finite.
     """
     if len(logits) < num_splits:
-        raise DataError(f"an Inception score in {num_splits} splits needs as many images, got {len(logits)}")
+        raise DataError(f"the Inception score needs at least one image per split: {len(logits)} for {num_splits}")
     if not torch.isfinite(logits).all():
         raise DataError("logits contain NaN or infinity")
     if shuffle_seed is not None:
