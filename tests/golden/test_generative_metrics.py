@@ -165,7 +165,7 @@ def expected(case: Case, cache: Path, splits: int) -> dict[str, float]:
         **independent.manifolds(x, y),
         **independent.copies(x, y),
         "vendi": independent.vendi(x),
-        "vendi_centered": independent.vendi(x - x.mean(0)),
+        "vendi_centred": independent.vendi(x - x.mean(0)),
         "diversity": independent.diversity(x, labels),
         "fd_per_class": float(
             np.mean([independent.frechet(x[labels == c], y[labels == c]) for c in np.unique(labels)])
