@@ -1,17 +1,30 @@
-"""Methods of a small encoder, and batches for them."""
+"""Methods on a small encoder, and batches for them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from corecli.base import registry
+from corecli.base.config import named_values, parse_fields
 from corecli.nets.encoder import build_encoder
 from corecli.ssl.parts.method import Batch, Context
 
 NUM, DIM, PX = 6, 16, 8
+
+
+def tiny(name: str) -> Mapping[str, Any]:
+    """Options of `train-ssl`, as in a preset, that make a method small enough for tests."""
+    return {"backbone": "resnet10-tiny", "set": (), **registry.constants("ssl", name).get("TINY", {})}
+
+
+def tiny_options(name: str) -> Any:
+    """The `Options` of a method small enough for tests."""
+    options = registry.load("ssl", name).Options
+    return options(**parse_fields(options, named_values(tiny(name)["set"]), where=name))
 
 
 def make_method(
@@ -27,6 +40,7 @@ def make_method(
 
 
 def make_batch(*, seed: int = 1, num_local: int = 0, image_size: int = PX, step: int = 0, total: int = 100) -> Batch:
+    """A batch of NUM random images with two global views."""
     generator = torch.Generator().manual_seed(seed)
     return Batch(
         views=tuple(torch.rand(2, NUM, 3, image_size, image_size, generator=generator)),
@@ -39,7 +53,7 @@ def make_batch(*, seed: int = 1, num_local: int = 0, image_size: int = PX, step:
 
 
 def take_step(method: Any, batch: Batch, *, lr: float = 0.1) -> torch.Tensor:
-    """A step of plain gradient descent, as a run takes it; returns the loss."""
+    """Take a step of plain gradient descent as a run does; return the loss."""
     method.zero_grad(set_to_none=True)
     loss = method.loss(batch)
     loss.backward()

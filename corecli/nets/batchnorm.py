@@ -5,7 +5,7 @@ On CUDA torch's own module does it; torch has none for the CPU, where ours is pl
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -14,8 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from corecli.base.errors import UsageError
 
+M = TypeVar("M", bound=nn.Module)
 
-def synchronize_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
+
+def synchronize_batchnorm(module: M, device: torch.device) -> M:
     """`module` with every BatchNorm replaced by one whose statistics are those of the global batch, same state names.
 
     Parameters and buffers are kept. Does nothing outside a process group.
@@ -24,11 +26,11 @@ def synchronize_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
     if not dist.is_initialized():
         return module
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        return cast(M, nn.SyncBatchNorm.convert_sync_batchnorm(module))
     if isinstance(module, ExactSyncBatchNorm):
         return module
     if isinstance(module, _BatchNorm):
-        return _replaced(module)
+        return cast(M, _replaced(module))
     for name, child in module.named_children():
         module.add_module(name, synchronize_batchnorm(child, device))
     return module

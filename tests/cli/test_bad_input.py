@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from ran import Run, refused
+from steps import before_step
 
 from corecli.base import checkpoint
 from corecli.data.features import FeatureTable, load_features, save_features
@@ -271,16 +272,11 @@ def test_a_namespace_in_a_checkpoint_is_no_code(run: Run, elsewhere: Path) -> No
 def test_another_config_over_an_existing_run_folder(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     line = f"{SSL} {DIGITS} --save-sec 0".split()
     with monkeypatch.context() as patched:
-        from corecli.commands.train_ssl.learner import Learner
 
-        learn = Learner.learn
+        def fail() -> None:
+            raise RuntimeError("a bug")
 
-        def fail_at_two(self: Any, step: int, *rest: Any) -> Any:
-            if step == 2:
-                raise RuntimeError("a bug")
-            return learn(self, step, *rest)
-
-        patched.setattr(Learner, "learn", fail_at_two)
+        before_step(patched, 2, fail)
         with pytest.raises(RuntimeError, match="a bug"):
             run(*line)
     other = (*line, "--lr", "0.5", "--weight-decay", "0.1")

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ran import Run
+from steps import before_step
 
 from corecli import __version__
 from corecli.base import checkpoint, registry
@@ -366,18 +367,10 @@ def test_without_a_verb_the_help_is_an_error(run: Run) -> None:
 def test_a_signal_after_saving_is_75_and_the_same_line_resumes(
     run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from corecli.commands.train_ssl.learner import Learner
-
-    learn = Learner.learn
     line = (*words_of(LINES["train-ssl"], tiny=tiny), "--steps", "4", "-q")
 
-    def stopped(self: Any, step: int, *rest: Any) -> Any:
-        if step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return learn(self, step, *rest)
-
     with monkeypatch.context() as patched:
-        patched.setattr(Learner, "learn", stopped)
+        before_step(patched, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
         ran = run(*line)
     assert (ran.code, ran.out) == (75, "")
     assert "stopped at step 3 of 4, saved (the same line resumes)" in ran.err
@@ -666,13 +659,13 @@ IDLE_LINES = [
     (f"{SSL} --views 2l", "views '2l' have no global one"),
     (f"{SSL} --views reel:1g,synthetic:1g", "did you mean 'real'"),
     (f"{SSL} --views real:1g,1g", "do not say whose each is"),
-    (f"{SSL} --synthetic-probability 0.5", "--synthetic-probability is for mixed views"),
+    (f"{SSL} --synthetic-probability 0.5", "--synthetic-probability needs mixed views"),
     (f"{SSL} --set temperatur=1", "did you mean 'temperature'"),
     (f"{SSL} --set temperature=warm", "temperature: 'warm' is not a valid float"),
     (f"{SSL} --set temperature=0", "the temperature must be above 0"),
     (f"{SSL} --set temperature", "--set 'temperature' gives no value"),
     (f"{SSL} --export teacher", "simclr has no teacher to export"),
-    (f"{SSL} --features $tiny/z.safetensors", "simclr has no use for --features (psl has)"),
+    (f"{SSL} --features $tiny/z.safetensors", "simclr does not use --features (use psl, or drop --features)"),
     (f"{GEN} --feature-noise 0.1", "--feature-noise does not apply to a generator conditioned on nothing"),
     (f"{GEN} --condition labels --feature-normalization l2", "--feature-normalization does not apply"),
     (f"{GEN} --condition-dropout 0.1", "--condition-dropout does not apply to a generator conditioned on nothing"),

@@ -54,7 +54,7 @@ def test_a_factor_of_one_is_none_at_all(run: Any) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("--backbone resnet10-tiny --layer-decay 0.5", "--layer-decay is for vision transformers (leave it out)"),
+        ("--backbone resnet10-tiny --layer-decay 0.5", "--layer-decay needs a vision transformer (drop it)"),
         ("--layer-decay 1.5", "layer-decay"),
     ],
 )

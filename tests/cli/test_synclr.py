@@ -84,16 +84,16 @@ def test_every_term_can_be_switched(run: Any, captioned: Path, switches: str) ->
         (f"{STABLEREP} --set label-by=class", "no label"),
         (f"{SYNCLR} --set ema=false", "the patch loss needs a teacher"),
         (f"{SYNCLR} --backbone resnet10-tiny", "has no patches to mask"),
-        (f"{SYNCLR} --set masked-images=0", "a share above 0"),
+        (f"{SYNCLR} --set masked-images=0", "must be above 0 and at most 1"),
         (f"{SYNCLR} --set momentum-start=1.5", "momentum"),
-        (f"{SYNCLR} --images-per-group 3", "--batch-size 16 is no multiple of --images-per-group 3"),
-        (f"{SYNCLR} --images-per-group 4 --accumulate 8", "--batch-size 16 in 8 parts is no multiple"),
-        (f"{SYNCLR} --accumulate 3", "--batch-size 16 is no multiple of --accumulate 3"),
-        (f"{SYNCLR} --images-per-group 4 --guard", "kept apart"),
+        (f"{SYNCLR} --images-per-group 3", "--batch-size 16 is not a multiple of --images-per-group 3"),
+        (f"{SYNCLR} --images-per-group 4 --accumulate 8", "--batch-size 16 in 8 parts is not a multiple"),
+        (f"{SYNCLR} --accumulate 3", "--batch-size 16 is not a multiple of --accumulate 3"),
+        (f"{SYNCLR} --images-per-group 4 --guard", "does not go with --guard"),
         (f"{SYNCLR} --method moco --accumulate 2 --set queue-size=32", "option of moco"),
         (
             "train-ssl --method moco --accumulate 2 --out o.pt --batch-size 16 --steps 2",
-            "keeps something of every batch",
+            "--accumulate does not work with moco",
         ),
     ],
 )
@@ -108,7 +108,7 @@ def test_images_alone_in_their_group_are_refused_or_counted(run: Any, captioned:
     alone = write_captioned(tmp_path / "alone.safetensors", [1] * 32)
     ran = run(*STABLEREP.split(), "--data", alone)
     assert ran.code == 65
-    assert "every image is alone in its group" in ran.err
+    assert "no positive pairs: every group has one image" in ran.err
 
     def told(line: str, data: Path) -> dict[str, Any]:
         return json.loads(run(*line.split(), "--data", data, "--dry-run", "--json").out)

@@ -1,4 +1,4 @@
-"""What every file of `ssl/` promises, including ones not written yet."""
+"""Promises that every method of `corecli/ssl/` keeps, also those added later."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from methods import tiny, tiny_options
 
 from corecli.base import registry
 from corecli.base.errors import UsageError
@@ -19,23 +20,22 @@ from corecli.views.policies import AUGMENTATIONS
 
 METHODS = registry.choices("ssl")
 NUM, PX, DIM, CLASSES = 8, 8, 16, 5
-BACKBONES = {"synclr": "vit-micro/4"}  # of methods that want a ViT
 
 
 def make(name: str, dtype: torch.dtype = torch.float32) -> Method:
     module = registry.load("ssl", name)
-    encoder = build_encoder(BACKBONES.get(name, "resnet10-tiny"), image_size=PX, projector_dim=None)
+    encoder = build_encoder(tiny(name)["backbone"], image_size=PX, projector_dim=None)
     if module.PROJECTOR is not None:
         encoder.set_projector({**module.PROJECTOR, "hidden": 32, "dim": DIM})
     views, local_views = counts(name)
     context = Context(
         num_views=views, num_local_views=local_views, batch_size=NUM, num_classes=CLASSES, target_dim=DIM, seed=1
     )
-    return module.build(encoder, options=module.Options(), context=context).to(dtype).train()
+    return module.build(encoder, options=tiny_options(name), context=context).to(dtype).train()
 
 
 def counts(name: str) -> tuple[int, int]:
-    """Global and local views that the method takes by default."""
+    """The numbers of global and of local views that the method takes by default."""
     entries = parse_views(registry.load("ssl", name).VIEWS)
     return sum(e.num_global for e in entries), sum(e.num_local for e in entries)
 
@@ -59,8 +59,8 @@ def make_batch(name: str, dtype: torch.dtype = torch.float32, rows: slice = slic
 def value_and_gradient(
     world: World, name: str, dtype: torch.dtype
 ) -> tuple[list[float], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The loss of two steps on the global batch, its gradient at the second, and the state they leave."""
-    method: Any = synchronize_batchnorm(make(name, dtype), world.device)  # pyright: ignore[reportArgumentType]
+    """The losses of two steps on the global batch, the gradient of the second, and the state after both."""
+    method: Any = synchronize_batchnorm(make(name, dtype), world.device)
     num = NUM // world.size
     values = []
     for step in range(2):
@@ -75,7 +75,7 @@ def value_and_gradient(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_loss_is_a_finite_scalar_whose_gradient_reaches_every_parameter(name: str) -> None:
+def test_the_loss_is_a_finite_scalar_whose_gradient_reaches_every_parameter(name: str) -> None:
     method: Any = make(name)
     loss = method.loss(make_batch(name))
     assert loss.shape == ()
@@ -87,17 +87,17 @@ def test_loss_is_a_finite_scalar_whose_gradient_reaches_every_parameter(name: st
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_says_what_it_is_without_being_imported(name: str) -> None:
-    module, told = registry.load("ssl", name), registry.constants("ssl", name)
-    assert told["Options"] == asdict(module.Options())
-    assert told["VIEWS"] == module.VIEWS
-    assert told["AUGMENT"] in AUGMENTATIONS
-    assert told["PROJECTOR"] == module.PROJECTOR
+def test_its_constants_are_read_without_an_import(name: str) -> None:
+    module, found = registry.load("ssl", name), registry.constants("ssl", name)
+    assert found["Options"] == asdict(module.Options())
+    assert found["VIEWS"] == module.VIEWS
+    assert found["AUGMENT"] in AUGMENTATIONS
+    assert found["PROJECTOR"] == module.PROJECTOR
     assert module.__doc__
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_keeps_its_promises_as_a_method(name: str) -> None:
+def test_its_attributes_are_valid(name: str) -> None:
     method: Any = make(name)
     assert method.needs in ("nothing", "labels", "features")
     assert method.publishes == "student" or method.teacher is not None
@@ -108,7 +108,7 @@ def test_keeps_its_promises_as_a_method(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_refuses_more_global_views_than_it_can_take(name: str) -> None:
+def test_too_many_global_views_are_an_error(name: str) -> None:
     module = registry.load("ssl", name)
     encoder = build_encoder("resnet10-tiny", image_size=PX, projector_dim=DIM, projector_hidden=32)
     with pytest.raises(UsageError, match="views"):
@@ -118,7 +118,7 @@ def test_refuses_more_global_views_than_it_can_take(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_teacher_follows_the_student(name: str) -> None:
+def test_the_teacher_follows_the_student(name: str) -> None:
     method: Any = make(name)
     if method.teacher is None:
         return
@@ -135,7 +135,7 @@ def test_a_teacher_follows_the_student(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_loss_is_float32_under_autocast_and_near_the_full_precision(name: str) -> None:
+def test_the_loss_is_float32_under_autocast_and_near_full_precision(name: str) -> None:
     method = make(name)
     batch = make_batch(name)
     exact = method.loss(batch)

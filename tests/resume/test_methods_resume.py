@@ -1,4 +1,4 @@
-"""Every method, stopped and run again, ends byte for byte where it would have: queues, teachers, center, schedules.
+"""Every method, stopped and run again, ends with the bytes of an uninterrupted run.
 
 The default tests stop a run in this process; the slow ones kill runs at random moments.
 """
@@ -14,37 +14,23 @@ import pytest
 import torch
 from killing import Start, Work, left_alone, survives
 from lines import contents
+from methods import tiny
+from steps import before_step
 
 from corecli.base import registry
 from corecli.cli.app import run_line
-from corecli.commands.train_ssl.learner import Learner
 from corecli.data.imageset import write_set
 from corecli.data.rows import make_rows
 
 STEPS, STOP = 10, 5
-NET = ["--backbone", "resnet10-tiny", "--projector-hidden", "32", "--projector-dim", "16", "--batch-size", "16"]
-# Small, and such that what a method keeps matters: the queue wraps round before the stop and after it.
-OPTIONS = {
-    "byol": ["predictor-hidden=32", "momentum-start=0.5"],
-    "dino": ["prototypes=24", "warmup-epochs=0.2", "momentum-start=0.5"],
-    "moco": ["queue-size=35", "momentum-start=0.5"],
-    "mocov3": ["predictor-hidden=32", "momentum-start=0.5"],
-    "simsiam": ["predictor-hidden=32"],
-    "stablerep": ["label-by=class"],
-    "synclr": [
-        "prototypes=24",
-        "predictor-hidden=32",
-        "patch-hidden=32",
-        "patch-dim=16",
-        "warmup-steps=8",
-        "momentum-start=0.5",
-    ],
-}
-# And what a method may meet: skipped branches of a ViT, members drawn anew in the epoch after the stop, small crops.
+NET = ["--projector-hidden", "32", "--projector-dim", "16", "--batch-size", "16"]
+# Settings beyond a method's TINY: skipped branches of a ViT, members drawn anew in the epoch after the stop, small
+# crops. The queue of moco's TINY wraps round before the stop and after it.
 SETTINGS = {
-    "synclr": ["--method", "synclr", "--backbone", "vit-micro/4", "--set", "label-by=class"],
+    "stablerep": ["--method", "stablerep", "--set", "label-by=class"],
+    "synclr": ["--method", "synclr", "--set", "label-by=class"],
     "synclr of groups, in parts": [
-        *("--method", "synclr", "--backbone", "vit-micro/4", "--views", "1g2l", "--local-px", "4"),
+        *("--method", "synclr", "--views", "1g2l", "--local-px", "4"),
         *("--images-per-group", "2", "--accumulate", "2", "--drop-path", "0.3"),
     ],
     "byol on a vit": [
@@ -58,7 +44,7 @@ NAMES = tuple(dict.fromkeys((*registry.choices("ssl"), *SETTINGS)))
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the lines under test read."""
+    """Files that the lines under test read."""
 
     table: Path
     mixture: Path
@@ -66,7 +52,7 @@ class Inputs:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    """Targets for psl, and 66 real images, four batches of an epoch, with up to three synthetic ones each."""
+    """Targets for psl, and 66 real images (four batches an epoch) with up to three synthetic images each."""
     folder = tmp_path_factory.mktemp("inputs")
     encoder, table, mixture = folder / "f.safetensors", folder / "z.safetensors", folder / "mix.json"
     real, synthetic = folder / "real.safetensors", folder / "synthetic.safetensors"
@@ -86,12 +72,19 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return Inputs(table, mixture)
 
 
+def options_of(method: str) -> list[str]:
+    """The options of a tiny method, with a teacher that moves far in few steps."""
+    averages = "momentum_start" in registry.constants("ssl", method)["Options"]
+    return [*tiny(method)["set"], *(["momentum-start=0.5"] if averages else [])]
+
+
 def work_of(name: str, inputs: Inputs, *, save_sec: int) -> Work:
     setting = SETTINGS.get(name, ["--method", name])
     method = setting[1]
-    argv = ["train-ssl", "--data", inputs.mixture if "--views" in setting else "digits:8:test", *NET, *setting]
+    data = inputs.mixture if "--views" in setting else "digits:8:test"
+    argv = ["train-ssl", "--data", data, *NET, "--backbone", tiny(method)["backbone"], *setting]
     argv += ["--steps", STEPS, "--optimizer", "adamw", "--lr", "1e-3", "--log-every", 5, "--save-sec", save_sec]
-    argv += [word for option in OPTIONS.get(method, ()) for word in ("--set", option)]
+    argv += [word for option in options_of(method) for word in ("--set", option)]
     argv += ["--features", inputs.table] if method == "psl" else []
     return Work([*argv, "--device", "cpu"])
 
@@ -105,15 +98,8 @@ def test_a_stopped_method_ends_as_if_left_alone(
     for folder in argv:
         folder.mkdir()
     assert run_line(argv[alone]) == 0
-    learn = Learner.learn
-
-    def signalled(self: Learner, step: int, images: torch.Tensor, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        if step + 1 == STOP:
-            signal.raise_signal(signal.SIGTERM)
-        return learn(self, step, images, rows)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "learn", signalled)
+        before_step(patch, STOP - 1, lambda: signal.raise_signal(signal.SIGTERM))
         assert run_line(argv[stopped]) == 75
     assert (stopped / "out.safetensors.d" / f"state-{STOP:09d}.safetensors").exists()
     assert run_line(argv[stopped]) == 0

@@ -1,12 +1,14 @@
-"""Check and run `corecli train-ssl`."""
+"""Check and run `corecli train-ssl`; `_train` shows a whole training step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from corecli.base import config as cfg
-from corecli.base.errors import DataError
+from corecli.base import registry
+from corecli.base.errors import DataError, UsageError, about
 from corecli.base.outcome import Outcome, produced
 from corecli.base.rng import derive
 from corecli.base.target import is_finished
@@ -19,110 +21,282 @@ from corecli.commands.parts.inputs import (
     num_workers,
     open_images,
 )
-from corecli.commands.train_ssl.plan import StagePlan, account, plan_stages, projector_of
+from corecli.commands.train_ssl.options import Config
 from corecli.commands.train_ssl.presets import PRESETS as PRESETS
+from corecli.commands.train_ssl.stages import (
+    TrainStage,
+    check_positives,
+    check_unused_options,
+    plan_of,
+    projector_spec,
+    read_epoch,
+    read_views,
+)
 from corecli.data.members import Members
+from corecli.engine import schedule
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from corecli.commands.train_ssl.learner import Columns, Learner, Monitor
     from corecli.data.imageset import ImageSet
     from corecli.engine.dist import World
+    from corecli.engine.run import Run
     from corecli.nets.encoder import Encoder
+    from corecli.ssl.parts.method import Method
 
-from corecli.commands.train_ssl.options import Config
+Stages = tuple[TrainStage, ...]
+Batches = Iterator[tuple["torch.Tensor", "np.ndarray"]]
 
 
 def check(config: Config) -> dict[str, Any]:
-    """What would be read, shown and written. Errors: as `run`, as far as they show without torch."""
+    """Return what a run would read, show and write. Errors: as `run`, as far as they show without torch."""
     check_file(config.out)
     data = open_images(config.data, config)
     if config.init is not None:
         check_encoder(config.init)
     if config.features is not None:
         check_header(config.features, "features")
-    stages = plan_stages(config, data)
-    projector_of(config, stages)
-    shown = account(config, data, stages)
-    return {"num": len(data.rows), "slots": stages[0].epoch_images, **shown, "out": str(config.out)}
+    stages = _stages(config, data)
+    _projector(config, stages)
+    plan = plan_of(stages, data.rows, config.batch_size)
+    return {"num": len(data.rows), "slots": stages[0].epoch.num_images, **plan, "out": str(config.out)}
 
 
 def run(config: Config, world: World) -> Outcome:
-    """Train, stage by stage, and publish the encoder. Errors: DataError, CannotCreateError, InterruptedAfterSaving."""
-    from corecli.commands.train_ssl.learner import Learner
+    """Train, stage by stage, and write the encoder. Errors: DataError, CannotCreateError, InterruptedAfterSaving."""
+    from corecli.commands.train_ssl.learner import Learner, Monitor, read_columns
     from corecli.data.memory import keep_freed_memory
+    from corecli.engine.precision import place
     from corecli.engine.progress import note
     from corecli.engine.run import Run, clear_work, open_folder
     from corecli.nets.encoder import save_encoder
+    from corecli.ssl.parts.online import OnlineProbe
 
     keep_freed_memory()
     data = open_images(config.data, config)
-    stages = plan_stages(config, data)
+    stages = _stages(config, data)
     table, encoder = load_table(config.features), _encoder(config, data, stages)
     inputs = {"data": data.fingerprint, "features": table.header["fingerprint"] if table else None}
     identity = cfg.identity(config, {**inputs, "init": encoder.fingerprint if config.init else None})
     if is_finished(config.out, identity, force=config.force):
         clear_work(config.out)
         return produced(config.out, notes=("already there, left alone",))
-    learner = Learner(config, encoder, data, table, stages=stages, world=world)
+    quiet = config.quiet or not world.is_main
+    encoder = place(encoder, world.device)
+    with about(config.features):
+        columns = read_columns(data, table)
+    num_classes = int(columns["labels"].max()) + 1
+    probe = OnlineProbe(encoder, num_classes, world) if num_classes > 1 else None
+    start = partial(_start, config, world, encoder, columns, stages)
+    learner = Learner(stages, start, probe=probe, quiet=quiet)
+    monitor = Monitor(encoder, data, world, out=config.out, quiet=quiet)
     folder = open_folder(config.out, identity, world, force=config.force)
-    total_steps = sum(stage.steps for stage in stages)
-    if world.is_main and not config.quiet:
-        told = (f"{name.replace('_', ' ')} {value}" for name, value in account(config, data, stages).items())
-        note(f"train-ssl: {', '.join(told)}")
+    if not quiet:
+        plan = plan_of(stages, data.rows, config.batch_size)
+        note("train-ssl: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in plan.items()))
     with Run(
         folder,
         label="train-ssl",
         world=world,
-        total_steps=total_steps,
+        total_steps=sum(stage.steps for stage in stages),
         state=learner.state,
         restore=learner.restore,
         save_every_sec=config.save_sec,
         log_every_steps=config.log_every,
         quiet=config.quiet,
-    ) as steps:
-        batches = _batches(config, data, stages, world, first_step=steps.first_step)
-        for step, (images, rows) in zip(steps.steps(), batches, strict=False):
-            learned = learner.learn(step, images, rows)
-            steps.presented(config.batch_size)
-            if steps.is_log_step(step):
-                steps.log(step, learner.figures(learned))
+    ) as training:
+        batches = _batches(config, data, stages, world, first_step=training.first_step)
+        _train(config, world, training, batches, columns, learner, monitor)
         if world.is_main:
-            trained = learner.published()
+            trained = learner.published(config.export)
             save_encoder(config.out, trained, config=cfg.settings(config), parents=inputs, identity=identity)
-            steps.finish()
-    return produced(config.out, notes=bad_files(data), steps=total_steps, folder=str(folder))
+            training.finish()
+    return produced(config.out, notes=bad_files(data), steps=training.total_steps, folder=str(folder))
 
 
-def _batches(
-    config: Config, data: ImageSet, stages: tuple[StagePlan, ...], world: World, *, first_step: int
-) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
-    """(uint8 images [E, b, 3, H, W], rows [b]) of every step from the first, each stage with an order of its own."""
+def _train(
+    config: Config, world: World, run: Run, batches: Batches, columns: Columns, learner: Learner, monitor: Monitor
+) -> None:
+    """Take the steps that are left; the body of the loop is a training step."""
+    import torch
+
+    from corecli.commands.train_ssl.views import draw_views
+    from corecli.data.order import positions
+    from corecli.engine.dist import average_gradients
+    from corecli.engine.precision import autocast
+    from corecli.ssl.parts.method import Batch, split_batch
+
+    places = positions(config.batch_size, rank=world.rank, world_size=world.size, parts=config.accumulate)
+    draw = partial(draw_views, seed=config.seed, batch_size=config.batch_size, compile=config.compile)
+    for step, (images, rows) in zip(run.steps(), batches, strict=False):
+        stage, stage_step = learner.enter(step)
+        method, optimizer, probe = learner.method.train(), learner.optimizer, learner.probe
+        rate = _set_rates(config, optimizer, stage, stage_step)
+        views, local_views = draw(stage.views, images, places, step=step)
+        known = {name: column[rows].to(world.device) for name, column in columns.items()}
+        batch = Batch(views=views, local_views=local_views, step=stage_step, total_steps=stage.steps, **known)
+        batch_parts = split_batch(batch, config.accumulate)
+        torch.manual_seed(derive(config.seed, "dropout", step, world.rank))  # for the branches that a ViT skips
+        optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for part in batch_parts:
+            with autocast(config.precision, world.device):
+                loss = method.loss(part)
+            (loss / config.accumulate).backward()
+            losses.append(loss.detach())
+        average_gradients(method.parameters(), world)
+        if config.clip_grad is not None:
+            torch.nn.utils.clip_grad_norm_(method.parameters(), config.clip_grad)
+        optimizer.step()
+        method.after_step(stage_step, stage.steps)
+        values = {"loss": torch.stack(losses).mean(), "lr": torch.tensor(rate)}
+        if probe is not None:
+            values["probe"] = probe.learn(batch_parts[0].labels)
+        run.presented(config.batch_size)
+        if run.is_log_step(step):
+            run.log(step, monitor.figures(values, stage.views.policies[0]))
+
+
+def _set_rates(config: Config, optimizer: torch.optim.Optimizer, stage: TrainStage, step: int) -> float:
+    """Set the learning rate and the weight decay for a step of a stage; return the learning rate."""
+    from corecli.engine import optim
+
+    rate = schedule.learning_rate(
+        step,
+        peak=config.lr,
+        total_steps=stage.steps,
+        warmup_steps=stage.warmup_steps,
+        shape=config.schedule,
+    )
+    optim.set_learning_rate(optimizer, rate)
+    if config.weight_decay_end is not None:
+        start, end = config.weight_decay, config.weight_decay_end
+        optim.set_weight_decay(optimizer, schedule.weight_decay(step, start=start, end=end, total_steps=stage.steps))
+    return rate
+
+
+def _start(
+    config: Config, world: World, encoder: Encoder, columns: Columns, stages: Stages, stage: TrainStage
+) -> tuple[Method, torch.optim.Optimizer]:
+    """Return the method of a stage on the encoder, and a new optimizer. Errors: UsageError, DataError."""
+    from corecli.commands.train_ssl.learner import build_method, check_data
+    from corecli.nets.batchnorm import synchronize_batchnorm
+    from corecli.ssl.parts.method import Context
+
+    context = Context(
+        num_views=stage.views.num_global,
+        num_local_views=stage.views.num_local,
+        batch_size=config.batch_size // config.accumulate,
+        num_classes=int(columns["labels"].max()) + 1,
+        target_dim=columns["targets"].shape[1] if "targets" in columns else None,
+        steps_per_epoch=stage.epoch.num_images // config.batch_size,
+        seed=config.seed,
+    )
+    with about(config.data):
+        method = build_method(stage, encoder, context)
+        check_data(method, stage.method, columns, targets_may_idle=len(stages) > 1)
+    if config.accumulate > 1 and not method.accumulates:
+        raise UsageError(f"--accumulate does not work with {stage.method}, which keeps state of whole batches")
+    if config.export == "teacher" and method.teacher is None and stages[-1].method == stage.method:
+        raise UsageError(f"{stage.method} has no teacher to export", hint="drop --export")
+    method = synchronize_batchnorm(method.to(world.device), world.device)
+    return method, _optimizer(config, method)
+
+
+def _optimizer(config: Config, method: Method) -> torch.optim.Optimizer:
+    """Return a new optimizer for a method. Errors: UsageError for --layer-decay on a network that is not a ViT."""
+    from corecli.engine import optim
+    from corecli.nets.depth import rate_scales
+    from corecli.nets.vit import is_vit
+
+    backbone = method.encoder.backbone
+    if config.layer_decay != 1 and not is_vit(backbone):
+        raise UsageError("--layer-decay needs a vision transformer", hint="drop it")
+    return optim.build_optimizer(
+        config.optimizer,
+        method.parameters(),
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        betas=(0.9, config.adam_beta2),
+        eta=config.lars_eta,
+        clip=config.lars_clip,
+        constant_rate=method.constant_rate(),
+        rate_scales={} if config.layer_decay == 1 else rate_scales(backbone, config.layer_decay),
+    )
+
+
+def _stages(config: Config, data: ImageSet) -> Stages:
+    """Return the stages in turn: those of --stage, or the one of --method and --steps.
+
+    Errors: UsageError; DataError when an epoch does not fill a batch, or there is nothing to pair.
+    """
+    texts = config.stage or (f"{config.method}:{config.steps}",)
+    stages = tuple(_stage(config, text, data) for text in texts)
+    check_unused_options(stages, cfg.named_values(config.set), config.synthetic_probability)
+    return stages
+
+
+def _stage(config: Config, text: str, data: ImageSet) -> TrainStage:
+    method, length, views = schedule.parse_stage(text)
+    registry.check("ssl", method, "method")
+    constants = registry.constants("ssl", method)
+    shown = read_views(
+        views or config.views or constants["VIEWS"],
+        augment=config.augment or (constants["AUGMENT"],),
+        augment_set=config.augment_set,
+        image_px=data.image_size[0],
+        local_px=config.local_px,
+    )
+    with about(config.data):
+        epoch = read_epoch(
+            data,
+            shown.entries,
+            batch_size=config.batch_size,
+            num_parts=config.accumulate,
+            per_group=config.images_per_group,
+            guard=config.guard,
+        )
+    steps_per_epoch = epoch.num_images // config.batch_size
+    steps = length.to_steps(steps_per_epoch=steps_per_epoch, batch_size=config.batch_size)
+    warmup_steps = min(steps // 10, 10 * steps_per_epoch)
+    if config.warmup != "auto":
+        warmup = schedule.parse_duration(config.warmup)
+        warmup_steps = warmup.to_steps(steps_per_epoch=steps_per_epoch, batch_size=config.batch_size)
+    options = {name: value for name, value in cfg.named_values(config.set).items() if name in constants["Options"]}
+    stage = TrainStage(method=method, steps=steps, options=options, views=shown, epoch=epoch, warmup_steps=warmup_steps)
+    schedule.check_warmup((stage,), warmup_steps)
+    with about(config.data):
+        check_positives(stage, data.rows)
+    return stage
+
+
+def _batches(config: Config, data: ImageSet, stages: Stages, world: World, *, first_step: int) -> Batches:
+    """Yield uint8 images [E, b, 3, H, W] and rows [b] of every step from the first; stages have orders of their own."""
     from corecli.data.loader import Loader
     from corecli.data.order import Order
 
+    probability = 0.5 if config.synthetic_probability is None else config.synthetic_probability
     for index, stage in enumerate(stages):
         seed = config.seed if index == 0 else derive(config.seed, "stage", index)
         order = Order(
-            stage.slots,
-            segments=stage.segments,
+            stage.epoch.slots,
+            segments=stage.epoch.segments,
             batch_size=config.batch_size,
             seed=seed,
             total_steps=stage.steps,
             distinct_groups=data.rows.group_ids if config.guard or data.guard else None,
-            sets=stage.sets,
+            sets=stage.epoch.sets,
         )
-        probability = 0.5 if config.synthetic_probability is None else config.synthetic_probability
-        members = Members(data.rows, stage.entries, seed=seed, synthetic_probability=probability)
-        workers = num_workers(config.workers)
         done = min(first_step, stage.steps)
         loader = Loader(
             data,
             order,
             world=world,
-            members=members,
-            workers=workers,
+            members=Members(data.rows, stage.views.entries, seed=seed, synthetic_probability=probability),
+            workers=num_workers(config.workers),
             first_step=done,
             parts=config.accumulate,
         )
@@ -130,11 +304,16 @@ def _batches(
         first_step -= done
 
 
-def _encoder(config: Config, data: ImageSet, stages: tuple[StagePlan, ...]) -> Encoder:
-    """A new encoder with weights drawn from the seed, or the one of --init."""
+def _projector(config: Config, stages: Stages) -> Any:
+    sizes = {"hidden": config.projector_hidden, "dim": config.projector_dim, "norm": config.projector_norm}
+    return projector_spec([stage.method for stage in stages], config.backbone, sizes)
+
+
+def _encoder(config: Config, data: ImageSet, stages: Stages) -> Encoder:
+    """Return the encoder of --init, or a new one with weights drawn from the seed. Errors: DataError, UsageError."""
     from corecli.nets.encoder import build_encoder, load_encoder
 
-    projector = projector_of(config, stages)
+    projector = _projector(config, stages)
     height, width = data.image_size
     if config.init is not None:
         encoder = load_encoder(config.init)

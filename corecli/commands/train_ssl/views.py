@@ -1,64 +1,65 @@
-"""The views of a batch: each entry's crops of the member it shows, augmented as the method is used to."""
+"""The views of a batch, and the fixed pair of views by which alignment is measured."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+import numpy as np
 import torch
 
 from corecli.base.rng import numpy_generator
-from corecli.commands.train_ssl.plan import StagePlan
+from corecli.commands.train_ssl.stages import StageViews
 from corecli.data.members import pairs
-from corecli.data.order import positions
-from corecli.engine.dist import World
 from corecli.views.augment import augment, draw
 from corecli.views.policies import Policy
 
 Views = tuple[torch.Tensor, ...]
 
 
-class ViewMaker:
-    """Makes the views of a stage; parameters are drawn for the global batch, and a rank applies its slice of them."""
+def draw_views(
+    shown: StageViews,
+    images: torch.Tensor,
+    rows: np.ndarray,
+    *,
+    seed: int,
+    step: int,
+    batch_size: int,
+    compile: bool = False,
+) -> tuple[Views, Views]:
+    """Return the global and the local views of a step, float [b, 3, h, w] in [0, 1].
 
-    def __init__(
-        self, stage: StagePlan, *, local_px: int, batch_size: int, parts: int, seed: int, compile: bool, world: World
-    ) -> None:
-        self._stage, self._batch_size, self._seed = stage, batch_size, seed
-        self._compile = compile
-        self._mine = positions(batch_size, rank=world.rank, world_size=world.size, parts=parts)
-        self._local = replace(stage.local_policy, size=local_px)
+    images: uint8 [E, b, 3, H, W], one member for each entry; rows: int64 [b], their positions in the global batch of
+    `batch_size`. Parameters are drawn for the global batch from (seed, step, view).
+    """
+    height, width = images.shape[-2:]
 
-    def make(self, step: int, images: torch.Tensor) -> tuple[Views, Views]:
-        """Global and local views, float [b, 3, h, w] in [0, 1], of uint8 images [E, b, 3, H, W], one of each entry."""
-        policies = self._policies_of(step)
-        views, local_views = [], []
-        for entry, members in zip(self._stage.entries, images, strict=True):
-            for _ in range(entry.num_global):
-                views.append(self._view(policies[len(views)], step, len(views), members))
-            for _ in range(entry.num_local):
-                index = self._stage.num_views + len(local_views)
-                local_views.append(self._view(self._local, step, index, members))
-        return tuple(views), tuple(local_views)
+    def view(policy: Policy, index: int, members: torch.Tensor) -> torch.Tensor:
+        drawn = draw(policy, seed=seed, step=step, view=index, batch=batch_size, image_size=(height, width))
+        return augment(members, drawn[rows], compile=compile)
 
-    def _policies_of(self, step: int) -> tuple[Policy, ...]:
-        """The policy of each global view. Where views come from different members, the policies change places from step
-        to step, so that how an image was augmented does not tell where it is from."""
-        policies = self._stage.policies
-        if not pairs(self._stage.entries):
-            return policies
-        first = int(numpy_generator(self._seed, "recipes", step).integers(len(policies)))
-        return policies[first:] + policies[:first]
+    policies = _policies_of(shown, seed, step)
+    views: list[torch.Tensor] = []
+    local_views: list[torch.Tensor] = []
+    for entry, members in zip(shown.entries, images, strict=True):
+        for _ in range(entry.num_global):
+            views.append(view(policies[len(views)], len(views), members))
+        for _ in range(entry.num_local):
+            local_views.append(view(shown.local_policy, shown.num_global + len(local_views), members))
+    return tuple(views), tuple(local_views)
 
-    def _view(self, policy: Policy, step: int, view: int, images: torch.Tensor) -> torch.Tensor:
-        height, width = images.shape[-2:]
-        parameters = draw(
-            policy, seed=self._seed, step=step, view=view, batch=self._batch_size, image_size=(height, width)
-        )
-        return augment(images, parameters[self._mine], compile=self._compile)
+
+def _policies_of(shown: StageViews, seed: int, step: int) -> tuple[Policy, ...]:
+    """Return the policy of each global view.
+
+    When the views show different members, the policies rotate from step to step, so that the augmentation does not
+    reveal the origin of an image.
+    """
+    if not pairs(shown.entries):
+        return shown.policies
+    first = int(numpy_generator(seed, "recipes", step).integers(len(shown.policies)))
+    return shown.policies[first:] + shown.policies[:first]
 
 
 def pair_of_views(images: torch.Tensor, policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two uint8 views of uint8 images [N, 3, H, W], the same ones whenever asked: to watch alignment by."""
+    """Return two uint8 views of uint8 images [N, 3, H, W], the same in every call."""
     views = []
     for view in range(2):
         height, width = images.shape[-2:]
