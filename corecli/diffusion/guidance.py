@@ -9,14 +9,15 @@ import torch
 
 from corecli.base.errors import UsageError
 from corecli.diffusion.levels import Level, noise_ratio
-from corecli.diffusion.objectives import Objective, split
+from corecli.diffusion.objectives.parts.objective import Objective
+from corecli.diffusion.training import split
 
 Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 Output = Callable[[torch.Tensor, Level[float]], torch.Tensor]
 
 
 class Prediction(NamedTuple):
-    """x0: the estimate of the clean image, [B, C, H, W]; v: the learned variance output, or None."""
+    """x0: the estimate of the clean image, [B, C, H, W]; v: the output for the learned variance, or None."""
 
     x0: torch.Tensor
     v: torch.Tensor | None
@@ -26,16 +27,17 @@ Predict = Callable[[torch.Tensor, Level[float]], Prediction]
 
 
 class Guidance(NamedTuple):
-    """Classifier-free guidance by `scale`, 1 for none, at noise ratios sigma / alpha in (low, high] of `interval`.
+    """Classifier-free guidance with weight `scale`; 1 means none.
 
-    Outside of the interval the condition is followed plainly, at half the cost (Kynkaanniemi et al. 2024, Eq. 5).
+    interval: (low, high]: the noise ratios sigma / alpha at which it acts; elsewhere the network runs once, under the
+    condition, at half the cost (Kynkaanniemi et al. 2024, Eq. 5).
     """
 
     scale: float = 1.0
     interval: tuple[float, float] | None = None
 
     def check(self) -> None:
-        """Errors: UsageError for an interval that is empty, or without guidance."""
+        """Check the interval. Errors: UsageError if it is empty, or given without guidance."""
         if self.interval is None:
             return
         low, high = self.interval
@@ -46,7 +48,7 @@ class Guidance(NamedTuple):
             raise UsageError("a guidance interval needs guidance", hint="give a guidance other than 1")
 
     def at(self, level: Level[float]) -> float:
-        """The guidance at a level."""
+        """Return the guidance at a level."""
         if self.interval is None:
             return self.scale
         low, high = self.interval
@@ -56,11 +58,11 @@ class Guidance(NamedTuple):
 def guided(
     network: Network, condition: torch.Tensor | None, null: torch.Tensor | None, guidance: Guidance, *, channels: int
 ) -> Output:
-    """The network under a condition, as (x, level) -> [B, C or 2C, H, W]; its first `channels` are guided.
+    """Return the guided network as a function (x, level) -> [B, C or 2C, H, W].
 
-    They are o0 + guidance (o - o0), o0 under `null` (Ho and Salimans, Eq. 6 with guidance = 1 + w). For one x and
-    level every objective's output is an affine function of x0, so what is guided is x0 whatever the objective. Both
-    forwards go in one batch; guidance 1 needs one alone. A learned variance stays that of the condition.
+    Its first `channels` are o0 + guidance (o - o0), with o under `condition` and o0 under `null` (Ho and Salimans,
+    Eq. 6 with guidance = 1 + w). Since every objective's output is an affine function of x0, this guides x0. Both
+    forward passes run as one batch; guidance 1 needs a single pass. A learned variance is not guided.
     """
     both = torch.cat([condition, null]) if condition is not None and null is not None else None
 
@@ -78,14 +80,14 @@ def guided(
 
 
 def denoiser(output: Output, objective: Objective, *, clip: bool) -> Predict:
-    """The clean image that an output stands for, of the type of x, clipped to [-1, 1] if told to.
+    """Return the function (x, level) -> estimate of the clean image, with the dtype of x.
 
-    Channels of `output` beyond those of x are the learned variance.
+    clip: whether to clip the estimate to [-1, 1]. Output channels beyond those of x are the learned variance.
     """
 
     def predict(x: torch.Tensor, level: Level[float]) -> Prediction:
-        told, v = split(output(x, level).to(x.dtype), x.shape[1])
-        x0 = objective.x0(told, x, level)
+        prediction, v = split(output(x, level).to(x.dtype), x.shape[1])
+        x0 = objective.x0(prediction, x, level)
         return Prediction(x0.clamp(-1, 1) if clip else x0, v)
 
     return predict

@@ -1,15 +1,15 @@
-"""The forward process: beta schedules as float64 tables, and noise that belongs to an image and not to its batch."""
+"""Tables of the forward process in float64, and noise that depends on the image and not on its batch."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 
-from corecli.base.errors import UsageError, unknown_name
+from corecli.base.errors import UsageError
+from corecli.diffusion import schedules
 
 MAX_BETA = 0.999
 DrawNoise = Callable[[], torch.Tensor]
@@ -17,11 +17,11 @@ DrawNoise = Callable[[], torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NoiseTables:
-    """Coefficients of the forward process and its posterior by timestep, each float64 [T] (DDPM, Eq. 4 and 7).
+    """Coefficients of the forward process and its posterior for each timestep, float64 [T] (DDPM, Eq. 4 and 7).
 
     q(x_t | x_0) = N(sqrt(alpha_bar) x_0, 1 - alpha_bar), and q(x_t-1 | x_t, x_0) = N(posterior_mean_x0 x_0 +
-    posterior_mean_xt x_t, exp(posterior_log_variance)). The posterior of t = 0 has no variance; its logarithm is
-    clipped to that of t = 1, as in improved-diffusion.
+    posterior_mean_xt x_t, exp(posterior_log_variance)). The posterior at t = 0 has variance 0; its log variance is
+    replaced by the one at t = 1, as in improved-diffusion.
     """
 
     betas: torch.Tensor
@@ -34,21 +34,20 @@ class NoiseTables:
         return len(self.betas)
 
     def alpha_bar_at(self, t: int) -> float:
-        """alpha_bar of timestep t, and 1, the clean image, for t = -1."""
+        """Return alpha_bar at timestep t; it is 1, the clean image, at t = -1."""
         return self.alpha_bar[t].item() if t >= 0 else 1.0
 
 
 @cache
 def noise_tables(schedule: str, num_timesteps: int, device: torch.device | None = None) -> NoiseTables:
-    """The tables of a schedule in `SCHEDULES`, made once for each device (the CPU when None).
+    """Return the tables of a schedule on a device (the CPU if None); each is computed once.
 
-    Errors: UsageError for an unknown schedule or fewer than 2 timesteps.
+    Errors: UsageError if the schedule is unknown or there are fewer than 2 timesteps.
     """
-    if schedule not in SCHEDULES:
-        raise unknown_name("schedule", schedule, SCHEDULES)
+    module = schedules.load(schedule)
     if num_timesteps < 2:
-        raise UsageError(f"a diffusion of {num_timesteps} steps has no noise levels", hint="use 2 or more, say 1000")
-    betas = SCHEDULES[schedule](num_timesteps).clamp(max=MAX_BETA)
+        raise UsageError(f"a diffusion process needs at least 2 steps, got {num_timesteps}", hint="use 1000")
+    betas = module.betas(num_timesteps).clamp(max=MAX_BETA)
     alpha_bar = torch.cumprod(1 - betas, dim=0)
     previous = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
     variance = betas * (1 - previous) / (1 - alpha_bar)
@@ -62,33 +61,11 @@ def noise_tables(schedule: str, num_timesteps: int, device: torch.device | None 
     return NoiseTables(**{name: table.to(device) for name, table in tables.items()})
 
 
-def linear(num_timesteps: int) -> torch.Tensor:
-    """1e-4 to 0.02 for 1000 timesteps (DDPM, section 4), scaled by 1000 / T for others, as in guided-diffusion."""
-    scale = 1000 / num_timesteps
-    return torch.linspace(scale * 1e-4, scale * 0.02, num_timesteps, dtype=torch.float64)
-
-
-def scaled_linear(num_timesteps: int) -> torch.Tensor:
-    """Linear in sqrt(beta), 0.0015 to 0.0195 for 1000 timesteps: what latent diffusion calls linear (LDM, Table 13)."""
-    scale = 1000 / num_timesteps
-    ends = math.sqrt(scale * 0.0015), math.sqrt(scale * 0.0195)
-    return torch.linspace(*ends, num_timesteps, dtype=torch.float64) ** 2
-
-
-def cosine(num_timesteps: int) -> torch.Tensor:
-    """alpha_bar falls as a squared cosine, s = 0.008 (IDDPM, Eq. 17)."""
-    u = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
-    alpha_bar = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
-    return 1 - alpha_bar[1:] / alpha_bar[:-1]
-
-
-SCHEDULES = {"linear": linear, "cosine": cosine, "scaled_linear": scaled_linear}
-
-
 def image_noise(seeds: list[int], shape: tuple[int, ...], device: torch.device | None = None) -> DrawNoise:
-    """A function that draws the next standard normal [B, *shape], row i from a generator of its own, seeded seeds[i].
+    """Return a function that draws the next standard normal noise, [B, *shape], for B images.
 
-    So an image does not depend on the batch or the process it is made in. Drawn on the CPU, so devices agree.
+    Row i comes from a generator of its own, seeded with seeds[i], so an image does not depend on its batch or process.
+    Noise is drawn on the CPU, so that all devices agree.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     return lambda: torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)

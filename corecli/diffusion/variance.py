@@ -1,4 +1,4 @@
-"""The learned variance of DDPM's reverse process and the bound that teaches it (Nichol and Dhariwal 2021)."""
+"""The learned variance of DDPM's reverse process, and its loss (Nichol and Dhariwal 2021)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PIXEL_BIN = 1 / 255  # half the width of a pixel's bin on [-1, 1]
 def variance_loss(
     tables: NoiseTables, eps: torch.Tensor, v: torch.Tensor, *, x0: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
 ) -> torch.Tensor:
-    """0.001 L_vlb, the part of L_hybrid that is not L_simple (IDDPM, Eq. 16); give it eps without gradient.
+    """Return 0.001 L_vlb, the second part of L_hybrid (IDDPM, Eq. 16); give it eps without gradient.
 
-    L_vlb is the sum of T terms, estimated by T times the term of the drawn t; so at T = 1000 a term has weight 1, as
+    L_vlb is a sum of T terms, estimated by T times the term at the drawn t. At T = 1000 the weight of a term is 1, as
     in guided-diffusion.
     """
     return VLB_WEIGHT * len(tables) * vlb_term(tables, eps, v, x0=x0, x_t=x_t, t=t).mean()
@@ -27,7 +27,7 @@ def variance_loss(
 def vlb_term(
     tables: NoiseTables, eps: torch.Tensor, v: torch.Tensor, *, x0: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
 ) -> torch.Tensor:
-    """L_t of the variational bound in bits per dimension, [B]: a KL, or at t = 0 the decoder's NLL (IDDPM, Eq. 3-7)."""
+    """Return L_t in bits per dimension, [B]: a KL divergence, or the decoder's NLL at t = 0 (IDDPM, Eq. 3-7)."""
     alpha_bar = tables.alpha_bar[t]
     predicted_x0 = (x_t - column((1 - alpha_bar).sqrt()) * eps) / column(alpha_bar.sqrt())
     mean = _posterior_mean(tables, predicted_x0, x_t, t)
@@ -40,7 +40,7 @@ def vlb_term(
 
 
 def learned_log_variance(v: torch.Tensor, *, low: torch.Tensor | float, high: torch.Tensor | float) -> torch.Tensor:
-    """The interpolation of log variances that v in [-1, 1] stands for (IDDPM, Eq. 15)."""
+    """Interpolate between two log variances by v in [-1, 1] (IDDPM, Eq. 15)."""
     fraction = (v + 1) / 2
     return fraction * high + (1 - fraction) * low
 
@@ -52,16 +52,16 @@ def _posterior_mean(tables: NoiseTables, x0: torch.Tensor, x_t: torch.Tensor, t:
 def _gaussian_kl(
     mean1: torch.Tensor, log_variance1: torch.Tensor, mean2: torch.Tensor, log_variance2: torch.Tensor
 ) -> torch.Tensor:
-    """KL(N1 || N2) in nats, elementwise."""
+    """Return KL(N1 || N2) in nats, elementwise."""
     difference = log_variance1 - log_variance2
     return 0.5 * (difference.exp() - 1 - difference + (mean1 - mean2) ** 2 * torch.exp(-log_variance2))
 
 
 def _decoder_nll(x0: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """-log of a Gaussian's mass in the pixel's bin, in nats; the bins at -1 and 1 are open (DDPM, Eq. 13)."""
+    """Return -log of a Gaussian's mass in each pixel's bin, in nats; the outer bins are open (DDPM, Eq. 13)."""
     inverse_std = torch.exp(-0.5 * log_variance)
     distance = x0 - mean
-    # By symmetry both ends of the bin are taken in the lower tail, where float32 keeps the difference.
+    # By symmetry, both ends of the bin are moved to the lower tail, where float32 keeps the difference.
     lower = -distance.abs()
     inside = torch.special.ndtr((lower + PIXEL_BIN) * inverse_std) - torch.special.ndtr(
         (lower - PIXEL_BIN) * inverse_std

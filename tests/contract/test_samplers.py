@@ -5,20 +5,22 @@ import torch
 
 from corecli.base import registry
 from corecli.base.errors import UsageError
-from corecli.diffusion.edm import Edm
-from corecli.diffusion.flow import Flow
+from corecli.diffusion import sampling
 from corecli.diffusion.guidance import Predict, Prediction
 from corecli.diffusion.levels import Level
 from corecli.diffusion.noise import image_noise
-from corecli.diffusion.objectives import Objective
-from corecli.diffusion.vp import VariancePreserving
+from corecli.diffusion.objectives.edm import Edm
+from corecli.diffusion.objectives.eps import Eps
+from corecli.diffusion.objectives.flow import Flow
+from corecli.diffusion.objectives.parts.objective import Objective
+from corecli.diffusion.samplers import scheduler_of
 
 NAMES = registry.choices("diffusion/samplers")
 SHAPE = (3, 4, 4)
-VP = VariancePreserving(num_timesteps=100)
+VP = Eps(diffusion_steps=100)
 PROCESSES: dict[str, Objective] = {
-    "linear": VariancePreserving(),
-    "cosine": VariancePreserving(schedule="cosine"),
+    "linear": Eps(),
+    "cosine": Eps(schedule="cosine"),
     "edm": Edm(),
     "flow": Flow(),
 }
@@ -26,13 +28,16 @@ SERVED = [(name, process) for name in NAMES for process in PROCESSES if (name, p
 
 
 def run(
-    name: str, predict: Predict, seeds: list[int], *, steps: int, objective: Objective = VP, eta: float = 0.0
+    name: str,
+    predict: Predict,
+    seeds: list[int],
+    *,
+    steps: int,
+    objective: Objective = VP,
+    options: dict[str, float] | None = None,
 ) -> torch.Tensor:
-    draw_noise = image_noise(seeds, SHAPE)
-    module = registry.load("diffusion/samplers", name)
-    levels = objective.levels(objective.spacing or module.SPACING, steps)
-    x = objective.start(draw_noise(), levels[0])
-    return module.sample(predict, x, levels=levels, eta=eta, draw_noise=draw_noise)
+    levels = sampling.levels_of(name, objective, steps=steps)
+    return sampling.run(name, predict, objective, levels=levels, draw_noise=image_noise(seeds, SHAPE), options=options)
 
 
 def mixture(x: torch.Tensor, level: Level[float]) -> Prediction:
@@ -43,10 +48,6 @@ def mixture(x: torch.Tensor, level: Level[float]) -> Prediction:
     posterior = torch.softmax(weights.log() - distance**2 / (2 * variance), dim=-1)
     x0 = (posterior * (means + level.alpha * std**2 / variance * distance)).sum(-1)
     return Prediction(x0.clamp(-1, 1), None)
-
-
-def test_the_registry_is_complete() -> None:
-    assert {"ddim", "ddpm", "dpmpp", "euler", "heun", "unipc"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,17 +62,19 @@ def test_a_known_image_is_found_in_any_number_of_steps(name: str) -> None:
 
         x0 = run(name, predict, [0, 1], steps=steps)
         assert (x0 - image).abs().max() < 1e-4, steps
-        assert times == sorted(times, reverse=True) and len(set(times)) == steps
         assert times[0] >= 49  # DDIM's list for 2 steps is 50, 0
+        assert steps <= len(set(times)) and len(times) < 2 * steps
+        if hasattr(registry.load("diffusion/samplers", name), "sample_levels"):
+            assert times == sorted(times, reverse=True) and len(set(times)) == steps
 
 
 @pytest.mark.parametrize(("name", "process"), SERVED)
 def test_an_image_does_not_depend_on_its_batch(name: str, process: str) -> None:
     objective = PROCESSES[process]
     together = run(name, mixture, [4, 9, 2], steps=10, objective=objective)
-    for i, seed in enumerate([4, 9, 2]):
-        alone = run(name, mixture, [seed], steps=10, objective=objective)
-        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-6, rtol=0)
+    for rows in (slice(0, 1), slice(1, 3)):  # as one process makes them, or a run that continues a killed one
+        part = run(name, mixture, [4, 9, 2][rows], steps=10, objective=objective)
+        torch.testing.assert_close(together[rows], part, atol=1e-6, rtol=0)
     assert not torch.allclose(together[0], together[1], atol=0.1)
 
 
@@ -86,19 +89,16 @@ def test_the_exact_denoiser_gives_the_data_distribution(name: str, process: str)
 
 @pytest.mark.parametrize("process", PROCESSES)
 def test_ddim_at_eta_1_is_ancestral_sampling(process: str) -> None:
-    objective, draw_noise = PROCESSES[process], image_noise([1, 2], SHAPE)
-    noise = [draw_noise() for _ in range(61)]
-    made = []
-    for name, eta in (("ddim", 1.0), ("ddpm", 0.0)):
-        left = iter(noise)
-        levels = objective.levels(objective.spacing or "even", 60)
-        x = objective.start(next(left), levels[0])
-        module = registry.load("diffusion/samplers", name)
-        made.append(module.sample(mixture, x, levels=levels, eta=eta, draw_noise=lambda left=left: next(left)))
+    objective = PROCESSES[process]
+    levels = objective.levels(objective.spacing or "even", 60)
+    made = [
+        sampling.run(name, mixture, objective, levels=levels, draw_noise=image_noise([1, 2], SHAPE), options=options)
+        for name, options in (("ddim", {"eta": 1.0}), ("ddpm", {}))
+    ]
     torch.testing.assert_close(made[0], made[1], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["dpmpp", "heun", "unipc"])
+@pytest.mark.parametrize("name", ["dpmpp", "heun", "unipc", "dpm2"])
 @pytest.mark.parametrize("process", ["linear", "cosine", "edm"])
 def test_second_order_solvers_are_nearer_to_the_ode_than_ddim(name: str, process: str) -> None:
     objective, seeds = PROCESSES[process], list(range(20))
@@ -118,12 +118,34 @@ def test_full_length_and_bad_arguments(name: str) -> None:
     for steps in (0, 101):
         with pytest.raises(UsageError, match="sampling steps"):
             VP.levels(module.SPACING, steps)
-    with pytest.raises(UsageError, match="eta"):
-        run(name, mixture, [0], steps=5, eta=1.5)
+    for options in ({"eta": -0.5}, {"speed": 1}):
+        with pytest.raises(UsageError, match=r"eta|speed"):
+            run(name, mixture, [0], steps=5, options=options)
 
 
-def test_what_a_sampler_cannot_serve_is_refused_with_one_that_can() -> None:
-    with pytest.raises(UsageError, match=r"unipc sampler cannot begin at nothing but noise.*use dpmpp"):
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_has_an_effect(name: str) -> None:
+    """Each default is a number within bounds, and another value gives another image."""
+    defaults = registry.constants("diffusion/samplers", name)["Options"]
+    plain = run(name, mixture, [5], steps=10, objective=Edm())
+    assert torch.equal(run(name, mixture, [5], steps=10, objective=Edm(), options=defaults), plain)
+    for option, default in defaults.items():
+        changed = 0.5 if default != 0.5 else 1.0
+        assert not torch.equal(run(name, mixture, [5], steps=10, objective=Edm(), options={option: changed}), plain)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_scheduler_of_diffusers_exists(name: str) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    if "DIFFUSERS" in registry.constants("diffusion/samplers", name):
+        assert hasattr(getattr(diffusers, scheduler_of(name)), "step")
+        return
+    with pytest.raises(UsageError, match="diffusers has no scheduler"):
+        scheduler_of(name)
+
+
+def test_unipc_refuses_flow_and_names_another_sampler() -> None:
+    with pytest.raises(UsageError, match=r"unipc sampler cannot start at pure noise.*use dpmpp"):
         run("unipc", mixture, [0], steps=5, objective=Flow())
 
 
@@ -135,6 +157,6 @@ def test_unknown_sampler_suggests_the_nearest() -> None:
 @pytest.mark.parametrize("process", ["edm", "flow"])
 def test_processes_without_timesteps_take_any_number_of_steps(process: str) -> None:
     for name in NAMES:
-        for steps in (1, 2, 3, 1000) if (name, process) in SERVED else ():
+        for steps in (1, 2, 3, 300) if (name, process) in SERVED else ():
             x0 = run(name, mixture, [0, 1], steps=steps, objective=PROCESSES[process])
             assert x0.abs().max() <= 1 + 1e-3, (name, steps)

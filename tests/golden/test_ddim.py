@@ -1,20 +1,34 @@
 """The samplers against diffusers' schedulers and against solutions in closed form."""
 
 import math
+from types import ModuleType
 
 import pytest
 import torch
 
 from corecli.diffusion.guidance import Predict, denoiser
 from corecli.diffusion.levels import Level
-from corecli.diffusion.noise import image_noise, noise_tables
+from corecli.diffusion.noise import DrawNoise, image_noise, noise_tables
+from corecli.diffusion.objectives.eps import Eps
 from corecli.diffusion.samplers import ddim, ddpm, dpmpp, euler, heun, unipc
 from corecli.diffusion.timesteps import inclusive, leading, log_snr
-from corecli.diffusion.vp import VariancePreserving
 
 diffusers = pytest.importorskip("diffusers")
 SHAPE = (3, 8, 8)
 SEED = 5
+
+
+def walk(
+    module: ModuleType,
+    predict: Predict,
+    x: torch.Tensor,
+    *,
+    levels: list[Level[float]],
+    draw_noise: DrawNoise,
+    eta: float = 0.0,
+) -> torch.Tensor:
+    options = {"options": module.Options(eta=eta)} if module is ddim else {}
+    return module.sample_levels(predict, x, levels=levels, draw_noise=draw_noise, **options)
 
 
 def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -31,12 +45,12 @@ def at_level(x: torch.Tensor, level: Level[float]) -> torch.Tensor:
 def ours(
     module, *, steps: int, eta: float, schedule: str, dtype: torch.dtype = torch.float32, spacing: str = ""
 ) -> torch.Tensor:
-    objective = VariancePreserving(schedule=schedule)
+    objective = Eps(schedule=schedule)
     draw_noise = image_noise([SEED], SHAPE)
     predict = denoiser(at_level, objective, clip=True)
     levels = objective.levels(spacing or module.SPACING, steps)
-    return module.sample(
-        predict, draw_noise().to(dtype), levels=levels, eta=eta, draw_noise=lambda: draw_noise().to(dtype)
+    return walk(
+        module, predict, draw_noise().to(dtype), levels=levels, eta=eta, draw_noise=lambda: draw_noise().to(dtype)
     )
 
 
@@ -179,7 +193,7 @@ def test_dpmpp_equals_diffusers_on_our_timesteps(steps: int) -> None:
     )
     scheduler.set_timesteps(timesteps=log_snr(tables, steps))
     scheduler.set_begin_index(0)
-    objective = VariancePreserving()
+    objective = Eps()
     predict = denoiser(at_level, objective, clip=True)
     x = image_noise([SEED], SHAPE)()
     for t, level in zip(scheduler.timesteps, objective.levels("log-snr", steps), strict=True):
@@ -192,7 +206,7 @@ def test_euler_equals_diffusers_and_ddim(steps: int) -> None:
     tables = noise_tables("linear", 1000)
     scheduler = diffusers.EulerDiscreteScheduler(trained_betas=tables.betas.tolist(), timestep_spacing="leading")
     scheduler.set_timesteps(timesteps=log_snr(tables, steps))
-    objective = VariancePreserving()
+    objective = Eps()
     predict = denoiser(at_level, objective, clip=False)
     levels, noise = objective.levels("log-snr", steps), image_noise([SEED], SHAPE)
     x = first = noise()
@@ -200,16 +214,16 @@ def test_euler_equals_diffusers_and_ddim(steps: int) -> None:
     for t, level in zip(scheduler.timesteps, levels, strict=True):
         eps = network(scheduler.scale_model_input(y, t), torch.tensor([level.t]))[:, :3]
         y = scheduler.step(eps, t, y).prev_sample
-    found = euler.sample(predict, first, levels=levels, eta=0, draw_noise=noise)
+    found = walk(euler, predict, first, levels=levels, draw_noise=noise)
     assert (found - y).abs().max() < 1e-3 * y.abs().max()
-    same = ddim.sample(predict, first, levels=levels, eta=0, draw_noise=noise)
+    same = walk(ddim, predict, first, levels=levels, draw_noise=noise)
     assert (found - same).abs().max() < 1e-4 * y.abs().max()
 
 
 @pytest.mark.parametrize("steps", [6, 25])
 def test_unipc_is_the_same_solver_on_every_process(steps: int) -> None:
     """The noise ratios alone matter: a variance-exploding copy of a process has the same images."""
-    objective = VariancePreserving()
+    objective = Eps()
     levels = objective.levels("log-snr", steps)
     exploding = [Level(alpha=1.0, sigma=level.sigma / level.alpha, t=level.t, scale=level.alpha) for level in levels]
     predict = denoiser(at_level, objective, clip=True)
@@ -218,8 +232,8 @@ def test_unipc_is_the_same_solver_on_every_process(steps: int) -> None:
     def rescaled(y: torch.Tensor, level: Level[float]):
         return predict(level.scale * y, levels[exploding.index(level)])
 
-    one = unipc.sample(predict, x, levels=levels, eta=0, draw_noise=lambda: x)
-    other = unipc.sample(rescaled, x / levels[0].alpha, levels=exploding, eta=0, draw_noise=lambda: x)
+    one = walk(unipc, predict, x, levels=levels, draw_noise=lambda: x)
+    other = walk(unipc, rescaled, x / levels[0].alpha, levels=exploding, draw_noise=lambda: x)
     assert (one - other).abs().max() < 1e-4
 
 
@@ -230,7 +244,7 @@ def gaussian_denoiser(mean: float, std: float) -> Predict:
         variance = (level.alpha * std) ** 2 + level.sigma**2
         return level.sigma * (x - level.alpha * mean) / variance
 
-    return denoiser(output, VariancePreserving(), clip=False)
+    return denoiser(output, Eps(), clip=False)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 50, 64, 333, 1000])
@@ -238,8 +252,8 @@ def test_ddim_on_a_gaussian_is_a_product_of_scalars(steps: int) -> None:
     """With the exact denoiser x - sqrt(alpha_bar) mean is scaled by one number a step; DDIM follows it for any N."""
     tables, mean, std = noise_tables("linear", 1000), 0.2, 0.5
     x_T = image_noise([1, 2], SHAPE)()
-    levels = VariancePreserving().levels("even", steps)
-    x0 = ddim.sample(gaussian_denoiser(mean, std), x_T, levels=levels, eta=0, draw_noise=lambda: x_T)
+    levels = Eps().levels("even", steps)
+    x0 = walk(ddim, gaussian_denoiser(mean, std), x_T, levels=levels, draw_noise=lambda: x_T)
     timesteps = leading(tables, steps)
     scale = 1.0
     for t, following in steps_of(timesteps):
@@ -253,7 +267,7 @@ def test_ddim_on_a_gaussian_is_a_product_of_scalars(steps: int) -> None:
 def test_ddim_gives_the_data_distribution(eta: float) -> None:
     mean, std = 0.2, 0.5
     draw_noise = image_noise(list(range(200)), (1, 8, 8))
-    levels = VariancePreserving().levels("even", 500)
-    x0 = ddim.sample(gaussian_denoiser(mean, std), draw_noise(), levels=levels, eta=eta, draw_noise=draw_noise)
+    levels = Eps().levels("even", 500)
+    x0 = walk(ddim, gaussian_denoiser(mean, std), draw_noise(), levels=levels, eta=eta, draw_noise=draw_noise)
     assert x0.mean().item() == pytest.approx(mean, abs=0.02)  # 4 standard errors
     assert x0.std().item() == pytest.approx(std, rel=0.03)

@@ -6,16 +6,16 @@ import torch
 from scipy.stats import norm
 
 from corecli.diffusion.noise import noise_tables
-from corecli.diffusion.objectives import noised, training_loss
+from corecli.diffusion.objectives.eps import Eps
+from corecli.diffusion.training import noised, training_loss
 from corecli.diffusion.variance import vlb_term
-from corecli.diffusion.vp import VariancePreserving
 
 SHAPE = (3, 4, 4)
 
 
 def make(num_timesteps: int, schedule: str, t: list[int]):
     generator = torch.Generator().manual_seed(num_timesteps)
-    objective = VariancePreserving(schedule=schedule, num_timesteps=num_timesteps)
+    objective = Eps(schedule=schedule, diffusion_steps=num_timesteps)
     x0 = torch.randint(0, 256, (len(t), *SHAPE), generator=generator) / 127.5 - 1
     x0[:, :, 0], x0[:, :, 1] = -1, 1  # the open bins
     noise = torch.randn(len(t), *SHAPE, generator=generator)
@@ -26,7 +26,7 @@ def make(num_timesteps: int, schedule: str, t: list[int]):
 
 
 def hybrid_loss(objective, output: torch.Tensor, *, x0, t, noise) -> torch.Tensor:
-    return training_loss(objective, lambda x, told: output, x0, t=t, noise=noise)
+    return training_loss(objective, lambda x, t: output, x0, t=t, noise=noise)
 
 
 def vlb_by_hand(schedule: str, num_timesteps: int, x0, x_t, t: int, eps, v) -> float:

@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from corecli.base.errors import UsageError
-from corecli.diffusion.edm import Edm
-from corecli.diffusion.flow import Flow
 from corecli.diffusion.guidance import Guidance, denoiser, guided
 from corecli.diffusion.levels import Level, noise_ratio
-from corecli.diffusion.objectives import split
-from corecli.diffusion.vp import VariancePreserving
+from corecli.diffusion.objectives.edm import Edm
+from corecli.diffusion.objectives.eps import Eps
+from corecli.diffusion.objectives.flow import Flow
+from corecli.diffusion.objectives.v import V
+from corecli.diffusion.objectives.x0 import X0
+from corecli.diffusion.training import split
 
 
 class Counting:
@@ -51,7 +53,7 @@ def test_unconditional_network_gets_no_condition() -> None:
 
 @pytest.mark.parametrize("name", ["eps", "v", "x0", "edm", "flow"])
 def test_guiding_any_output_guides_x0(name: str) -> None:
-    objective = {"edm": Edm(), "flow": Flow()}.get(name) or VariancePreserving(name=name)
+    objective = {"edm": Edm(), "flow": Flow()}.get(name) or {"eps": Eps, "v": V, "x0": X0}[name]()
     level = objective.levels(objective.spacing or "even", 7)[3]
 
     def x0(guidance: float, condition: torch.Tensor) -> torch.Tensor:
@@ -97,7 +99,7 @@ def test_useless_intervals_are_refused(guidance: float, interval: tuple[float, f
 
 
 def test_x0_inverts_the_forward_process_and_clips() -> None:
-    objective = VariancePreserving()
+    objective = Eps()
     x0, eps = torch.linspace(-2, 2, 48).reshape(1, 3, 4, 4), torch.randn(1, 3, 4, 4)
     level = next(level for level in objective.levels("even", 10) if level.t == 300)
     x_t = level.alpha * x0 + level.sigma * eps

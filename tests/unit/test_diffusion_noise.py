@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from corecli.base.errors import UsageError
-from corecli.diffusion.noise import SCHEDULES, image_noise, noise_tables
+from corecli.diffusion.noise import image_noise, noise_tables
 
 
 @pytest.mark.parametrize("num_timesteps", [1000, 100, 4000])
@@ -23,12 +23,11 @@ def test_schedules_match_diffusers() -> None:
         "cosine": diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
         "scaled_linear": diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0015, beta_end=0.0195),
     }
-    assert theirs.keys() == SCHEDULES.keys()
     for name, scheduler in theirs.items():
         np.testing.assert_allclose(noise_tables(name, 1000).betas, scheduler.betas, rtol=2e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "scaled_linear"])
 @pytest.mark.parametrize("num_timesteps", [2, 10, 1000])
 def test_tables_are_a_forward_process(schedule: str, num_timesteps: int) -> None:
     tables = noise_tables(schedule, num_timesteps)
@@ -60,7 +59,7 @@ def test_noise_ends_near_a_standard_normal() -> None:
 def test_bad_schedules_are_refused() -> None:
     with pytest.raises(UsageError, match="did you mean 'cosine'"):
         noise_tables("cosin", 1000)
-    with pytest.raises(UsageError, match="1 steps"):
+    with pytest.raises(UsageError, match="at least 2 steps, got 1"):
         noise_tables("linear", 1)
 
 

@@ -7,17 +7,21 @@ import pytest
 import torch
 
 from corecli.base.errors import UsageError
-from corecli.diffusion.edm import Edm
-from corecli.diffusion.flow import Flow
 from corecli.diffusion.levels import Level
-from corecli.diffusion.objectives import Draws, Objective, draw, noised, training_loss
-from corecli.diffusion.vp import VariancePreserving
+from corecli.diffusion.objectives.edm import Edm
+from corecli.diffusion.objectives.eps import Eps
+from corecli.diffusion.objectives.flow import Flow
+from corecli.diffusion.objectives.parts.objective import Objective
+from corecli.diffusion.objectives.parts.vp import VariancePreserving
+from corecli.diffusion.objectives.v import V
+from corecli.diffusion.objectives.x0 import X0
+from corecli.diffusion.training import Draws, draw, noised, training_loss
 
 SHAPE = (3, 4, 4)
 OBJECTIVES: dict[str, Objective] = {
-    "eps": VariancePreserving(),
-    "v": VariancePreserving(name="v", schedule="cosine"),
-    "x0": VariancePreserving(name="x0", num_timesteps=100),
+    "eps": Eps(),
+    "v": V(schedule="cosine"),
+    "x0": X0(diffusion_steps=100),
     "edm": Edm(),
     "flow": Flow(),
 }
@@ -62,8 +66,8 @@ def test_predictions_of_ddpm(name: str, gamma: float) -> None:
     """The error of the output, or with a gamma min(SNR, gamma) times the error of the x0 it stands for."""
     plain = OBJECTIVES[name]
     assert isinstance(plain, VariancePreserving)
-    settings = {"schedule": plain.schedule, "num_timesteps": plain.num_timesteps}
-    loss, x0, t, noise = loss_of(VariancePreserving(name=name, min_snr=gamma, **settings))
+    settings = {"schedule": plain.schedule, "diffusion_steps": plain.diffusion_steps}
+    loss, x0, t, noise = loss_of(type(plain)(min_snr=gamma, **settings))
     a = alpha_bar(name, t)
     x = a.sqrt() * x0 + (1 - a).sqrt() * noise
     output = network(x, t)
@@ -157,7 +161,7 @@ def test_draws_are_a_function_of_seed_and_step(name: str) -> None:
 
 
 def test_draws_have_their_distributions() -> None:
-    objective = VariancePreserving(num_timesteps=10)
+    objective = Eps(diffusion_steps=10)
     draws = draw(objective, 0, 0, batch=20_000, shape=(1, 1, 1), condition_dim=2)
     counts = torch.bincount(draws.t, minlength=10) / 20_000
     assert len(counts) == 10 and (counts - 0.1).abs().max() < 0.01
@@ -171,7 +175,7 @@ def test_draws_have_their_distributions() -> None:
     ("objective", "transform", "mean", "std"),
     [
         (Edm(), torch.log, -1.2, 1.2),
-        (Flow(times="logit-normal"), torch.logit, 0.0, 1.0),
+        (Flow(flow_times="logit-normal"), torch.logit, 0.0, 1.0),
         (Flow(), torch.Tensor.clone, 0.5, 1 / 12**0.5),
     ],
 )
@@ -212,12 +216,12 @@ def test_levels_of_flow_are_even() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Flow(times="normal"), "unknown distribution of flow times 'normal'.*logit-normal"),
-        (lambda: VariancePreserving(min_snr=-1), "gamma -1 is negative"),
-        (lambda: VariancePreserving(schedule="cosin"), "unknown schedule"),
-        (lambda: Flow().levels("karras", 5), "unknown spacing of the flow objective's levels 'karras'"),
-        (lambda: Edm().levels("even", 5), "unknown spacing of the edm objective's levels"),
-        (lambda: VariancePreserving(name="v").levels("odd", 5), "unknown spacing of the v objective's levels"),
+        (lambda: Flow(flow_times="normal"), "unknown distribution of flow times 'normal'.*logit-normal"),
+        (lambda: Eps(min_snr=-1), "gamma -1 is negative"),
+        (lambda: Eps(schedule="cosin"), "unknown schedule"),
+        (lambda: Flow().levels("karras", 5), "unknown spacing for the flow objective 'karras'"),
+        (lambda: Edm().levels("even", 5), "unknown spacing for the edm objective"),
+        (lambda: V().levels("odd", 5), "unknown spacing for the v objective"),
         (lambda: Edm().levels("karras", 0), "0 sampling steps"),
         (lambda: Flow().levels("even", 0), "0 sampling steps"),
     ],

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from corecli.base.errors import UsageError
-from corecli.diffusion.noise import SCHEDULES, noise_tables
+from corecli.diffusion import schedules
+from corecli.diffusion.noise import noise_tables
 from corecli.diffusion.timesteps import SPACINGS, inclusive, karras, leading, log_snr
 
 
@@ -19,7 +20,7 @@ def test_every_number_of_steps_is_distinct_and_descending(spacing, num_timesteps
 
 
 @pytest.mark.parametrize("spacing", [log_snr, karras])
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", schedules.names())
 def test_log_snr_is_distinct_and_descending(schedule: str, spacing) -> None:
     tables = noise_tables(schedule, 200)
     for steps in range(1, 201):

@@ -268,7 +268,7 @@ def test_state_and_config_rebuild_it(condition: str) -> None:
     [
         ({"sampler": "ddpm"}, "one pass"),
         ({"steps": 25}, "one pass"),
-        ({"eta": 1.0}, "one pass"),
+        ({"sampler_options": {"eta": 1.0}}, "one pass"),
         ({"spacing": "even"}, "one pass"),
         ({"guidance": 2.0}, "nothing guides a GAN"),
         ({"guidance_interval": (0.1, 1.0)}, "one pass"),

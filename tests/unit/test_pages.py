@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from corecli.base import config as cfg
+from corecli.base import registry
 from corecli.cli import pages
 from corecli.cli.verbs import VERBS, options_of
 
@@ -114,9 +115,9 @@ def test_shells_can_parse_the_completions(shell: str, name: str) -> None:
         (["sam"], ["sample"]),
         (["train-"], ["train-gen", "train-ssl"]),
         (["--v"], ["--version"]),
-        (["sample", "--sampler", ""], ["ddim", "ddpm", "dpmpp", "euler", "heun", "unipc"]),
+        (["sample", "--sampler", ""], [*registry.choices("diffusion/samplers")]),
         (["sample", "--sampler", "dd"], ["ddim", "ddpm"]),
-        (["sample", "--sampler", "="], ["ddim", "ddpm", "dpmpp", "euler", "heun", "unipc"]),
+        (["sample", "--sampler", "="], [*registry.choices("diffusion/samplers")]),
         (["sample", "--sampler", "=", "h"], ["heun"]),
         (["sample", "--sam"], ["--sampler"]),
         (["train-gen", "--preset", "icgan"], ["icgan-128", "icgan-256", "icgan-64"]),

@@ -13,6 +13,7 @@ from corecli.commands.sample.options import PREFIX
 from corecli.commands.sample.plan import from_nothing, from_rows
 from corecli.data.captions import read_captions
 from corecli.data.imageset import open_set
+from corecli.diffusion.samplers import scheduler_of
 from corecli.nets.weights import pipelines
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def check(config: Config) -> str:
     if kind == "none" and (config.rows is not None or config.order != "table"):
         raise UsageError("--rows and --order need --captions or --images")
     arguments(config)
+    if config.sampler is not None:
+        scheduler_of(config.sampler)
     if Path(_place(config)).is_dir():
         pipelines.check_pipeline(Path(_place(config)))
     if config.captions is not None:

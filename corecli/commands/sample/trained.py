@@ -14,6 +14,7 @@ from corecli.commands.parts.captioned import Reader as captioned_Reader
 from corecli.commands.parts.captioned import check_encoder
 from corecli.commands.parts.inputs import check_generator, check_header, load_table
 from corecli.commands.sample.plan import from_nothing, from_rows
+from corecli.commands.sample.sampler import default_sampler, sampler_options
 from corecli.data.captions import read_captions
 from corecli.data.rows import make_rows
 from corecli.nets.weights import pipelines
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from corecli.commands.sample.plan import Plan
     from corecli.engine.dist import World
 
-_OF_PIPELINES = ("images", "negative_prompt", "set")
-_OF_STEPS = ("sampler", "steps", "eta", "spacing", "guidance", "guidance_interval")
+_OF_PIPELINES = ("images", "negative_prompt")
+_OF_STEPS = ("sampler", "steps", "eta", "spacing", "set", "guidance", "guidance_interval")
 
 
 def check(config: Config) -> str:
@@ -117,8 +118,9 @@ class _Ready:
         self._config, self._generator, self._plan = config, generator, plan
         self._condition, self._device = condition, device
         self._texts: list[str] = []
-        objective = getattr(generator, "objective", None)
-        self.sampler = config.sampler or (objective and objective.sampler)
+        objective = getattr(generator.config, "objective", None)
+        self.sampler = config.sampler or (default_sampler(objective) if objective else None)
+        self._options = sampler_options(self.sampler, config.set, config.eta) if self.sampler else {}
 
     def read(self, texts: list[str], reader: Reader) -> None:
         """Make images from captions, read when their turn comes."""
@@ -146,10 +148,10 @@ class _Ready:
                     condition,
                     sampler=config.sampler,
                     steps=config.steps,
-                    eta=config.eta,
                     guidance=_guidance(config),
                     guidance_interval=_interval(config),
                     spacing=config.spacing,
+                    sampler_options=self._options,
                 )
             yield made
 
@@ -232,6 +234,8 @@ def _check_guidance(config: Config, generator: dict[str, Any]) -> None:
 def _check_sampling(config: Config, generator: dict[str, Any]) -> None:
     """A family that makes an image in one pass has nothing to choose."""
     if not registry.constants("generators", generator["arch"]).get("ONE_PASS"):
+        sampler = config.sampler or default_sampler(generator["generator"].get("objective", "eps"))
+        sampler_options(sampler, config.set, config.eta)
         return
     options = cfg.described(type(config))
     for name in _OF_STEPS:

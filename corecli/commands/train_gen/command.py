@@ -64,7 +64,8 @@ def check(config: Config) -> dict[str, Any]:
 def _check_export(config: Config, folder: Path, family: dict[str, Any]) -> None:
     """Errors: UsageError for what diffusers has no classes for, CannotCreateError."""
     pipelines.refuse_others(folder)
-    if "DIFFUSERS" not in family or config.objective in ("edm", "flow"):
+    objective = registry.constants("diffusion/objectives", config.objective or "eps")
+    if "DIFFUSERS" not in family or "DIFFUSERS" not in objective:
         reason = f"diffusers has no classes for {config.arch} {config.objective or ''}".rstrip()
         raise UsageError(reason, hint="adm and ldm are exported, with the objectives eps, v and x0")
 

@@ -35,6 +35,7 @@ from corecli.commands.parts.inputs import (
     ReadsImages,
 )
 from corecli.commands.train_gen.presets import PRESETS as PRESETS
+from corecli.diffusion import schedules
 
 if TYPE_CHECKING:
     pass
@@ -102,15 +103,17 @@ class Config(ReadsImages):
     set: tuple[str, ...] = option(
         (), help="an option of the family, repeatable, such as channels=64", metavar="NAME=VALUE", joined=True
     )
-    objective: Literal["eps", "v", "x0", "edm", "flow"] | None = option(
-        None, help="what the network learns: noise, velocity or image of the noising process, EDM's or a rectified flow"
+    objective: str | None = option(
+        None,
+        help="what the network learns: noise, velocity or image of the noising process, EDM's or a rectified flow",
+        choices=lambda: registry.choices("diffusion/objectives"),
     )
     learn_sigma: bool | None = option(None, help="learn the variance too, with the hybrid loss; default with eps")
     min_snr: float | None = option(
         None, help="gamma of min-SNR weighting for eps, v and x0; default 0, none", minimum=0
     )
     flow_times: Literal["uniform", "logit-normal"] | None = option(None, help="how a flow draws its times")
-    schedule: Literal["linear", "cosine", "scaled_linear"] | None = option(None, help="noise schedule")
+    schedule: str | None = option(None, help="noise schedule", choices=schedules.names)
     diffusion_steps: int | None = option(None, help="steps of the noising process", minimum=2)
     flip: bool | None = option(None, help="mirror half of the images; default yes")
     condition_dropout: float | None = option(

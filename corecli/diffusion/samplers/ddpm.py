@@ -1,4 +1,4 @@
-"""Ancestral sampling (DDPM, Algorithm 2), respaced, with the learned variance where there is one (IDDPM)."""
+"""Ancestral sampling (DDPM, Algorithm 2) on any list of timesteps, with the learned variance if any (IDDPM)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from corecli.diffusion.guidance import Predict
 from corecli.diffusion.levels import Level, pairs
 from corecli.diffusion.noise import DrawNoise
 from corecli.diffusion.samplers.parts.posterior import posterior
-from corecli.diffusion.samplers.parts.refusals import refuse_eta
 from corecli.diffusion.variance import learned_log_variance
 
-DEFAULT_STEPS = 250
-SPACING = "inclusive"
+DEFAULT_STEPS, SPACING = 250, "inclusive"
+DIFFUSERS = "DDPMScheduler"
 
 
-def sample(
-    predict: Predict, x: torch.Tensor, *, levels: list[Level[float]], eta: float, draw_noise: DrawNoise
+def sample_levels(
+    predict: Predict, x: torch.Tensor, *, levels: list[Level[float]], draw_noise: DrawNoise
 ) -> torch.Tensor:
-    """Images [B, C, H, W] from x at the first level. Errors: UsageError for an eta.
+    """Return images [B, C, H, W] from x at the first level.
 
-    Without a learned variance the posterior's is used, the smaller of DDPM's two choices.
+    Without a learned variance, the variance is the posterior's, the smaller one of DDPM's two choices.
     """
-    refuse_eta(eta, "ddpm")
     for a, b in pairs(levels):
         step = posterior(a, b)
         x0, v = predict(x, a)

@@ -9,21 +9,19 @@ import torch
 from corecli.diffusion.guidance import Predict
 from corecli.diffusion.levels import Level, noise_ratio, pairs
 from corecli.diffusion.noise import DrawNoise
-from corecli.diffusion.samplers.parts.refusals import refuse_eta
 
-DEFAULT_STEPS = 20
-SPACING = "log-snr"
+DEFAULT_STEPS, SPACING = 20, "log-snr"
+DIFFUSERS = "DPMSolverMultistepScheduler"
 
 
-def sample(
-    predict: Predict, x: torch.Tensor, *, levels: list[Level[float]], eta: float, draw_noise: DrawNoise
+def sample_levels(
+    predict: Predict, x: torch.Tensor, *, levels: list[Level[float]], draw_noise: DrawNoise
 ) -> torch.Tensor:
-    """Images [B, C, H, W] from x at the first level. Errors: UsageError for an eta.
+    """Return images [B, C, H, W] from x at the first level.
 
-    The first step is of first order, and so is the last, to the clean image, where the log-SNR has no end; so is the
-    second where the levels begin at nothing but noise.
+    The first step is of first order. So is the last one, because the log-SNR of the clean image is infinite, and the
+    second one if the levels start at pure noise.
     """
-    refuse_eta(eta, "dpmpp")
     before, gap_before = None, math.inf
     for a, b in pairs(levels):
         x0 = predict(x, a).x0

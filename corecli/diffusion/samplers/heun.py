@@ -8,20 +8,15 @@ from corecli.diffusion.guidance import Predict
 from corecli.diffusion.levels import Level, pairs
 from corecli.diffusion.noise import DrawNoise
 from corecli.diffusion.samplers.parts.line import Line
-from corecli.diffusion.samplers.parts.refusals import refuse_eta
 
-DEFAULT_STEPS = 18
-SPACING = "log-snr"
+DEFAULT_STEPS, SPACING = 18, "log-snr"
+DIFFUSERS = "HeunDiscreteScheduler"
 
 
-def sample(
-    predict: Predict, x: torch.Tensor, *, levels: list[Level[float]], eta: float, draw_noise: DrawNoise
+def sample_levels(
+    predict: Predict, x: torch.Tensor, *, levels: list[Level[float]], draw_noise: DrawNoise
 ) -> torch.Tensor:
-    """Images [B, C, H, W] from x at the first level, in 2 steps - 1 evaluations of the network.
-
-    Errors: UsageError for an eta.
-    """
-    refuse_eta(eta, "heun")
+    """Return images [B, C, H, W] from x at the first level; N steps run the network 2 N - 1 times."""
     line = Line.of(levels)
     z = x / line.norm(levels[0])
     for a, b in pairs(levels):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,20 +110,18 @@ class AdversarialGenerator(nn.Module):
         *,
         sampler: str | None = None,
         steps: int | None = None,
-        eta: float = 0.0,
         guidance: float = 1.0,
         guidance_interval: tuple[float, float] | None = None,
         spacing: str | None = None,
+        sampler_options: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """See `Generator.generate`. There is nothing to choose: one pass, from a z that is a function of the seed.
 
         Errors: as `check_condition`, and UsageError for choices of sampling by diffusion.
         """
         self.check_condition(condition, guidance=guidance)
-        if (sampler, eta, guidance_interval, spacing) != (None, 0, None, None) or steps not in (None, 1):
-            raise UsageError(
-                "a GAN makes an image in one pass", hint="sampler, steps, eta and spacing are for diffusion"
-            )
+        if any((sampler, guidance_interval, spacing, sampler_options)) or steps not in (None, 1):
+            raise UsageError("a GAN makes an image in one pass", hint="sampler, steps and spacing are for diffusion")
         device = next(self.parameters()).device
         z = image_noise(seeds, (self.network.z_dim,), device)()
         was_training = self.training

@@ -1,8 +1,10 @@
-"""Diffusion around any network, on pixels or on the latents of a first stage: what the families of that kind share."""
+"""A diffusion model around any network, on pixels or on the latents of a first stage."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,13 +14,11 @@ from torch import nn
 from corecli.base import registry
 from corecli.base.errors import DataError, UsageError, unknown_name
 from corecli.base.pixels import to_pixels, to_unit_range
-from corecli.diffusion.edm import Edm
-from corecli.diffusion.flow import Flow
+from corecli.diffusion import sampling
 from corecli.diffusion.guidance import Guidance, Output, denoiser, guided
-from corecli.diffusion.levels import Level
 from corecli.diffusion.noise import image_noise
-from corecli.diffusion.objectives import Draws, Objective, draw, training_loss
-from corecli.diffusion.vp import PREDICTIONS, VariancePreserving
+from corecli.diffusion.objectives.parts.objective import Objective
+from corecli.diffusion.training import Draws, draw, training_loss
 from corecli.generators.parts.conditioning import (
     CaptionConditioning,
     Conditioning,
@@ -30,14 +30,20 @@ from corecli.nets.text import MAX_BYTES
 
 CHANNELS = 3
 CONDITIONS = ("none", "features", "labels", "captions")
-OBJECTIVES = (*PREDICTIONS, "edm", "flow")
+OBJECTIVES = "diffusion/objectives"
+_UNUSED = {  # options of some objectives, and what others say of them
+    "flow_times": "draws no flow times",
+    "schedule": "has no schedule",
+    "diffusion_steps": "has no timesteps",
+    "min_snr": "has no min-SNR weighting",
+}
 
 
 class FirstStage(Protocol):
-    """A frozen module between images and the latents [B, C, h, w] in which a diffusion model works.
+    """A frozen module between images and the latents [B, C, h, w] on which a diffusion model works.
 
-    data_shape, moments_shape: of the latents of an image, and of what is kept to sample them from; is_random: whether
-    they are sampled, with noise, from a distribution.
+    data_shape: shape of an image's latents. moments_shape: shape of the moments from which they are computed.
+    is_random: whether latents are sampled from a distribution, with noise.
     """
 
     data_shape: tuple[int, int, int]
@@ -47,33 +53,33 @@ class FirstStage(Protocol):
     def moments_shape(self) -> tuple[int, int, int]: ...
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Uint8 images [B, 3, S, S] as float32 moments [B, *moments_shape]."""
+        """Encode uint8 images [B, 3, S, S] as float32 moments [B, *moments_shape]."""
         ...
 
     def latents(self, moments: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """The float32 latents [B, *data_shape] of moments, of about unit scale."""
+        """Return the float32 latents [B, *data_shape] of moments, with a standard deviation of about 1."""
         ...
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """The uint8 images [B, 3, S, S] of latents [B, *data_shape]."""
+        """Decode latents [B, *data_shape] to uint8 images [B, 3, S, S]."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
-    """The choices of a diffusion model apart from its network.
+    """The options of a diffusion model, except for its network.
 
-    objective: what the network learns: "eps", "v" or "x0" on the variance-preserving process of `schedule` with
-    `diffusion_steps` timesteps, "edm", or "flow".
-    learn_sigma: whether it learns the variance too, with the hybrid loss; None for yes where it can, with "eps".
-    min_snr: gamma of min-SNR weighting for "eps", "v" and "x0", 0 for none.
-    flow_times: how "flow" draws its times in training, "uniform" or "logit-normal".
+    objective: what the network learns, a file in `diffusion/objectives`. "eps", "v" and "x0" use the
+    variance-preserving process of `schedule` with `diffusion_steps` timesteps.
+    learn_sigma: whether the network also learns the variance, with the hybrid loss; None means yes if it can ("eps").
+    min_snr: gamma of min-SNR weighting for "eps", "v" and "x0"; 0 means none.
+    flow_times: distribution of the times of "flow" in training, "uniform" or "logit-normal".
 
-    condition: "none", "features" of `condition_dim` dimensions, "labels" of `num_classes` classes, or "captions": up
-    to `caption_length` bytes, or as many tokens embedded in `condition_dim` dimensions, where that is not 0.
-    condition_dropout: how often training hides the condition, so that guidance works; 0 means it cannot.
-    feature_normalization: "per-sample" (RCG), "l2" (IC-GAN) or "none", applied in training and sampling alike.
-    feature_noise: std of the noise added to normalized features in training, against near copies.
+    condition: "none", "features" of `condition_dim` dimensions, "labels" of `num_classes` classes, or "captions" of up
+    to `caption_length` bytes; if `condition_dim` is not 0, of as many tokens embedded in that many dimensions.
+    condition_dropout: probability with which training hides the condition; guidance needs a value above 0.
+    feature_normalization: "per-sample" (RCG), "l2" (IC-GAN) or "none", in training and sampling.
+    feature_noise: standard deviation of noise added to normalized features in training, against near copies.
     """
 
     image_size: int = 32
@@ -94,20 +100,20 @@ class DiffusionConfig:
 
     @property
     def learns_sigma(self) -> bool:
-        """Whether the network gives a variance."""
-        return self.objective == "eps" if self.learn_sigma is None else self.learn_sigma
+        """Whether the network outputs a variance."""
+        return _can_learn_variance(self.objective) if self.learn_sigma is None else self.learn_sigma
 
     def out_channels(self, channels: int) -> int:
-        """What a network on data of some channels gives: as many, and the learned variance where there is one."""
+        """Return the output channels of a network on `channels` channels: twice as many with a learned variance."""
         return 2 * channels if self.learns_sigma else channels
 
 
 class Diffusion(nn.Module):
-    """A Generator (see `_generator.py`) around network(x_t [B, C, h, w], t [B], vector [B, width] or None).
+    """A Generator (see `generator.py`) around network(x_t [B, C, h, w], t [B], vector [B, width] or None).
 
-    data_shape: (C, h, w) of what it models: RGB pixels, or the latents of a first stage, a frozen module that is
-    saved with it. attends: the network takes tokens [B, T, width] too, and is given those of a caption.
-    Errors: UsageError when the choices of the config do not fit together.
+    data_shape: (C, h, w) of the data: RGB pixels, or the latents of a first stage, a frozen module that is saved with
+    the generator. attends: whether the network also takes the tokens of a caption, [B, T, width].
+    Errors: UsageError if options of the config contradict each other.
     """
 
     def __init__(
@@ -134,7 +140,7 @@ class Diffusion(nn.Module):
         kind, droppable = self.config.condition, self.config.condition_dropout > 0
         if self.conditioning is None:
             if condition is not None or guidance != 1:
-                raise UsageError("the generator is unconditional", hint="it takes no condition and no guidance")
+                raise UsageError("the generator is unconditional", hint="give no condition and no guidance")
             return
         if guidance != 1 and not droppable:
             hint = "train with condition dropout above 0, or use guidance 1"
@@ -142,7 +148,7 @@ class Diffusion(nn.Module):
         if condition is not None:
             self.conditioning.check(condition)
         elif not droppable or guidance != 1:
-            raise UsageError(f"the generator is conditioned on {kind}, and none are given", hint=f"give it {kind}")
+            raise UsageError(f"the generator is conditioned on {kind}, and none are given", hint=f"give {kind}")
 
     def draw(self, seed: int, step: int, *, batch: int) -> Draws:
         """See `Generator.draw`."""
@@ -158,10 +164,10 @@ class Diffusion(nn.Module):
         )
 
     def loss(self, x: torch.Tensor, condition: torch.Tensor | None, draws: Draws) -> torch.Tensor:
-        """The objective's loss; see `Generator.loss`.
+        """Return the objective's loss; see `Generator.loss`.
 
-        x: uint8 images, or what `moments` gave for them. Seeds torch's global generator from the draws, so that
-        dropout too is a function of (seed, step).
+        x: uint8 images, or the result of `moments` for them. Torch's global generator is seeded from the draws, so that
+        dropout is a function of (seed, step) as well.
         """
         draws = draws.to(x.device)
         torch.manual_seed(draws.seed)
@@ -180,32 +186,30 @@ class Diffusion(nn.Module):
         *,
         sampler: str | None = None,
         steps: int | None = None,
-        eta: float = 0.0,
         guidance: float = 1.0,
         guidance_interval: tuple[float, float] | None = None,
         spacing: str | None = None,
+        sampler_options: Mapping[str, Any] | None = None,
     ) -> torch.Tensor:
-        """See `Generator.generate`; None means the objective's sampler, its number of steps, and its or their spacing.
+        """See `Generator.generate`.
 
-        guidance_interval: the noise levels sigma / alpha, above the first and up to the second, that are guided.
+        sampler: the objective's by default. steps, spacing: see `sampling.levels_of`. sampler_options: values for the
+        sampler's Options. guidance_interval: see `Guidance`.
         """
         self.check_condition(condition, guidance=guidance)
-        told = Guidance(guidance, guidance_interval)
-        told.check()
-        module = registry.load("diffusion/samplers", sampler or self.objective.sampler)
-        levels = self._levels(module, steps, spacing)
+        guide = Guidance(guidance, guidance_interval)
+        guide.check()
+        sampler = sampler or default_sampler(self.config.objective)
+        levels = sampling.levels_of(sampler, self.objective, steps=steps, spacing=spacing)
         draw_noise = image_noise(seeds, self.data_shape, next(self.parameters()).device)
         was_training = self.training
         self.eval()
         try:
-            output = self._output(condition, len(seeds), told)
+            output = self._output(condition, len(seeds), guide)
             clip = self.objective.clips and self.first_stage is None
-            x0 = module.sample(
-                denoiser(output, self.objective, clip=clip),
-                self.objective.start(draw_noise(), levels[0]),
-                levels=levels,
-                eta=eta,
-                draw_noise=draw_noise,
+            predict = denoiser(output, self.objective, clip=clip)
+            x0 = sampling.run(
+                sampler, predict, self.objective, levels=levels, draw_noise=draw_noise, options=sampler_options
             )
             if self.first_stage is None:
                 return to_pixels(x0)
@@ -213,43 +217,37 @@ class Diffusion(nn.Module):
         finally:
             self.train(was_training)
 
-    def _levels(self, sampler: Any, steps: int | None, spacing: str | None) -> list[Level[float]]:
-        """Where a sampler stops; by default as many times as it likes, as far as there are timesteps."""
-        most = self.config.diffusion_steps if self.config.objective in PREDICTIONS else sampler.DEFAULT_STEPS
-        chosen = spacing or self.objective.spacing or sampler.SPACING
-        return self.objective.levels(chosen, min(sampler.DEFAULT_STEPS, most) if steps is None else steps)
-
     def moments(self, images: torch.Tensor) -> torch.Tensor:
-        """What a first stage has to know of uint8 images, to be kept: float16 [B, V, *moments_shape].
+        """Encode uint8 images with the first stage, for reuse: float16 [B, V, *moments_shape].
 
-        V is 2, of the images and of their mirror images, where training mirrors them, else 1.
+        V is 2 if training mirrors images (the images and their mirror images), else 1.
         """
         assert self.first_stage is not None, "pixels need no first stage"
         views = (images, images.flip(-1)) if self.config.flip else (images,)
         return torch.stack([self.first_stage.encode(view) for view in views], dim=1).half()
 
     def _clean(self, x: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """x0, [B, *data_shape] float32, mirrored as the draws say; latents are sampled with their noise."""
+        """Return x0, float32 [B, *data_shape], with mirroring and the noise of latents taken from the draws."""
         if self.first_stage is None:
             return to_unit_range(self._pixels(x, draws))
         noise = draws.posterior_noise if self.first_stage.is_random else None
         return self.objective.latent_scale * self.first_stage.latents(self._kept(x, draws), noise)
 
     def _pixels(self, x: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Uint8 images, mirrored as the draws say. Errors: DataError for another size."""
+        """Return uint8 images, mirrored according to the draws. Errors: DataError if their size is wrong."""
         expected = (CHANNELS, self.config.image_size, self.config.image_size)
         if tuple(x.shape[1:]) != expected or x.dtype != torch.uint8:
-            raise DataError(f"{x.dtype} data of {tuple(x.shape[1:])}, the generator takes pixels of {expected}")
+            raise DataError(f"{x.dtype} data of shape {tuple(x.shape[1:])}; the generator takes pixels {expected}")
         return torch.where(_column(draws.flip), x.flip(-1), x) if self.config.flip else x
 
     def _kept(self, x: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Moments [B, *moments_shape] of images or of what `moments` gave. Errors: DataError for another shape."""
+        """Return moments [B, *moments_shape] for x, see `loss`. Errors: DataError if the shape of x is wrong."""
         assert self.first_stage is not None
         if x.dtype == torch.uint8:
             return self.first_stage.encode(self._pixels(x, draws)).half()
         expected = (1 + self.config.flip, *self.first_stage.moments_shape)
         if tuple(x.shape[1:]) != expected:
-            raise DataError(f"latents of {tuple(x.shape[1:])}, the generator takes {expected}")
+            raise DataError(f"latents of shape {tuple(x.shape[1:])}; the generator takes {expected}")
         return x[torch.arange(len(x), device=x.device), draws.flip.long() * self.config.flip]
 
     def _training_vector(self, condition: torch.Tensor | None, draws: Draws) -> torch.Tensor | None:
@@ -273,28 +271,35 @@ class Diffusion(nn.Module):
 
 
 def _column(values: torch.Tensor) -> torch.Tensor:
-    """[B] as [B, 1, 1, 1]."""
+    """Return [B] as [B, 1, 1, 1]."""
     return values[:, None, None, None]
 
 
+def default_sampler(objective: str) -> str:
+    """Return the name of an objective's default sampler."""
+    return registry.constants(OBJECTIVES, objective)["SAMPLER"]
+
+
+def _can_learn_variance(objective: str) -> bool:
+    return registry.constants(OBJECTIVES, objective).get("LEARNS_VARIANCE", False)
+
+
 def _objective(config: DiffusionConfig) -> Objective:
-    """What the config asks the network to learn. Errors: UsageError for choices that have no meaning together."""
+    """Build the config's objective. Errors: UsageError if it is unknown, or an option does not apply to it."""
     name = config.objective
-    if name not in OBJECTIVES:
-        raise unknown_name("objective", name, OBJECTIVES)
-    if config.learn_sigma and name != "eps":
+    build = registry.load(OBJECTIVES, name).build
+    if config.learn_sigma and not _can_learn_variance(name):
         raise UsageError(f"the {name} objective has no learned variance", hint="use eps, or no learned variance")
-    if config.flow_times != "uniform" and name != "flow":
-        raise UsageError(f"the {name} objective draws no flow times", hint="use flow")
-    if name in PREDICTIONS:
-        return VariancePreserving(
-            name=name, schedule=config.schedule, num_timesteps=config.diffusion_steps, min_snr=config.min_snr
-        )
-    if (config.schedule, config.diffusion_steps) != (type(config).schedule, type(config).diffusion_steps):
-        raise UsageError(f"the {name} objective has no schedule of timesteps", hint="leave schedule and steps alone")
-    if config.min_snr:
-        raise UsageError(f"the {name} objective has no min-SNR weighting", hint=f"use {' or '.join(PREDICTIONS)}")
-    return Edm() if name == "edm" else Flow(times=config.flow_times)
+    taken = _options_of(name)
+    for option, reason in _UNUSED.items():
+        if option not in taken and getattr(config, option) != getattr(type(config), option):
+            others = (o for o in registry.choices(OBJECTIVES) if option in _options_of(o))
+            raise UsageError(f"the {name} objective {reason}", hint=f"use {' or '.join(others)}")
+    return build(**{option: getattr(config, option) for option in taken})
+
+
+def _options_of(objective: str) -> Mapping[str, Any]:
+    return inspect.signature(registry.load(OBJECTIVES, objective).build).parameters
 
 
 def _conditioning(config: DiffusionConfig, width: int, *, attends: bool) -> Conditioning | None:
@@ -312,8 +317,8 @@ def _conditioning(config: DiffusionConfig, width: int, *, attends: bool) -> Cond
     if config.condition == "labels":
         return LabelConditioning(num_classes=config.num_classes, width=width, droppable=droppable)
     if config.condition == "captions":
-        told: dict[str, Any] = {"length": config.caption_length, "attends": attends, "droppable": droppable}
+        options: dict[str, Any] = {"length": config.caption_length, "attends": attends, "droppable": droppable}
         if not config.condition_dim:
-            return CaptionConditioning(width=width, **told)
-        return EmbeddingConditioning(dim=config.condition_dim, width=width, **told)
+            return CaptionConditioning(width=width, **options)
+        return EmbeddingConditioning(dim=config.condition_dim, width=width, **options)
     return None

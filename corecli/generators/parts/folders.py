@@ -17,17 +17,13 @@ from corecli.base import checkpoint, registry
 from corecli.base.checkpoint import Header, Tensors
 from corecli.base.errors import DataError, UsageError
 from corecli.base.files import missing, storage_errors, write_json
+from corecli.diffusion import schedules
+from corecli.diffusion.noise import noise_tables
 from corecli.nets.autoencoder import VQ, FirstStage, diffusers_class
 from corecli.nets.weights.pipelines import OWN, OWN_KIND, is_own, refuse_others
 
 _UNET, _STAGE = "network.unet.", "first_stage.autoencoder."
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
-_SCHEDULES = {  # by diffusers' name; its first and last beta of 1000 timesteps
-    "linear": ("linear", 1e-4, 0.02),
-    "scaled_linear": ("scaled_linear", 0.0015, 0.0195),
-    "cosine": ("squaredcos_cap_v2", 1e-4, 0.02),
-}
-_PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 
 
 def write_folder(folder: Path, tensors: Tensors, header: Header) -> None:
@@ -38,7 +34,7 @@ def write_folder(folder: Path, tensors: Tensors, header: Header) -> None:
     """
     generator = _built(header, tensors)
     objective = getattr(generator.config, "objective", "")
-    if not hasattr(getattr(generator, "network", None), "diffusers_config") or objective not in _PREDICTIONS:
+    if not hasattr(getattr(generator, "network", None), "diffusers_config") or not _prediction_type(objective):
         hint = "adm and ldm are exported, with the objectives eps, v and x0"
         raise UsageError(f"diffusers has no classes for {header['arch']} {objective}".rstrip(), hint=hint)
     with storage_errors(folder):
@@ -127,19 +123,30 @@ def scheduler_of(generator: Any) -> Any:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     config = generator.config
-    name, first, last = _SCHEDULES[config.schedule]
-    scale = 1000 / config.diffusion_steps
     shared: dict[str, Any] = {
         "num_train_timesteps": config.diffusion_steps,
-        "beta_schedule": name,
-        "beta_start": scale * first,
-        "beta_end": scale * last,
-        "prediction_type": _PREDICTIONS[config.objective],
+        **_betas(config.schedule, config.diffusion_steps),
+        "prediction_type": _prediction_type(config.objective),
         "clip_sample": generator.first_stage is None,
     }
     if config.learn_sigma:
         return DDPMScheduler(**shared, variance_type="learned_range", timestep_spacing="linspace")
     return DDIMScheduler(**shared, timestep_spacing="leading", steps_offset=0, set_alpha_to_one=True)
+
+
+def _betas(schedule: str, num_timesteps: int) -> dict[str, Any]:
+    """Return the settings of a scheduler with a schedule's betas: those of its file, or all of its betas."""
+    settings = getattr(schedules.load(schedule), "DIFFUSERS", None)
+    if settings is None:
+        return {"trained_betas": noise_tables(schedule, num_timesteps).betas.tolist()}
+    scale = 1000 / num_timesteps
+    scaled = {name: scale * settings[name] for name in ("beta_start", "beta_end")}
+    return {"beta_schedule": settings["beta_schedule"], **scaled}
+
+
+def _prediction_type(objective: str) -> str | None:
+    """Return the name of an objective in diffusers, None if it has none."""
+    return registry.constants("diffusion/objectives", objective).get("DIFFUSERS") if objective else None
 
 
 def _prefixed(folder: Path, prefix: str) -> Tensors:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
 
-from corecli.diffusion.objectives import Draws
+from corecli.diffusion.training import Draws
 
 
 class Generator(Protocol):
@@ -41,10 +42,10 @@ class Generator(Protocol):
         *,
         sampler: str | None = None,
         steps: int | None = None,
-        eta: float = 0.0,
         guidance: float = 1.0,
         guidance_interval: tuple[float, float] | None = None,
         spacing: str | None = None,
+        sampler_options: Mapping[str, Any] | None = None,
     ) -> torch.Tensor:
         """Uint8 images [B, 3, S, S] on the generator's device; image i is a function of seeds[i] and its condition.
 

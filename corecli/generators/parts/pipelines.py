@@ -22,17 +22,10 @@ from torch import Tensor
 from corecli.base.errors import WHOLE_FOLDER, DataError, UsageError
 from corecli.base.files import read_json
 from corecli.base.silence import silence
+from corecli.diffusion.samplers import scheduler_of
 from corecli.nets.weights import pipelines
 
 Kind = Literal["none", "captions", "images"]
-SCHEDULERS = {
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "dpmpp": "DPMSolverMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "unipc": "UniPCMultistepScheduler",
-}
 _OURS = ("generator", "output_type", "num_images_per_prompt", "prompt", "image", "batch_size")  # not for --set
 _DEFAULT_INPUT_PX = 224
 _TOKENIZED_AT_ONCE = 4096
@@ -124,7 +117,7 @@ class Pipeline:
         import diffusers
 
         scheduler: Any = self._pipeline.scheduler
-        kind = type(scheduler) if sampler is None else getattr(diffusers, SCHEDULERS[sampler])
+        kind = type(scheduler) if sampler is None else getattr(diffusers, scheduler_of(sampler))
         if kind is not type(scheduler) and kind not in getattr(scheduler, "compatibles", []):
             reason = f"the {sampler} sampler does not fit its {type(scheduler).__name__}"
             raise UsageError(reason, where=self._folder, hint="without --sampler it takes its own")

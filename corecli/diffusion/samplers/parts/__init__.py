@@ -1,1 +1,1 @@
-"""Machinery that samplers share."""
+"""What samplers share."""

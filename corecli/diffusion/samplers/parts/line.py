@@ -1,8 +1,8 @@
-"""The probability-flow ODE in coordinates in which it is a straight line wherever x0 and eps do not change.
+"""The probability-flow ODE in coordinates in which its solutions are straight lines while x0 and eps stay the same.
 
-With c = 0, z = x / alpha and tau = sigma / alpha (EDM, Eq. 4); where the levels begin at nothing but noise, so that
-alpha is 0, c = 1: z = x / (alpha + sigma) and tau = sigma / (alpha + sigma), which are x and t of a rectified flow.
-Either way z = (1 - c tau) x0 + tau eps, and dz / dtau = eps - c x0.
+With c = 0, z = x / alpha and tau = sigma / alpha (EDM, Eq. 4). If the levels start at pure noise, where alpha is 0,
+c = 1: z = x / (alpha + sigma) and tau = sigma / (alpha + sigma), which are x and t of a rectified flow. In both cases
+z = (1 - c tau) x0 + tau eps, and dz / dtau = eps - c x0.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ class Line:
 
     @classmethod
     def of(cls, levels: list[Level[float]]) -> Line:
-        """The coordinates that every level has."""
+        """Return the coordinates that are finite at every level."""
         return cls(c=0.0 if levels[0].alpha > 0 else 1.0)
 
     def norm(self, level: Level[float]) -> float:
-        """x / z."""
+        """Return x / z."""
         return level.alpha + self.c * level.sigma
 
     def tau(self, level: Level[float]) -> float:
-        """Where on the line a level is; 0 for the clean image."""
+        """Return the position of a level on the line; it is 0 for the clean image."""
         return level.sigma / self.norm(level)
 
     def slope(self, predict: Predict, z: torch.Tensor, level: Level[float]) -> torch.Tensor:
-        """dz / dtau, from one evaluation of the network."""
+        """Return dz / dtau; the network runs once."""
         x = self.norm(level) * z
         x0 = predict(x, level).x0
         return (x - level.alpha * x0) / level.sigma - self.c * x0

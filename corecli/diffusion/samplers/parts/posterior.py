@@ -1,4 +1,4 @@
-"""The posterior q(x_b | x_a, x0) of a less noisy level b, on any process (DDPM, Eq. 7; VDM, Eq. 32)."""
+"""The posterior q(x_b | x_a, x0) at a less noisy level b, on any process (DDPM, Eq. 7; VDM, Eq. 32)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from corecli.diffusion.levels import Level
 
 
 class Posterior(NamedTuple):
-    """N(mean_x0 x0 + mean_x x_a, variance); forward: the variance of the step from b to a, DDPM's beta on its own."""
+    """N(mean_x0 x0 + mean_x x_a, variance).
+
+    forward: the variance of the forward step from b to a, which is DDPM's beta for neighboring timesteps.
+    """
 
     mean_x0: float
     mean_x: float
@@ -17,7 +20,7 @@ class Posterior(NamedTuple):
 
 
 def posterior(a: Level[float], b: Level[float]) -> Posterior:
-    """The posterior of a step down from a to b."""
+    """Return the posterior of a step from level a down to level b."""
     shrink = a.alpha / b.alpha
     forward = a.sigma**2 - (shrink * b.sigma) ** 2
     kept = (b.sigma / a.sigma) ** 2
