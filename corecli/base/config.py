@@ -42,6 +42,7 @@ class Option:
     metavar: str | None = None
     short: str | None = None
     positional: bool = False
+    suffix: Callable[[str], str] | None = None  # from the field's name, what help appends in place of the default
     joined: bool = False  # NAME=VALUE items of all sources together, the nearest source's word for a name winning
 
     def names(self) -> tuple[str, ...]:

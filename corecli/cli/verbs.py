@@ -57,7 +57,9 @@ def help_text(f: Any, opt: cfg.Option) -> str:
     extra = []
     if len(opt.names()) > 4:
         extra.append("one of " + ", ".join(opt.names()))
-    if f.default is cfg.MISSING:
+    if opt.suffix is not None:
+        extra.append(opt.suffix(f.name))
+    elif f.default is cfg.MISSING:
         extra.append("required")
     elif f.default not in (None, (), False):
         default = f.default if isinstance(f.default, tuple) else (f.default,)

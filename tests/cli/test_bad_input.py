@@ -296,8 +296,8 @@ LABELS = [
     (f"{GEN} --condition labels --data $sets/flat", ["$sets/flat: has no labels", "class sub-folders"]),
     (f"{PROBE} --test $sets/good --train $sets/flat", ["$sets/flat: has no labels"]),
     (f"{PROBE} --train $sets/good --test $sets/flat", ["$sets/flat: has no labels"]),
-    (f"{PROBE} --test $sets/good --train $sets/one", ["$sets/one: all its labels are of one class"]),
-    (f"{PROBE} --train $sets/good --test digits:8", ["digits:8: classes that the training set has not"]),
+    (f"{PROBE} --test $sets/good --train $sets/one", ["$sets/one: has labels of one class only"]),
+    (f"{PROBE} --train $sets/good --test digits:8", ["digits:8: has classes that the training set does not have"]),
     ("inflate --out o --per-class 3 --real $sets/flat", ["$sets/flat: per_class needs labels", "fraction"]),
     (f"{SAMPLE} --order class-balanced --features $unlabeled", ["$unlabeled: rows without labels"]),
 ]

@@ -261,7 +261,7 @@ def test_images_of_several_classes_are_scored_by_mean_average_precision(run: Run
 LISTS = [
     ("a\tx;y\nb\n", "line 2 is not KEY<TAB>CLASS"),
     ("a\tx;y\na\tx\n", "line 2 repeats the key 'a'"),
-    ("a\tx\n", "names 1 classes"),
+    ("a\tx\n", "names 1 class (a probe needs at least two)"),
     ("a\tx;y\n", "has none of its keys, such as '0/0004'"),
 ]
 
@@ -277,12 +277,12 @@ def test_bad_label_files_are_refused(run: Run, tiny: Path, text: str, message: s
 
 REFUSED = [
     ("--labels l.tsv", "--labels does not apply to --mode sweep"),
-    ("--labels l.tsv --mode logistic --k 3", "--k does not apply to several classes an image"),
-    ("--shots 3 --fraction 0.1", "--shots and --fraction are two ways"),
+    ("--labels l.tsv --mode logistic --k 3", "--k does not apply to images with several classes"),
+    ("--shots 3 --fraction 0.1", "--shots and --fraction exclude each other"),
     ("--corruptions fig", "unknown corruption 'fig' (did you mean 'fog'?)"),
     ("--corruptions fog", "--corruptions needs images"),
-    ("--pool mean", "--pool is for an --encoder's --layer backbone"),
-    ("--holdout 0.2 --val $z", "--holdout and --val are two ways"),
+    ("--pool mean", "--pool needs an --encoder with --layer backbone"),
+    ("--holdout 0.2 --val $z", "--holdout and --val exclude each other"),
 ]
 
 
@@ -306,9 +306,8 @@ def test_a_pooled_transformer_is_fine_tuned_and_scored(run: Run, tiny: Path) -> 
 
 
 def test_all_corruptions_are_the_fifteen() -> None:
-    from corecli.commands.probe.modes import corruptions
-    from corecli.commands.probe.options import Config
+    from corecli.commands.probe.checks import corruptions
     from corecli.views.corrupt import CORRUPTIONS
 
-    assert corruptions(Config(train=("a",), test=("b",), corruptions=("fog", "all"))) == CORRUPTIONS
-    assert corruptions(Config(train=("a",), test=("b",), corruptions=("fog,snow", "fog"))) == ("fog", "snow")
+    assert corruptions(("fog", "all")) == CORRUPTIONS
+    assert corruptions(("fog,snow", "fog")) == ("fog", "snow")

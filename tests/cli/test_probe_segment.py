@@ -105,8 +105,10 @@ def test_bad_input_is_refused(run: Run, shapes: Path, tiny: Path) -> None:
     refused(65, "a mask has the number of a class in each pixel, and this is PNG with RGB", *short)
     short[short.index("--train-masks") + 1] = shapes / "test-masks"
     refused(65, "10 of 16 images have no mask, such as 06", *short, "--dry-run")
-    refused(65, "a pixel of class 2, and there are 2, from 0 on", *line(shapes, "vit", *steps, "--num-classes", 2))
-    refused(2, "a warm-up of 5 steps leaves nothing of 3", *line(shapes, "vit", "--steps", 3))
+    refused(
+        65, "a pixel has class 2, but there are 2 classes, from 0 on", *line(shapes, "vit", *steps, "--num-classes", 2)
+    )
+    refused(2, "a warm-up of 5 steps is not shorter than training, 3 steps", *line(shapes, "vit", "--steps", 3))
     refused(2, "--image-size does not apply to --mode segment", *line(shapes, "vit", *steps, "--image-size", 8))
     refused(2, "--k does not apply to --mode segment", *line(shapes, "vit", *steps, "--k", 8))
     z = tiny / "z.safetensors"

@@ -7,20 +7,25 @@ from typing import Any
 import pytest
 import torch
 
+from corecli.base import registry
+from corecli.commands.probe.classification import fit, prepare
+from corecli.commands.probe.options import MODES, Config, mode_options
 from corecli.commands.probe.problem import read_problem
+from corecli.commands.probe.reader import Reader
 from corecli.commands.probe.sets import tasks
-from corecli.commands.probe.training import train_on_images
-from corecli.commands.probe.options import Config
 from corecli.engine.dist import World
 from corecli.nets.encoder import build_encoder
 
 
 def trained(world: World, given: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """The classifier's weight and the encoder's first one, after a few steps on real digits."""
-    config = Config(train=("digits:8:test",), test=("digits:8:test",), encoder="-", quiet=True, workers="0", **given)
+    config = Config(train=("digits:8:test",), test=("digits:8:test",), **given)
     encoder = build_encoder("resnet10-tiny", image_size=8, projector_dim=None).eval()
-    problem = read_problem(config, tasks(config.train, (), config.test)[0], encoder, 1)
-    (fitted,) = train_on_images(config, problem, encoder, world)
+    reader = Reader(encoder=encoder, world=world, workers=0)
+    problem = read_problem(tasks(config.train, (), config.test)[0], reader, seeds=range(1))
+    mode = registry.load(MODES, config.mode)
+    options = mode.Options(**mode_options(config))
+    (fitted,) = fit(mode, options, prepare(problem, reader, on_images=True), range(1))
     return fitted.classifier.weight.contiguous(), (fitted.encoder or encoder).backbone.conv1.weight.detach()  # type: ignore[union-attr]
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from corecli.commands.probe.segment import count_predictions, train_segmenter
-from corecli.commands.probe.options import Config
+from corecli.commands.probe.modes import segment
+from corecli.commands.probe.reader import Reader
+from corecli.commands.probe.segmentation import Context, count_predictions
 from corecli.data.masks import open_masked
 from corecli.engine.dist import World
 from corecli.nets.encoder import build_encoder
@@ -18,12 +19,13 @@ from corecli.nets.encoder import build_encoder
 
 def trained(world: World, folder: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The convolution's weight after a few steps, and the pixels counted."""
-    options = {"steps": 6, "warmup_steps": 1, "train_batch": 4, "crop_px": 16, "stride_px": 8, "lr": 0.01}
-    config = Config(train=("-",), test=("-",), mode="segment", quiet=True, workers="0", **options)
+    options = segment.Options(steps=6, warmup_steps=1, train_batch=4, crop_px=16, stride_px=8, lr=0.01)
     data = open_masked(f"{folder}/images", f"{folder}/masks")
     encoder = build_encoder("vit-micro/8", image_size=16, projector_dim=None)
-    net = train_segmenter(config, data, encoder, 3, 0, world)
-    return net.head[1].weight.detach().clone(), count_predictions(config, data, net, 3, world)  # type: ignore[index,union-attr,operator]
+    context = Context(train=data, num_classes=3, reader=Reader(encoder=encoder, world=world, workers=0))
+    predict: Any = segment.fit(context, options=options, seed=0)
+    net = predict.args[0]
+    return net.head[1].weight.detach().clone(), count_predictions(data, predict, context)
 
 
 def test_two_processes_train_and_count_what_one_does(two_ranks: Any, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Several classes an image, as VOC has them, from a file: `key<TAB>class;class...<TAB>difficult class;...`."""
+"""Read the classes of images that have several, as in VOC: lines `KEY<TAB>CLASS;CLASS...[<TAB>CLASS;...]`.
+
+The optional third column has the classes that are difficult to see in the image.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,15 @@ from corecli.base.files import missing
 
 @dataclass(frozen=True, kw_only=True)
 class ClassLists:
-    """The names of all classes, sorted, and by key the numbers of an image's own and of its difficult ones."""
+    """The sorted names of all classes, and by key the numbers of an image's classes and of its difficult classes."""
 
+    path: Path
     names: tuple[str, ...]
     own: dict[str, list[int]]
     difficult: dict[str, list[int]]
 
     def targets(self, keys: Sequence[str]) -> np.ndarray:
-        """int8 [N, C]: 1 for a class of the image, 0 for others, -1 for one that is in it but difficult to see."""
+        """Return int8 [N, C]: 1 for a class of the image, 0 for other classes, -1 for a difficult one."""
         found = np.zeros((len(keys), len(self.names)), dtype=np.int8)
         for row, key in enumerate(keys):
             found[row, self.difficult[key]] = -1
@@ -30,14 +34,14 @@ class ClassLists:
 
 
 def read_class_lists(path: Path) -> ClassLists:
-    """Read such a file; lines may leave out the last column. Errors: MissingInputError, DataError naming the line."""
+    """Read a file of class lists. Errors: MissingInputError; DataError that names a malformed or repeated line."""
     if not path.is_file():
         raise missing(path)
     lists: dict[str, tuple[list[str], list[str]]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError("is not utf-8 text", where=path) from error
+        raise DataError("is not UTF-8 text", where=path) from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -50,9 +54,11 @@ def read_class_lists(path: Path) -> ClassLists:
         lists[key] = own, difficult
     names = tuple(sorted({name for both in lists.values() for part in both for name in part}))
     if len(names) < 2:
-        raise DataError(f"names {len(names)} classes", where=path, hint="a probe learns to tell two or more apart")
+        plural = "1 class" if names else "no classes"
+        raise DataError(f"names {plural}", where=path, hint="a probe needs at least two")
     number_of = {name: number for number, name in enumerate(names)}
     return ClassLists(
+        path=path,
         names=names,
         own={key: [number_of[name] for name in own] for key, (own, _) in lists.items()},
         difficult={key: [number_of[name] for name in rest] for key, (_, rest) in lists.items()},

@@ -1,20 +1,19 @@
-"""What `probe` prints: the lines of one test set as they are, those of several as one table with their means."""
+"""The output of `probe`: lines and JSON records of each test set, means over several, and the confusion matrix."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corecli.base.files import atomic_write
 from corecli.base.outcome import Outcome
-from corecli.commands.probe.sets import NamedSet, Task, named
+from corecli.commands.probe.sets import NamedSet, Task
 
 if TYPE_CHECKING:
-    from corecli.commands.probe.options import Config
     from corecli.commands.probe.problem import ClassSpace
 
 Interval = tuple[float, float]
@@ -22,9 +21,10 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The scores of a test set; confusion counts images by true class (row) and predicted class, numbered as `space`.
+    """The scores of a test set.
 
-    corruptions: the accuracy under each, by severity.
+    confusion: counts of images by true class (row) and predicted class (column), numbered as in `space`; None with
+    --labels; corruptions: top1 under each corruption, by severity.
     """
 
     task: Task
@@ -43,21 +43,20 @@ class Result:
 
     @property
     def kind(self) -> str | None:
-        """Whether a named test set shows transfer, to its own training set, or shift, from the first one's."""
+        """Return "transfer" if a test set has its own training set, "shift" if not, None if it has no name."""
         if self.of.name is None:
             return None
         return "transfer" if self.of.name == self.task.train.name else "shift"
 
 
-def report(config: Config, results: Sequence[Result]) -> Outcome:
-    """Lines and records of all test sets, in the order they were named."""
-    places = {named(text): place for place, text in enumerate(config.test)}
-    results = sorted(results, key=lambda result: places[result.of])
-    if config.confusion is not None:
-        _write_confusion(config.confusion, results[0])
+def report(results: Sequence[Result], *, shared: Mapping[str, Any], per_class: bool) -> Outcome:
+    """Return the lines and records of test sets.
+
+    shared: fields of every record; per_class: whether the lines have the accuracy of each class.
+    """
     alone = len(results) == 1 and results[0].of.name is None and results[0].task.train.name is None
-    lines = [line if alone else f"{r.of.shown}\t{line}" for r in results for line in _lines(config, r)]
-    records = [_record(config, result) for result in results]
+    lines = [line if alone else f"{r.of.shown}\t{line}" for r in results for line in _lines(r, per_class)]
+    records = [_record(result, shared) for result in results]
     for kind, over in _groups(results).items():
         mean = _mean([result.values for result in over])
         lines += [f"mean({kind})\t{name}\t{value:.6g}" for name, value in mean.items()]
@@ -66,7 +65,7 @@ def report(config: Config, results: Sequence[Result]) -> Outcome:
     return Outcome(lines=tuple(lines), records=tuple(records), notes=notes)
 
 
-def _lines(config: Config, result: Result) -> list[str]:
+def _lines(result: Result, per_class: bool) -> list[str]:
     lines = [f"{name}\t{value:.6g}" for name, value in result.values.items() if value is not None]
     for name, interval in result.intervals.items():
         if interval is not None:
@@ -74,12 +73,12 @@ def _lines(config: Config, result: Result) -> list[str]:
     lines += [f"corruption {name}\t{_average(found):.6g}" for name, found in result.corruptions.items()]
     if result.corruptions:
         lines.append(f"corruption_mean\t{_corruption_mean(result):.6g}")
-    if config.per_class:
+    if per_class:
         lines += [f"class {name}\t{value:.6g}" for name, value in result.per_class.items()]
     return lines
 
 
-def _record(config: Config, result: Result) -> dict[str, Any]:
+def _record(result: Result, shared: Mapping[str, Any]) -> dict[str, Any]:
     corrupted: dict[str, Any] = {}
     if result.corruptions:
         corrupted = {"corruption_mean": _corruption_mean(result), "corruptions": result.corruptions}
@@ -94,24 +93,20 @@ def _record(config: Config, result: Result) -> dict[str, Any]:
         "num_train": result.num_train,
         "num_test": result.num_test,
         "num_classes": result.num_classes,
-        "encoder": config.encoder,
-        "layer": config.layer,
-        "pool": config.pool,
-        "blocks": config.blocks,
-        "mode": config.mode,
+        **shared,
         "train": result.task.train.spec,
         "test": result.of.spec,
     }
 
 
 def _groups(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The test sets that have a mean: two and more under shift, or of transfer."""
+    """Return the kinds with at least two test sets, whose scores are averaged."""
     kinds = {kind: [result for result in results if result.kind == kind] for kind in ("shift", "transfer")}
     return {kind: over for kind, over in kinds.items() if len(over) > 1}
 
 
 def _mean(scores: Sequence[dict[str, float | None]]) -> dict[str, float]:
-    """The mean of every score that all of them have."""
+    """Return the mean of every score that all test sets have."""
     found = {}
     for name in scores[0]:
         values = [value for one in scores if (value := one.get(name)) is not None]
@@ -132,8 +127,8 @@ def _note(result: Result) -> str:
     return f"{result.of.shown}: scored over the logits of its {result.num_classes} of {len(result.space)} classes"
 
 
-def _write_confusion(path: Path, result: Result) -> None:
-    """CSV: a header of predicted classes, then a row for each true class; the mean over seeds of the counts."""
+def write_confusion(path: Path, result: Result) -> None:
+    """Write CSV with a column for each predicted class and a row for each true class: counts, averaged over seeds."""
     counts, space = result.confusion or [], result.space
     names = [space.name(number) for number in range(len(space))]
     text = io.StringIO()

@@ -1,4 +1,4 @@
-"""The sets a probe is trained and scored on: which of them belong together, and whether they can."""
+"""The sets that a probe is trained and scored on: their names, which belong together, and checks without torch."""
 
 from __future__ import annotations
 
@@ -6,19 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from corecli.base.checkpoint import read_header
 from corecli.base.errors import DataError, UsageError
 from corecli.base.files import sniff
-from corecli.commands.parts.inputs import open_images
-from corecli.commands.parts.layer import layer_name
-
-if TYPE_CHECKING:
-    from corecli.commands.probe.options import Config
-    from corecli.data.masks import MaskedImages
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -32,13 +26,13 @@ class NamedSet:
 
     @property
     def shown(self) -> str:
-        """What stands for it in a table."""
+        """The name in tables and messages."""
         return self.name or self.spec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A training set, the set its setting is chosen on if not a part of it, and the sets it is scored on."""
+    """A training set with its validation set, if it has one, and the test sets that are scored on it."""
 
     train: NamedSet
     val: NamedSet | None
@@ -51,7 +45,7 @@ class Task:
 
 
 def named(text: str) -> NamedSet:
-    """`NAME=SET`, or a set without a name; a path that exists is one whole, whatever it contains."""
+    """Split `NAME=SET`. The text of an existing path is a set without a name, even if it has an equals sign."""
     name, _, spec = text.partition("=")
     if spec and _NAME.fullmatch(name) and not Path(text).exists():
         return NamedSet(name=name, spec=spec)
@@ -59,9 +53,9 @@ def named(text: str) -> NamedSet:
 
 
 def tasks(train: Sequence[str], val: Sequence[str], test: Sequence[str]) -> tuple[Task, ...]:
-    """Which sets belong together: a test set with the training set of its name, else with the first one.
+    """Group sets by name: a test or validation set belongs to the training set of its name, or else to the first one.
 
-    Errors: UsageError for names that repeat or lead nowhere.
+    Errors: UsageError if a name repeats, or a set belongs to no other.
     """
     trains, vals, tests = ([named(text) for text in texts] for texts in (train, val, test))
     for option, sets in (("--train", trains), ("--val", vals), ("--test", tests)):
@@ -69,8 +63,8 @@ def tasks(train: Sequence[str], val: Sequence[str], test: Sequence[str]) -> tupl
     held = {_owner(one, trains): one for one in vals}
     strangers = [one for one in vals if one.name not in (None, *(own.name for own in trains))]
     if strangers or len(held) < len(vals):
-        told = strangers[0].shown if strangers else trains[0].shown
-        raise UsageError(f"--val {told} belongs to no --train of its own", hint="name it as its training set")
+        shown = strangers[0].shown if strangers else trains[0].shown
+        raise UsageError(f"--val {shown} belongs to no --train of its own", hint="give both the same NAME")
     found = []
     for own in trains:
         scored = tuple(one for one in tests if _owner(one, trains) is own)
@@ -91,7 +85,7 @@ def _check_distinct(option: str, names: Sequence[str | None]) -> None:
 
 
 def is_table(spec: str) -> bool:
-    """Whether a set is a feature table rather than images."""
+    """Whether a set is a feature table, not images."""
     header = _header(spec)
     return header is not None and header["kind"] == "features"
 
@@ -101,55 +95,29 @@ def _header(spec: str) -> dict[str, Any] | None:
     return read_header(path) if path.exists() and sniff(path) in ("safetensors", "torch") else None
 
 
-def open_masks(config: Config, task: Task, one: NamedSet) -> MaskedImages:
-    """A set of a task with its masks: those of its name. Errors: MissingInputError, DataError, UsageError."""
-    from corecli.data.masks import open_masked
-
-    given = [named(text) for text in (config.train_masks if one is task.train else config.test_masks)]
-    masks = next((other.spec for other in given if other.name == one.name), None)
-    return open_masked(one.spec, masks, on_bad=config.on_bad, zero_is_no_class=bool(config.reduce_zero_label))
-
-
-def check_task(config: Config, task: Task) -> None:
-    """Errors: as reading its sets would raise, as far as they show without torch."""
-    if config.mode == "segment":
-        if config.encoder is None:
-            raise UsageError("--mode segment needs --encoder")
-        for one in task.sets:
-            open_masks(config, task, one)
-        return
-    for one in task.sets:
-        if not is_table(one.spec):
-            data = open_images(one.spec, config)
-            if config.encoder is None:
-                raise UsageError("an image set needs --encoder", where=one.spec)
-            if config.labels is None:
-                check_classes(data.rows.labels, one.spec, least=2 if one is task.train else 1)
-    if not config.force:
-        for one in task.sets[1:]:
-            _check_spaces(config, task.train.spec, one.spec)
-
-
 def check_classes(labels: np.ndarray, spec: str, *, least: int) -> None:
-    """Errors: DataError unless the known labels are of `least` classes or more."""
+    """Raise DataError if the labels (-1: unknown) have fewer than `least` classes."""
     num = len(np.unique(labels[labels >= 0]))
     if num == 0:
-        raise DataError("has no labels to score on", where=spec, hint="class sub-folders give labels")
+        raise DataError("has no labels", where=spec, hint="class sub-folders give labels")
     if num < least:
-        raise DataError("all its labels are of one class", where=spec, hint="a probe learns to tell two or more apart")
+        raise DataError("has labels of one class only", where=spec, hint="a probe needs at least two classes")
 
 
-def _check_spaces(config: Config, train: str, test: str) -> None:
-    """Errors: DataError when train and test are known to be features of two encoders, or of two layers."""
-    encoder = _header(config.encoder) if config.encoder else None
+def check_spaces(train: str, test: str, *, encoder: str | None, layer: str) -> None:
+    """Raise DataError if two sets are known to have features of different encoders or layers.
+
+    encoder: path or name of the encoder that image sets pass through, up to `layer`.
+    """
+    header = _header(encoder) if encoder else None
     spaces = []
     for spec in (train, test):
-        header = _header(spec) if is_table(spec) else None
-        if header is not None:
-            spaces.append((header.get("encoder"), header.get("layer")))
-        elif encoder is not None:
-            spaces.append((encoder["fingerprint"], layer_name(config.layer, config.pool, config.blocks)))
+        table = _header(spec) if is_table(spec) else None
+        if table is not None:
+            spaces.append((table.get("encoder"), table.get("layer")))
+        elif header is not None:
+            spaces.append((header["fingerprint"], layer))
     if len(spaces) == 2 and spaces[0] != spaces[1]:
-        told = [f"{layer} of {str(fingerprint)[:12]}" for fingerprint, layer in spaces]
+        own, other = (f"{layer} of {str(fingerprint)[:12]}" for fingerprint, layer in spaces)
         hint = "extract both with one encoder and layer; --force accepts it"
-        raise DataError(f"features are {told[1]}, those of {train} {told[0]}", where=test, hint=hint)
+        raise DataError(f"features are {other}, those of {train} are {own}", where=test, hint=hint)
