@@ -1,4 +1,4 @@
-"""The lazy table of verbs: only the verb that was asked for is imported, and torch only when it runs."""
+"""The command line: only the verb that runs is imported, and torch only while it runs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ from corecli.cli.verbs import SUMMARY, VERBS, command_of, help_text, options_of
 from corecli.engine import launch
 from corecli.engine.signals import die_with_launcher
 
-_PARSER_ERROR: Any = typer.BadParameter.__bases__[0]  # the usage error of typer's parser, whatever module it lives in
+_PARSER_ERROR: Any = typer.BadParameter.__bases__[
+    0
+]  # the usage error of typer's parser, whose module differs between versions
 
 
 def main() -> None:
-    """The `corecli` command."""
-    # A stream that the caller has closed is None; a file opened now takes its number.
+    """Run the `corecli` command."""
+    # A stream that the caller has closed is None; opening a file now takes its file descriptor.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     die_with_launcher()
@@ -44,27 +46,27 @@ def run_line(argv: list[str]) -> int:
         parsed = build_app(verb)(argv, prog_name="corecli", standalone_mode=False)
         return parsed if verb is None or isinstance(parsed, int) else dispatch(verb, parsed, argv)
     except _PARSER_ERROR as error:
-        return _fail(verb, _of_parts(verb, error) or str(error.format_message()).rstrip("."), 2)
+        return _fail(verb, _owners(verb, error) or str(error.format_message()).rstrip("."), 2)
     except ReportedElsewhere as error:
         return error.exit_code
     except CorecliError as error:
         if debug:
             raise
         return _fail(verb, str(error), error.exit_code)
-    except (BrokenPipeError, SystemExit):  # typer leaves when help meets a broken pipe, and only then
+    except (BrokenPipeError, SystemExit):  # typer exits only when the pipe that reads its help is closed
         _drop_stdout()
         return 141
     except OSError as error:
         if debug:
             raise
-        mended = unreadable(error)
-        return _fail(verb, str(mended), mended.exit_code)
+        explained = unreadable(error)
+        return _fail(verb, str(explained), explained.exit_code)
     except KeyboardInterrupt:
         return _fail(verb, "interrupted, nothing saved", 130)
 
 
 def build_app(verb: str | None) -> typer.Typer:
-    """The typer application with `verb` loaded and the other verbs as names; with None, names alone."""
+    """Return the typer application with the options of `verb`; the other verbs have their names only."""
     plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
     app = typer.Typer(
         help=SUMMARY,
@@ -83,24 +85,24 @@ def build_app(verb: str | None) -> typer.Typer:
     return app
 
 
-def _of_parts(verb: str | None, error: Any) -> str:
-    """What to say of an option that a verb has not, but methods or families of it have: how to write it."""
+def _owners(verb: str | None, error: Any) -> str:
+    """Return the message for an unknown option that methods or families of the verb have, or nothing."""
     folder = getattr(options_of(verb), "PARTS", None) if verb is not None else None
-    if folder is None or not hasattr(error, "possibilities"):  # which the parser tells of unknown options alone
+    if folder is None or not hasattr(error, "possibilities"):  # only errors of unknown options have them
         return ""
     option = error.option_name.lstrip("-")
-    told = {part: registry.constants(folder, part)["Options"] for part in registry.choices(folder)}
-    having = ", ".join(part for part, options in told.items() if option.replace("-", "_") in options)
-    return f"--{option} is an option of {having} (write --set {option}=VALUE)" if having else ""
+    options = {part: registry.constants(folder, part)["Options"] for part in registry.choices(folder)}
+    owners = ", ".join(part for part, names in options.items() if option.replace("-", "_") in names)
+    return f"--{option} is an option of {owners} (write --set {option}=VALUE)" if owners else ""
 
 
 def _name_only() -> None:
-    """Stands for a verb that was not asked for."""
+    """Stand for a verb that does not run."""
 
 
 def _top(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         print(f"corecli {__version__}")
@@ -111,7 +113,7 @@ def _top(
 
 
 def _command(module: ModuleType) -> Callable[..., Any]:
-    """A typer command that gives the verb's Config; its parameters are the fields, unset ones arrive as None."""
+    """Return a typer command that returns the verb's Config. Its parameters are the fields; unset ones are None."""
 
     def command(**given: Any) -> Any:
         values = {k: v for k, v in given.items() if v is not None and v != []}
@@ -124,7 +126,7 @@ def _command(module: ModuleType) -> Callable[..., Any]:
 
 def _parameter(name: str, f: Any, opt: cfg.Option, hint: Any) -> inspect.Parameter:
     kind, many, _ = cfg.kind_of(hint)
-    parsed = bool if kind is bool else str  # every source of values is converted and checked in one place, cfg.resolve
+    parsed = bool if kind is bool else str  # cfg.resolve converts and checks values of all sources
     text = help_text(f, opt)
     if opt.positional:
         info: Any = typer.Argument(help=text, metavar=cfg.metavar(opt, hint), show_default=False)
@@ -178,7 +180,7 @@ def _report(name: str, config: Any, outcome: Outcome) -> None:
 
 
 def _dry(name: str, config: Any, plan: dict[str, Any]) -> Outcome:
-    """What --dry-run prints: every option as resolved, then what the verb would read and write."""
+    """Return what --dry-run prints: the value of every option, then what the verb would read and write."""
     resolved = cfg.values(config)
     lines = (f"{key}\t{_shown(value)}" for key, value in {**resolved, **plan}.items() if value is not None)
     return Outcome(lines=tuple(lines), records=({"verb": name, "config": resolved, **plan},))
@@ -189,7 +191,7 @@ def _shown(value: Any) -> str:
 
 
 class _stdout_for_results:
-    """While a verb runs, whatever it or a library prints goes to stderr; stdout is kept for the result."""
+    """A context in which everything that a verb or a library prints goes to stderr: stdout has the result only."""
 
     def __enter__(self) -> None:
         sys.stdout.flush()
@@ -217,12 +219,12 @@ def _print(outcome: Outcome, *, as_json: bool) -> None:
 
 
 def _drop_stdout() -> None:
-    """Let Python's last flush of what could not be written succeed."""
+    """Redirect stdout to nowhere, so that Python's final flush succeeds."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(verb: str | None, message: str, code: int) -> int:
     name = f"corecli {verb}" if verb in VERBS else "corecli"
-    line = " ".join("".join(c if c.isprintable() else " " for c in message).split())  # file names may hold anything
+    line = " ".join("".join(c if c.isprintable() else " " for c in message).split())  # file names may contain anything
     print(f"{name}: error: {line}", file=sys.stderr)
     return code

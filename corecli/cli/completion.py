@@ -17,7 +17,7 @@ PRESETS: dict[str, Preset] = {}
 class Config:
     """Options of `corecli completion`."""
 
-    shell: Literal["bash", "zsh", "fish"] = option(help="the shell", positional=True)
+    shell: Literal["bash", "zsh", "fish"] = option(help="shell to complete in", positional=True)
 
 
 def check(config: Config) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def check(config: Config) -> dict[str, Any]:
 
 
 def run(config: Config) -> Outcome:
-    """Return the script."""
+    """Return the completion script as the outcome."""
     from corecli.cli.pages import completion
 
     return Outcome(lines=(completion(config.shell),))

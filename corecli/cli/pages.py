@@ -1,6 +1,6 @@
-"""Man pages and completion scripts, written from the verbs' Config so that they cannot drift.
+"""Man pages and completion scripts, generated from the options of the verbs.
 
-`python -m corecli.cli.pages man completions` writes both folders anew.
+`python -m corecli.cli.pages man completions` writes both folders.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from corecli.cli.verbs import SUMMARY, VERBS, help_text, options_of
 SHELLS = {"bash": "corecli", "zsh": "_corecli", "fish": "corecli.fish"}
 _DATE = "2026-11-20"
 _EXIT_STATUS = (
-    ("0", "done, or already done"),
-    ("1", "a runtime failure or a bug"),
-    ("2", "usage: an unknown verb, option, preset, method or sampler"),
+    ("0", "success, or the target is already finished"),
+    ("1", "runtime failure or bug"),
+    ("2", "usage error: an unknown verb, option, preset, method or sampler, or options that contradict each other"),
     ("65", "malformed, damaged or mismatched data"),
-    ("66", "an input is missing"),
-    ("69", "a GPU, a package or a weight file is not available"),
-    ("73", "the output exists with another config, or cannot be created"),
-    ("74", "input/output error such as a full disk"),
-    ("75", "interrupted after saving; the same line resumes"),
-    ("78", "bad configuration file or environment variable"),
-    ("130, 143", "stopped by SIGINT or SIGTERM with nothing saved"),
+    ("66", "missing input"),
+    ("69", "unavailable GPU, package or weight file"),
+    ("73", "the output exists with another configuration or cannot be created"),
+    ("74", "input/output error, such as a full disk"),
+    ("75", "interrupted after saving; run the same line again to resume"),
+    ("78", "invalid configuration file or environment variable"),
+    ("130, 143", "stopped by SIGINT or SIGTERM, with nothing saved"),
     ("141", "broken pipe"),
 )
-_COMMON = "Every verb takes these, and passes over those it has no use for, such as a device where nothing is computed."
+_COMMON = "Every verb has these options and ignores those that do not apply to it."
 _ENVIRONMENT = (
-    ("CORECLI_OPTION", "the default of --option for every verb that has it, e.g. CORECLI_DEVICE=cpu"),
+    ("CORECLI_OPTION", "default of --option for every verb that has it, for example CORECLI_DEVICE=cpu"),
     ("NO_COLOR", "no color in help and progress"),
-    ("CORECLI_DEBUG", "show the traceback of every error"),
+    ("CORECLI_DEBUG", "show the traceback of errors"),
 )
 
 
 def main(argv: list[str]) -> None:
-    """Write the man pages and the completion scripts into the two folders named."""
+    """Write the man pages to the first folder in `argv` and the completion scripts to the second."""
     man, completions = map(Path, argv)
     for name, text in man_pages().items():
         (man / name).write_text(text)
@@ -50,12 +50,12 @@ def main(argv: list[str]) -> None:
 
 
 def man_pages() -> dict[str, str]:
-    """File name -> roff text of every page."""
+    """Return {file name: roff text} of all pages."""
     return {"corecli.1": _top_page(), **{f"corecli-{verb}.1": _verb_page(verb) for verb in VERBS}}
 
 
 def completion(shell: str) -> str:
-    """The static completion script of bash, zsh or fish."""
+    """Return the static completion script of bash, zsh or fish."""
     return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell]()
 
 
@@ -65,7 +65,7 @@ def _top_page() -> str:
         _section("DESCRIPTION"),
         _escape(SUMMARY),
         ".PP",
-        _escape("Verbs meet only in files; see corecli-design(7)."),
+        _escape("Verbs exchange files only; see corecli-design(7)."),
     ]
     parts.append(_section("COMMANDS"))
     parts += [_item(rf"\fBcorecli-{_escape(verb)}\fR(1)", summary) for verb, summary in VERBS.items()]
@@ -113,7 +113,7 @@ def _presets(presets: dict[str, cfg.Preset]) -> list[str]:
 
 
 def _words(value: Any) -> list[Any]:
-    """What follows each time the option is written."""
+    """Return the values of an option, one for each time that it is repeated."""
     return list(value) if isinstance(value, tuple) and not isinstance(value[0], int) else [cfg.to_json(value)]
 
 
@@ -152,7 +152,7 @@ def _page(parts: list[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Flag:
-    """An option as the shells see it; `value` says what follows it."""
+    """An option in a completion script; `value` is the kind of word that follows it."""
 
     names: tuple[str, ...]
     help: str
@@ -182,7 +182,7 @@ def _flags(verb: str) -> Iterator[_Flag]:
 
 
 def _positional(verb: str) -> tuple[bool, tuple[str, ...]]:
-    """(does the verb take an argument, its choices); without choices it is a path."""
+    """Return (whether the verb has an argument, its choices); an argument without choices is a path."""
     found = [opt for _, opt, _ in cfg.described(options_of(verb).Config).values() if opt.positional]
     return bool(found), found[0].names() if found else ()
 
@@ -244,7 +244,7 @@ def _zsh() -> str:
         takes, named = _positional(verb)
         rest = f":word:({' '.join(named)})" if named else ":file:_files" if takes else ": :"
         lines.append(f"      ':verb:' {_quoted(rest)} ;;")
-    # Autoloaded from fpath, the file is the function's body; sourced, it registers the function.
+    # If autoloaded from fpath, the file is the body of the function; if sourced, it registers the function.
     lines += [
         "  esac",
         "}",
@@ -262,7 +262,7 @@ def _zsh_specs(flag: _Flag) -> Iterator[str]:
 
 
 def _quoted(text: str) -> str:
-    """In single quotes, for zsh."""
+    """Return the text in single quotes, for zsh."""
     return "'" + text.replace("'", r"'\''") + "'"
 
 

@@ -1,13 +1,13 @@
 """Mix real and synthetic image sets, or convert one.
 
-The mixture is a few lines of JSON that name its parts; nothing is copied. It is an image set like any other. --repeat
-is CORE's and AdaInf's N, --beta asks for a share of real images instead: beta = N|D| / (N|D| + |S|). With
---materialize the images themselves are written too, in the format the name asks for, so that with one part
-this verb converts between formats.
+The mixture is a short JSON file that names its parts. No image is copied, and every verb reads the mixture like any
+other image set. --repeat is N in CORE and AdaInf; --beta sets the share of real images instead:
+beta = N|D| / (N|D| + |S|). With --materialize the images are written too, in the format of the file name, so that with
+one part this verb converts between formats.
 
-Printed: how many slots of an epoch are real and synthetic, the achieved share of real ones, the expected number of
-pairs of one group in a batch (each a false negative of a contrastive loss; --guard prevents them), images per class,
-and real images with and without a synthetic partner.
+The verb prints the number of real and synthetic slots of an epoch, the resulting share of real ones, the expected
+number of pairs from one group in a batch, the images per class, and the real images with and without a synthetic
+partner. Each pair from one group is a false negative of a contrastive loss; --guard prevents them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ EXAMPLES = (
         "--real DIR --fraction 0.1 --synthetic syn --beta 0.75 --out mix.json",
     ),
     (
-        "The second of five generations of a loop: real images not seen before, and the samples of the first",
+        "Second of five generations of a loop: unseen real images and the samples of the first generation",
         "--real DIR --share 2/5 --synthetic syn --out mix.json",
     ),
     ("Pack a directory into one memory-mapped file", "--real DIR --materialize train.safetensors"),
@@ -62,46 +62,51 @@ CHUNK = 1024
 class Config(Common):
     """Options of `corecli inflate`."""
 
-    real: tuple[str, ...] = option((), help="set of real images, repeatable", role="input", metavar="SET")
+    real: tuple[str, ...] = option((), help="set of real images; repeatable", role="input", metavar="SET")
     synthetic: tuple[str, ...] = option(
         (),
-        help="set of synthetic images, repeatable: the newest round alone replaces, several accumulate",
+        help="set of synthetic images; repeatable, to accumulate the samples of several rounds",
         role="input",
         metavar="SET",
     )
-    out: Path | None = option(None, help="mixture to write", role="output", metavar="FILE.json")
+    out: Path | None = option(None, help="mixture file to write", role="output", metavar="FILE.json")
     materialize: Path | None = option(
-        None, help="write the images here: .safetensors, .npz, .tar, else a directory", role="output", metavar="PATH"
+        None,
+        help="write the images too: .safetensors, .npz or .tar, otherwise a directory",
+        role="output",
+        metavar="PATH",
     )
     format: Literal["directory", "packed", "tar", "npz"] | None = option(
-        None, help="format of --materialize, whatever its name"
+        None, help="format of --materialize (default: by its name)"
     )
-    repeat: float = option(1.0, help="how often an epoch shows the real images (N)", minimum=1e-9)
-    beta: float | None = option(None, help="share of real slots, instead of --repeat", minimum=0, maximum=1)
-    fraction: float | None = option(None, help="take this part of the real images, of each class", minimum=0, maximum=1)
-    per_class: int | None = option(None, help="take this many real images of each class", minimum=1)
-    first: int | None = option(None, help="take the first real images", minimum=1)
+    repeat: float = option(1.0, help="number of times that an epoch shows each real image (N)", minimum=1e-9)
+    beta: float | None = option(None, help="share of real slots in an epoch; replaces --repeat", minimum=0, maximum=1)
+    fraction: float | None = option(
+        None, help="use this fraction of the real images of each class", minimum=0, maximum=1
+    )
+    per_class: int | None = option(None, help="use this number of real images of each class", minimum=1)
+    first: int | None = option(None, help="use this number of real images, from the first one on", minimum=1)
     share: str | None = option(
-        None, help="take the K-th of N disjoint parts of the real images, of each class", metavar="K/N"
+        None, help="use the K-th of N disjoint parts of the real images of each class", metavar="K/N"
     )
     order: Literal["union", "sequential"] = option(
-        "union", help="shuffle all parts together, or show one after another"
+        "union", help="order of an epoch: all parts shuffled together, or one after another"
     )
-    guard: bool = option(False, help="at most one member of a group in a batch")
+    guard: bool = option(False, help="put at most one member of a group into a batch")
     missing: Literal["self", "drop", "fail"] = option(
         "self",
-        help="real images without synthetic partner: keep, leave out, or refuse",
+        help="real images without a synthetic partner: keep, drop or refuse them",
     )
-    round: int | None = option(None, help="number of the round, for the record", minimum=0)
+    round: int | None = option(None, help="number of the round, stored in the mixture", minimum=0)
     image_size: int | None = option(
-        None, help="resize and crop to this, where images are written or parts differ in size", minimum=1
+        None, help="resize and crop images to N px, when writing them or if parts differ in size", minimum=1
     )
-    batch_size: int = option(512, help="batch for which collisions are counted", role="runtime", minimum=1)
+    batch_size: int = option(512, help="batch size for which collisions are counted", role="runtime", minimum=1)
     on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
 
 
 def check(config: Config) -> dict[str, Any]:
-    """What would be written. Errors: UsageError, MissingInputError, DataError."""
+    """Return what would be written. Errors: UsageError, MissingInputError, DataError."""
     if not config.real and not config.synthetic:
         raise UsageError("nothing to mix", hint="give --real or --synthetic")
     if config.out is None and config.materialize is None:
@@ -114,9 +119,9 @@ def check(config: Config) -> dict[str, Any]:
     if config.beta is not None and not (config.real and config.synthetic):
         raise UsageError("--beta needs --real and --synthetic", hint="or use --repeat")
     if config.beta is not None and config.repeat != 1:
-        raise UsageError("--beta and --repeat are two ways to say how often", hint="give one")
+        raise UsageError("--beta and --repeat both set how often real images appear", hint="give one")
     if config.share is not None and not is_share(config.share):
-        raise UsageError(f"--share {config.share!r} is not K/N", hint="write 2/5, the second of five")
+        raise UsageError(f"--share {config.share!r} is not K/N", hint="write 2/5 for the second of five parts")
     check_file(config.out)
     for spec in (*config.real, *config.synthetic):
         open_set(spec, image_size=config.image_size)
@@ -136,7 +141,7 @@ def run(config: Config) -> Outcome:
 
 
 def _mixed(config: Config, sets: dict[str, ImageSet], identity: dict[str, Any]) -> tuple[ImageSet, tuple[str, ...]]:
-    """The mixture as a set, written where --out asks for it, and a note when it was there; else the one set."""
+    """Return the mixture, written to --out, with a note if it existed already; without --out the only set."""
     if config.out is None:
         return open_set(next(iter(sets)), image_size=config.image_size, on_bad=config.on_bad), ()
     if is_finished(config.out, identity, force=config.force):
@@ -155,7 +160,7 @@ def _is_conversion(config: Config) -> bool:
 
 
 def _mixture(config: Config, sets: dict[str, ImageSet], identity: dict[str, Any]) -> Mixture:
-    """The parts: real sets with their subset and repeat, then synthetic ones; from the second on under a prefix."""
+    """Return the mixture: real sets with subset and repeat, then synthetic ones, with a prefix from the second on."""
     subset = {name: getattr(config, name) for name in ("fraction", "per_class", "first", "share", "seed")}
     real = [Part(set=spec, origin="real", **subset) for spec in config.real]
     synthetic = [
@@ -179,7 +184,7 @@ def _mixture(config: Config, sets: dict[str, ImageSet], identity: dict[str, Any]
 
 
 def _materialize(path: Path, config: Config, data: ImageSet, identity: dict[str, Any]) -> tuple[str, ...]:
-    """Write every row once, whatever its repeat; a note when it was there."""
+    """Write every row once, regardless of --repeat; return a note if the target existed already."""
     identity = {**identity, "materialize": config.format or "by name"}
     if is_finished(path, identity, force=config.force):
         return (f"{path} is already there, left alone",)

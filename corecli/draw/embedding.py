@@ -1,4 +1,4 @@
-"""Feature tables in two dimensions, to look at: by their principal components, or by their neighborhoods."""
+"""Projections of features to two dimensions: principal components and t-SNE."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-LARGEST_TSNE = 3000  # rows; every pair is weighed at every step
+LARGEST_TSNE = 3000  # rows; each step visits every pair
 _BLOCK = 8192
 NUM_STEPS = 750
 _EARLY_STEPS = 250
@@ -17,9 +17,10 @@ _HALVINGS = 50
 
 
 def pca(features: Tensor, num_axes: int = 2) -> tuple[Tensor, Tensor]:
-    """features [N, D] along their A directions of largest variance: float64 [N, A], and their shares of it [A].
+    """Project features [N, D] to their A directions of largest variance.
 
-    Signs are fixed: the largest weight of a direction is positive.
+    Returns the points, float64 [N, A], and the share of variance of each direction, [A]. Signs are fixed: the weight of
+    largest magnitude in a direction is positive.
     """
     mean = features.mean(0, dtype=torch.float64)
     scatter = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64, device=features.device)
@@ -38,11 +39,12 @@ def pca(features: Tensor, num_axes: int = 2) -> tuple[Tensor, Tensor]:
 
 
 def color_patches(maps: Tensor) -> Tensor:
-    """Patches of several images, [B, D, h, w], as colors that mean the same in all: float32 [B, 3, h, w] in [0, 1].
+    """Map patch features [B, D, h, w] to colors shared by all images: float32 [B, 3, h, w] in [0, 1].
 
-    The first principal component of all patches tells the foreground: its side of the mean on which the images' borders
-    are not, on average. The three components of the foreground are red, green and blue, each from its least value to
-    its highest; the rest is black. (DINOv2, Figure 1; SynCLR, Figure 5.) Signs are those of `pca`.
+    The first principal component of all patches separates foreground from background; the background is the side of the
+    mean where image borders are on average. The first three components of the foreground are red, green and blue, each
+    scaled from its minimum to its maximum; the background is black (DINOv2, Figure 1; SynCLR, Figure 5). Signs are
+    those of `pca`.
     """
     patches = maps.float().movedim(1, -1)
     border = torch.ones(patches.shape[:3], dtype=torch.bool, device=maps.device)
@@ -65,10 +67,10 @@ def tsne_2d(
     step_done: Callable[[], object] = lambda: None,
     steps: int = NUM_STEPS,
 ) -> Tensor:
-    """features [N, D] arranged in the plane so that near rows are near: float32 [N, 2]; exact, N up to LARGEST_TSNE.
+    """Compute the exact t-SNE of features [N, D]: float32 [N, 2], for N up to LARGEST_TSNE.
 
-    Starts from the principal components, so that it is deterministic. Source: van der Maaten & Hinton 2008,
-    with its early exaggeration, momentum and gains, and the learning rate N / 12 (Belkina et al. 2019).
+    It starts from the principal components and is therefore deterministic. Source: van der Maaten & Hinton 2008, with
+    early exaggeration, momentum and gains; learning rate N / 12 (Belkina et al. 2019).
     """
     num = len(features)
     likely = _joint(features, min(perplexity, (num - 1) / 3))
@@ -94,7 +96,7 @@ def _gradient(y: Tensor, likely: Tensor) -> Tensor:
 
 
 def _joint(features: Tensor, perplexity: float) -> Tensor:
-    """How likely two rows are neighbors, [N, N] of sum 1: Gaussians whose widths give every row its perplexity."""
+    """Return the joint probabilities of neighbors, [N, N] of sum 1, with Gaussian widths fitted to the perplexity."""
     squared = torch.cdist(features.double(), features.double()).square()
     squared /= squared.mean().clamp(min=1e-300)
     squared.fill_diagonal_(torch.inf)  # no row is its own neighbor

@@ -1,4 +1,4 @@
-"""Scatter plots and curves as PNG files: drawn with Pillow three times as large, then shrunk, for smooth lines."""
+"""Scatter plots and curves as PNG files, drawn with Pillow at three times the size and reduced for smooth lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Color = tuple[int, int, int]
 Box = tuple[float, float, float, float]  # left, top, right, bottom in px
 
 _SCALE = 3
-_INK, _FAINT, _GRID, _GREY = (40, 40, 46), (120, 120, 128), (228, 228, 232), (176, 176, 182)
+_INK, _FAINT, _GRID, _GRAY = (40, 40, 46), (120, 120, 128), (228, 228, 232), (176, 176, 182)
 _PALETTE: tuple[Color, ...] = (
     (31, 119, 180),
     (255, 127, 14),
@@ -43,7 +43,7 @@ def write_scatter(
     axes: tuple[str, str] = ("", ""),
     title: str = "",
 ) -> None:
-    """Points [N, 2] colored by label [N] (-1: unknown, gray), with a legend of `names`, both axes on one scale."""
+    """Plot points [N, 2] colored by label [N], with a legend of `names` and equal axes; label -1 (unknown) is gray."""
     known = sorted(set(labels[labels >= 0].tolist()))
     colors = dict(zip(known, class_colors(len(known)), strict=True))
     entries = _legend([(_name(names, label), colors[label]) for label in known], unknown=bool((labels < 0).any()))
@@ -57,8 +57,10 @@ def write_scatter(
     middle, reach = (points.max(0) + points.min(0)) / 2, max(float(np.ptp(points, axis=0).max()), 1e-12) / 2
     places = np.array([370, 370]) + (points - middle) / reach * np.array([302, -302])
     radius = float(np.clip(90 / math.sqrt(len(points)), 1.4, 4))
-    for row in numpy_generator(0, "scatter").permutation(len(points)):  # or the last class would cover the others
-        canvas.disk(places[row], radius, colors.get(int(labels[row]), _GREY))
+    for row in numpy_generator(0, "scatter").permutation(
+        len(points)
+    ):  # in random order, so that no class covers the others
+        canvas.disk(places[row], radius, colors.get(int(labels[row]), _GRAY))
     for index, (name, color) in enumerate(entries):
         if color is not None:
             canvas.disk((714, 62 + 20 * index), 5, color, alpha=255)
@@ -67,7 +69,7 @@ def write_scatter(
 
 
 def write_curves(path: Path, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, columns: int) -> None:
-    """One panel for every named curve (steps, values), `columns` of them beside each other."""
+    """Plot each named curve (steps, values) in a panel of its own, with `columns` panels per row."""
     width, height = 400, 270
     columns = min(columns, len(curves))
     canvas = _Canvas(columns * width, -(-len(curves) // columns) * height)
@@ -81,7 +83,7 @@ def write_curves(path: Path, curves: Mapping[str, tuple[Sequence[float], Sequenc
 
 
 def class_colors(num: int) -> list[Color]:
-    """Colors to tell `num` classes apart: ten chosen ones, or as many hues, a golden angle apart."""
+    """Return distinct colors for `num` classes: a palette of ten, or hues at steps of the golden angle."""
     if num <= len(_PALETTE):
         return list(_PALETTE[:num])
     hues = [(index * 0.618034) % 1 for index in range(num)]
@@ -95,14 +97,14 @@ def _name(names: Sequence[str], label: int) -> str:
 
 
 def _legend(classes: list[tuple[str, Color]], *, unknown: bool) -> list[tuple[str, Color | None]]:
-    """What the legend lists, with the color of its dot: classes, how many more there are, images without a label."""
+    """Return (text, color) of each legend entry: classes, the number of omitted ones, images without a label."""
     entries: list[tuple[str, Color | None]] = [
         (name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}...", color)
         for name, color in classes[:_MOST_IN_LEGEND]
     ]
     if len(classes) > _MOST_IN_LEGEND:
         entries.append((f"and {len(classes) - _MOST_IN_LEGEND} more", None))
-    return [*entries, ("no label", _GREY)] if unknown and classes else entries
+    return [*entries, ("no label", _GRAY)] if unknown and classes else entries
 
 
 def _panel(canvas: _Canvas, box: Box, steps: Sequence[float], values: Sequence[float], color: Color) -> None:
@@ -115,7 +117,7 @@ def _panel(canvas: _Canvas, box: Box, steps: Sequence[float], values: Sequence[f
     for tick in _ticks(x0, x1):
         x = left + (tick - x0) / (x1 - x0) * (right - left)
         canvas.text((x, bottom + 16), _short(tick), size=12, color=_FAINT, anchor="mm")
-    canvas.line([(left, bottom), (right, bottom)], _GREY, 1)
+    canvas.line([(left, bottom), (right, bottom)], _GRAY, 1)
     places = [
         (left + (x - x0) / (x1 - x0) * (right - left), bottom - (y - y0) / (y1 - y0) * (bottom - top))
         for x, y in zip(steps, values, strict=True)
@@ -131,7 +133,7 @@ def _range(values: Sequence[float], *, margin: float) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers within the range."""
+    """Return three to six round numbers within the range."""
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
@@ -146,23 +148,23 @@ def _short(value: float) -> str:
 
 
 class _Canvas:
-    """A white picture of which positions and sizes are given in px of the finished one."""
+    """A white image. Positions and sizes are in px of the finished picture."""
 
     def __init__(self, width: int, height: int) -> None:
         self._image = Image.new("RGB", (width * _SCALE, height * _SCALE), "white")
         self._draw = ImageDraw.Draw(self._image, "RGBA")
 
     def line(self, points: Sequence[tuple[float, float]], color: Color, width: float) -> None:
-        """A line through the points."""
+        """Draw a line through the points."""
         scaled = [(x * _SCALE, y * _SCALE) for x, y in points]
         self._draw.line(scaled, fill=color, width=round(width * _SCALE), joint="curve")
 
     def rectangle(self, box: Box, *, outline: Color) -> None:
-        """A thin frame."""
+        """Draw a thin frame."""
         self._draw.rectangle([edge * _SCALE for edge in box], outline=outline, width=_SCALE)
 
     def disk(self, center: Sequence[float], radius: float, color: Color, *, alpha: int = 170) -> None:
-        """A filled circle, through which others shine below full `alpha` (255)."""
+        """Draw a filled circle of opacity `alpha`, 0 to 255."""
         x, y = (float(place) for place in center)
         box = [(x - radius) * _SCALE, (y - radius) * _SCALE, (x + radius) * _SCALE, (y + radius) * _SCALE]
         self._draw.ellipse(box, fill=(*color, alpha))
@@ -170,12 +172,12 @@ class _Canvas:
     def text(
         self, place: tuple[float, float], text: str, *, size: int, color: Color = _INK, anchor: str = "lm"
     ) -> None:
-        """Text; the anchor says which of its points is at `place`, as Pillow's."""
+        """Draw text whose point `anchor`, named as in Pillow, is at `place`."""
         x, y = place
         self._draw.text((x * _SCALE, y * _SCALE), text, fill=color, font=_font(size), anchor=anchor)
 
     def text_upwards(self, center: tuple[float, float], text: str, *, size: int, color: Color) -> None:
-        """Text turned to read upwards."""
+        """Draw text that reads upwards."""
         left, top, right, bottom = _font(size).getbbox(text, anchor="lt")
         mask = Image.new("L", (max(1, math.ceil(right - left)), max(1, math.ceil(bottom - top))))
         ImageDraw.Draw(mask).text((0, 0), text, fill=255, font=_font(size), anchor="lt")
@@ -184,7 +186,7 @@ class _Canvas:
         self._image.paste(color, (*corner, corner[0] + turned.width, corner[1] + turned.height), turned)
 
     def save(self, path: Path) -> None:
-        """Shrink, and write a PNG."""
+        """Write the picture in its final size as a PNG file."""
         small = self._image.resize(
             (self._image.width // _SCALE, self._image.height // _SCALE), Image.Resampling.LANCZOS
         )

@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from corecli.base.files import atomic_write
 
 _GAP_PX = 2
-_SHOWN_PX = 64  # small images are enlarged to about this, in whole multiples, so that pixels stay pixels
+_SHOWN_PX = 64  # small images are enlarged to about this size, by a whole factor
 _CAPTION_PX = 14
-_LINE_PX, _LEAST_WIDTH_PX = 16, 240  # of captions above images
+_LINE_PX, _LEAST_WIDTH_PX = 16, 240  # for captions above images
 _INK = (70, 70, 76)
 
 
@@ -29,9 +29,10 @@ def write_sheet(
     captions: Sequence[str] = (),
     shown_px: int = _SHOWN_PX,
 ) -> None:
-    """Write images (uint8 [N, 3, H, W]) row by row as a PNG grid, with a caption under each where there are captions.
+    """Write images, uint8 [N, 3, H, W], row by row as a grid in a PNG file.
 
-    The `head_rows` top rows and the `head_columns` left columns are set apart by a wider gap.
+    captions: texts below the images; optional. head_rows, head_columns: the number of top rows and left columns that a
+    wider gap separates from the others. shown_px: approximate size to which small images are enlarged.
     """
     num, _, height, width = images.shape
     scale = max(1, round(shown_px / max(height, width)))
@@ -54,7 +55,7 @@ def write_sheet(
 
 
 def write_captioned(path: Path, lines: Sequence[tuple[str, np.ndarray]], *, shown_px: int = 2 * _SHOWN_PX) -> None:
-    """Write images as a PNG, a row for each line: its caption, wrapped, above its images, uint8 [n, 3, H, W]."""
+    """Write rows of images, uint8 [n, 3, H, W] each, as a PNG file, with a wrapped caption above each row."""
     _, _, height, width = lines[0][1].shape
     scale = max(1, round(shown_px / max(height, width)))
     step = width * scale + _GAP_PX
@@ -75,7 +76,7 @@ def write_captioned(path: Path, lines: Sequence[tuple[str, np.ndarray]], *, show
 
 
 def _wrapped(text: str, font: Any, width: int) -> list[str]:
-    """The lines of a text, broken between words."""
+    """Break a text between words into lines of at most `width` px."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

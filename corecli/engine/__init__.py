@@ -1,1 +1,1 @@
-"""The run: processes, resumption, schedules, optimizers, progress. Knows no method and no generator."""
+"""Runs: processes, resumption, schedules, optimizers, averages, progress; independent of methods and generators."""

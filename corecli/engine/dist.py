@@ -1,11 +1,12 @@
-"""Processes that work as one: joining them, and the few collectives a run needs.
+"""Join the processes of a run, and exchange tensors between them.
 
-The convention: every rank's loss is its share, and the loss of the global batch is the mean of the shares. Whatever
-crosses ranks has its exact adjoint (the gradient of a gathered tensor is summed over ranks), so the gradient of that
-mean is the mean over ranks of the local gradients. `average_gradients`, called once after `backward`, takes that mean
-and is the only place that divides; losses never scale by the world size. Ranks hold equal numbers of rows.
+Convention: each rank computes the loss of its share of the batch, and the loss of the batch is the mean over ranks. The
+backward pass of every operation across ranks is its exact adjoint (the gradient of a gathered tensor is summed over
+ranks), so the gradient of the batch is the mean of the local gradients over ranks. `average_gradients`, called once
+after `backward`, computes this mean and is the only place that divides; losses are never scaled by the world size. All
+ranks hold the same number of rows.
 
-With one process nothing here communicates or copies.
+In a single process these functions neither communicate nor copy.
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # imported after a group is joined, it would hold on to it, and its threads, to the end
+import torch.distributed.nn  # must be imported before a group exists, or it keeps the group and its threads alive
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from corecli.base.errors import UnavailableError
 from corecli.engine.environment import Launch, find_launch
 
-_MEETING_TIMEOUT = timedelta(minutes=10)  # for the ranks of a cluster to start
-# A rank may wait this long for another that still samples its shard; a dead rank is noticed at once.
+_RENDEZVOUS_TIMEOUT = timedelta(minutes=10)  # for all ranks of a cluster to start
+# A rank may wait this long for another one that is still sampling its shard. A dead rank is detected at once.
 _TIMEOUT = timedelta(hours=6)
 _FAILURE = "corecli/failure"
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """This process among those that work on the same run."""
+    """The place of this process among the processes of a run, and its device."""
 
     rank: int = 0
     size: int = 1
@@ -48,10 +49,10 @@ class World:
 
 
 def join(device: str = "auto", *, environment: Mapping[str, str] = os.environ) -> World:
-    """Join the processes this one was started among (torchrun, or a step of srun), or be a world of one.
+    """Join the processes that torchrun or a step of srun started with this one; return a world of one without them.
 
-    `device` is auto, cpu or cuda. CPU tensors travel by gloo and CUDA tensors by NCCL, in the same group.
-    Errors: UnavailableError when CUDA is asked for and absent, or the other processes cannot be reached.
+    `device` is auto, cpu or cuda. CPU tensors are sent by gloo and CUDA tensors by NCCL, in one group.
+    Errors: UnavailableError if CUDA is requested and absent, or the other processes cannot be reached.
     """
     launch = find_launch(environment)
     place = choose_device(device, launch.local_rank)
@@ -60,7 +61,7 @@ def join(device: str = "auto", *, environment: Mapping[str, str] = os.environ) -
 
 
 def leave(world: World) -> None:
-    """Leave the group joined, if any; does not wait for the others, so it is safe after an error."""
+    """Leave the group, if there is one. It does not wait for other ranks, so it is safe after an error."""
     if world.size > 1 and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -76,44 +77,47 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
         raise UnavailableError("no CUDA device was found", hint="use --device cpu")
     count = torch.cuda.device_count()
     if local_rank >= count > 1:
-        raise UnavailableError(f"process {local_rank} of this node has no GPU, there are {count}", hint="lower --nproc")
-    place = torch.device("cuda", local_rank % count)  # srun --gpus-per-task shows each task one device, number 0
+        raise UnavailableError(f"no GPU for process {local_rank} of this node, which has {count}", hint="lower --nproc")
+    place = torch.device("cuda", local_rank % count)  # with srun --gpus-per-task each task sees one device, number 0
     torch.cuda.set_device(place)
     return place
 
 
 def claim_failure(exit_code: int, world: World) -> int | None:
-    """None for the first rank that fails, which is to explain it; for the others the exit code of the first."""
+    """Register a failure: return None on the first rank that fails, and its exit code on the others.
+
+    The first rank reports its error; the others exit silently.
+    """
     if world.store is None:
         return None
     mine = f"{exit_code} {world.rank}"
     try:
         claimed = world.store.compare_set(_FAILURE, "", mine).decode()
-    except RuntimeError:  # the store went with the process that kept it
+    except RuntimeError:  # the process that held the store is gone
         return None
     return None if claimed == mine else int(claimed.split()[0])
 
 
 def is_lost_rank(error: BaseException) -> bool:
-    """Whether an error says that another rank is gone, rather than that this one failed."""
+    """Whether an error means that another rank is gone, not that this one failed."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 def current_rank() -> int:
-    """The rank of this process in the group, 0 outside one: where its rows begin among gathered ones."""
+    """Return the rank of this process, 0 without a group. It gives the position of its rows among gathered ones."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def gather_with_gradient(x: torch.Tensor) -> torch.Tensor:
-    """The rows of all ranks in rank order: [B, ...] -> [B * size, ...], equal B everywhere.
+    """Gather the rows of all ranks in rank order: [B, ...] -> [B * size, ...], with B equal on all ranks.
 
-    The gradient of the result is summed over ranks and returned to the rank each row came from.
+    The gradient is summed over ranks and returned to the rank that a row came from.
     """
     return _Gather.apply(x) if dist.is_initialized() else x  # pyright: ignore[reportReturnType]
 
 
 def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
-    """The sum of `x` over ranks, without gradient; a new tensor."""
+    """Return the sum of `x` over ranks as a new tensor, without gradient."""
     total = x.detach().clone()
     if dist.is_initialized():
         dist.all_reduce(total)
@@ -121,14 +125,14 @@ def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
 
 
 def mean_over_ranks(x: torch.Tensor) -> torch.Tensor:
-    """The mean of floating-point `x` over ranks, without gradient; of loss shares, it is the loss of the batch."""
+    """Return the mean of floating-point `x` over ranks, without gradient; for local losses, the loss of the batch."""
     return sum_over_ranks(x) / (dist.get_world_size() if dist.is_initialized() else 1)
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter], world: World) -> None:
-    """Replace every gradient by its mean over ranks, in one all-reduce a dtype; call it once after `backward`.
+    """Replace each gradient by its mean over ranks, with one all-reduce per dtype. Call it once after `backward`.
 
-    The same parameters must have a gradient on every rank.
+    The same parameters must have a gradient on all ranks.
     """
     if world.size == 1:
         return
@@ -139,7 +143,7 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter], world: World) ->
 
 
 def any_rank(flags: int, world: World) -> int:
-    """The bits set on any rank, the same on all: how ranks agree to stop at the same step."""
+    """Return the bits that are set on any rank. With it, ranks agree to stop at the same step."""
     if world.size == 1:
         return flags
     bits = torch.tensor(flags, dtype=torch.int64)
@@ -148,12 +152,12 @@ def any_rank(flags: int, world: World) -> int:
 
 
 def barrier(world: World) -> None:
-    """Wait until every rank is here."""
+    """Wait for all ranks."""
     any_rank(0, world)
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather whose backward is its adjoint: sum over ranks, then each rank's own rows."""
+    """All-gather with its adjoint as backward pass: the sum over ranks, cut to the rows of this rank."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -186,9 +190,9 @@ def _start_group(launch: Launch, place: torch.device) -> Store:
     backend = "gloo" if place.type == "cpu" else "cpu:gloo,cuda:nccl"
     rank, size = launch.rank, launch.size
     try:
-        store, _, _ = next(rendezvous(launch.init_method, rank, size, timeout=_MEETING_TIMEOUT))
+        store, _, _ = next(rendezvous(launch.init_method, rank, size, timeout=_RENDEZVOUS_TIMEOUT))
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
         return store
     except (RuntimeError, ValueError) as error:
         reason = f"cannot join the other {launch.size - 1} processes: {str(error).splitlines()[0]}"
-        raise UnavailableError(reason, hint="are the address and the port of rank 0 reachable?") from error
+        raise UnavailableError(reason, hint="check that the address and the port of rank 0 can be reached") from error

@@ -1,4 +1,4 @@
-"""Moving averages of a module's weights."""
+"""Exponential moving averages of weights."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ _STATISTICS = ("running_mean", "running_var")
 
 
 class EMA:
-    """An averaged copy of a module, in evaluation mode, to update after every optimizer step.
+    """An averaged copy of a module in evaluation mode, to update after every optimizer step.
 
-    average <- average + (1 - d) (weight - average); d is `decay(n)` after n updates, and a number stands for
-    `warmed_up(number)`. Running statistics of BatchNorm are averaged alike: a generator's last ones fit its last
-    weights, not the average of them. Other buffers are copied, and parameters that are frozen when the copy is made
-    stay as they are.
+    average <- average + (1 - d) (weight - average), where d is `decay(n)` after n updates; a number d means
+    `warmed_up(d)`. Running statistics of BatchNorm are averaged too, because the latest ones fit the latest weights and
+    not their average. Other buffers are copied. Parameters that are frozen when the copy is made stay unchanged.
     """
 
     def __init__(self, module: nn.Module, *, decay: float | Decay) -> None:
@@ -31,12 +30,12 @@ class EMA:
         self._learned = {name for name, p in module.named_parameters() if p.requires_grad}
 
     def next_decay(self) -> float:
-        """The d of the next update."""
+        """Return the decay of the next update."""
         return self._decay(self.num_updates)
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Move the average toward `module`, which must have the tensors of the copied one (an assertion)."""
+        """Move the average toward `module`, which must have the same tensors as the copied module (asserted)."""
         ours, theirs = _paired(self.averaged(), self._averaged(module))
         if ours:
             torch._foreach_lerp_(ours, theirs, 1 - self.next_decay())  # pyright: ignore[reportPrivateImportUsage]
@@ -46,15 +45,15 @@ class EMA:
         self.num_updates += 1
 
     def averaged(self) -> Tensors:
-        """The tensors that are averages, by their names in the module."""
+        """Return the averaged tensors by their names in the module."""
         return self._averaged(self.module)
 
     def state(self) -> Tensors:
-        """The tensors to save in a checkpoint."""
+        """Return the tensors to save in a checkpoint."""
         return {"num_updates": torch.tensor(self.num_updates), **self.module.state_dict(prefix="average.")}
 
     def restore(self, tensors: Tensors) -> None:
-        """Take back what `state` gave. Errors: DataError when the tensors are of another module."""
+        """Restore the tensors that `state` returned. Errors: DataError if they belong to another module."""
         average = {name.removeprefix("average."): t for name, t in tensors.items() if name.startswith("average.")}
         try:
             self.module.load_state_dict(average)
@@ -68,7 +67,7 @@ class EMA:
 
 
 def warmed_up(decay: float) -> Decay:
-    """min(decay, (1 + n) / (10 + n)) after n updates, so that the average forgets the initial weights soon."""
+    """Return the decay min(decay, (1 + n) / (10 + n)) after n updates, which soon forgets the initial weights."""
     return lambda n: min(decay, (1 + n) / (10 + n))
 
 

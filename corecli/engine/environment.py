@@ -1,4 +1,4 @@
-"""What the launcher of this process says in the environment: torchrun, or a step of srun. Imports no torch."""
+"""Read rank and world size from the environment that torchrun or a step of srun sets. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from corecli.base.rng import derive
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """What the launcher of this process says about it; `init_method` is where the ranks meet."""
+    """The place of this process among those of its launcher; `init_method` is the address where the ranks meet."""
 
     rank: int = 0
     size: int = 1
@@ -20,9 +20,9 @@ class Launch:
 
 
 def find_launch(environment: Mapping[str, str]) -> Launch:
-    """Read rank and meeting place from torchrun's variables, else from those of an srun step with several tasks.
+    """Return rank and address from torchrun's variables, or from those of an srun step with several tasks.
 
-    An sbatch script outside srun has SLURM_NTASKS but no step, and is a world of one.
+    An sbatch script outside srun has SLURM_NTASKS but no step; it runs as a single process.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return Launch(
@@ -42,7 +42,7 @@ def find_launch(environment: Mapping[str, str]) -> Launch:
 
 
 def _first_host(environment: Mapping[str, str]) -> str:
-    """The first name of a SLURM node list, e.g. `gpu03` of `gpu[03-05,9],login1`."""
+    """Return the first name of a SLURM node list, e.g. `gpu03` for `gpu[03-05,9],login1`."""
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "localhost")
     match = re.match(r"(?:\[[^\]]*\]|[^,\[])*", nodes)
     first = match.group() if match else nodes
@@ -50,6 +50,6 @@ def _first_host(environment: Mapping[str, str]) -> str:
 
 
 def _port(environment: Mapping[str, str]) -> int:
-    """A port in 20000-60000 that all tasks of a step agree on and that neighboring jobs do not share."""
+    """Return a port in 20000-60000 that is equal in all tasks of a step and differs between jobs."""
     job, step = environment.get("SLURM_JOB_ID", "0"), environment["SLURM_STEP_ID"]
     return 20000 + derive(0, "port", job, step) % 40001

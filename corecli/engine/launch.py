@@ -62,7 +62,7 @@ def num_processes(config: Launchable) -> int:
 
         return max(1, torch.cuda.device_count()) if config.device != "cpu" else 1
     if not config.nproc.isdigit() or int(config.nproc) < 1:
-        raise UsageError(f"--nproc {config.nproc!r} is neither a positive number nor auto")
+        raise UsageError(f"--nproc {config.nproc!r} is neither a number nor auto")
     return int(config.nproc)
 
 

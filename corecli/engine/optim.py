@@ -1,5 +1,5 @@
-"""Optimizers by name, and their state as flat named tensors."""
-# torch's own optimizers are built on these _foreach functions, which have no public names.
+"""Optimizers by name, and their state as a flat dict of tensors."""
+# The _foreach functions, on which torch's own optimizers are built, have no public names.
 # pyright: reportPrivateImportUsage=false
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ def build_optimizer(
     constant_rate: Iterable[torch.nn.Parameter] = (),
     rate_scales: Mapping[torch.nn.Parameter, float] | None = None,
 ) -> Optimizer:
-    """An optimizer over the parameters that train, those of `constant_rate` at `lr` whatever `set_learning_rate` sets.
+    """Build an optimizer for the parameters that require a gradient.
 
-    `rate_scales` are factors of the rates of parameters, 1 for those it leaves out.
-    `momentum` serves sgd (without Nesterov) and lars, `betas` adamw, `eta` and `clip` lars (see `LARS`). With
-    `exclude_1d`, biases and normalization parameters get neither weight decay nor LARS's adaptation (SimCLR, B.9;
-    BYOL, 3.3; solo-learn's `exclude_bias_n_norm`, whose CIFAR and ImageNet values eta and clip default to).
+    constant_rate: parameters that keep the learning rate `lr` when `set_learning_rate` is called.
+    rate_scales: factors of the learning rate by parameter, 1 if absent.
+    momentum: of sgd (without Nesterov) and lars. betas: of adamw. eta, clip: of lars, see `LARS`.
+    exclude_1d: biases and normalization parameters get no weight decay and no adaptation by LARS (SimCLR, B.9; BYOL,
+    3.3; `exclude_bias_n_norm` in solo-learn, from which the defaults of eta and clip are taken).
     Errors: UsageError for an unknown name.
     """
     constant = {id(p) for p in constant_rate}
@@ -55,14 +56,14 @@ def build_optimizer(
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Set the rate for the coming step, of every group but those of a constant one, times the group's own factor."""
+    """Set the learning rate of the next step, times the factor of each group; groups of constant rate keep theirs."""
     for group in optimizer.param_groups:
         if group.get("scheduled", True):
             group["lr"] = lr * group.get("scale", 1.0)
 
 
 def set_weight_decay(optimizer: Optimizer, weight_decay: float) -> None:
-    """Set the weight decay for the coming step, of the groups that have any."""
+    """Set the weight decay of the next step in the groups that use it."""
     for group in optimizer.param_groups:
         if group.get("decays", True):
             group["weight_decay"] = weight_decay
@@ -90,12 +91,12 @@ class AdamW(_Eager, torch.optim.AdamW):
 
 
 class LARS(_Eager, Optimizer):
-    """SGD with momentum whose step is scaled, per tensor, by the ratio of weight norm to gradient norm.
+    """SGD with momentum that scales the step of each tensor by the ratio of weight norm to gradient norm.
 
     For a tensor w with gradient g: trust = eta |w| / (|g| + weight_decay |w| + eps) (You et al. 2017, Eq. 6);
     v = momentum v + trust (g + weight_decay w); w = w - lr v. `clip` (LARC) caps trust at lr, so that lr is the
-    largest rate of a tensor: trust = min(trust / lr, 1). Where |w| or |g| is 0, the tensor takes a plain step without
-    decay. The rate stays outside the momentum. Groups take their own `weight_decay` and `adapt` (False: plain SGD).
+    largest rate of a tensor: trust = min(trust / lr, 1). If |w| or |g| is 0, the tensor takes a plain step without
+    decay. The learning rate is not part of the momentum. Groups may set `weight_decay` and `adapt` (False: plain SGD).
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class LARS(_Eager, Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Make one step; `closure`, if given, recomputes the loss and is called first."""
+        """Make one step. An optional `closure` recomputes the loss and is called first."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -153,27 +154,27 @@ class LARS(_Eager, Optimizer):
 
 
 def optimizer_tensors(optimizer: Optimizer) -> Tensors:
-    """The state as `{"3.momentum_buffer": tensor}`, 3 being the parameter's place; shares memory with the optimizer.
+    """Return the state as `{"3.momentum_buffer": tensor}`, where 3 is the index of the parameter.
 
-    Learning rates are not part of it: they are a function of the step.
+    The tensors share memory with the optimizer. Learning rates are absent: they are a function of the step.
     """
     state = optimizer.state_dict()["state"]
     return {f"{index}.{key}": value for index, values in state.items() for key, value in values.items()}
 
 
 def restore_optimizer(optimizer: Optimizer, tensors: Tensors) -> None:
-    """Take back a copy of what `optimizer_tensors` gave, bit for bit. Errors: DataError when it does not fit."""
+    """Restore a copy of what `optimizer_tensors` returned. Errors: DataError if it does not fit the parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, Tensors] = {}
     for name, value in tensors.items():
         index, _, key = name.partition(".")
         if not (index.isdigit() and int(index) < len(parameters)):
-            raise DataError(f"optimizer state {name!r} belongs to no parameter", hint="it is of another model")
+            raise DataError(f"optimizer state {name!r} belongs to no parameter", hint="the state is from another model")
         weight = parameters[int(index)]
         if value.ndim and value.shape != weight.shape:
             shapes = f"{tuple(value.shape)}, its parameter {tuple(weight.shape)}"
-            raise DataError(f"optimizer state {name!r} has shape {shapes}", hint="it is of another model")
-        # A state laid out unlike its parameter (channels last) would leave, or break, the fused kernels.
+            raise DataError(f"optimizer state {name!r} has shape {shapes}", hint="the state is from another model")
+        # Fused kernels need states in the memory layout of their parameters (channels last).
         state.setdefault(int(index), {})[key] = torch.empty_like(weight).copy_(value) if value.ndim else value.clone()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
@@ -191,23 +192,23 @@ def _groups(
     kinds = [(id(p) not in constant, p.ndim > 1 or not exclude_1d, scales.get(p, 1.0)) for p in trained]
     groups = []
     for kind in product((True, False), (True, False), sorted({scale for *_, scale in kinds})):
-        members = [p for p, its in zip(trained, kinds, strict=True) if its == kind]
+        members = [p for p, own in zip(trained, kinds, strict=True) if own == kind]
         scheduled, decays, scale = kind
-        told = {"lr": lr * scale, "scale": scale, "weight_decay": weight_decay if decays else 0.0}
-        groups.append({"params": members, **told, "adapt": decays, "decays": decays, "scheduled": scheduled})
+        rates = {"lr": lr * scale, "scale": scale, "weight_decay": weight_decay if decays else 0.0}
+        groups.append({"params": members, **rates, "adapt": decays, "decays": decays, "scheduled": scheduled})
     return [group for group in groups if group["params"]]
 
 
 def _trust(
     group: dict[str, Any], weights: list[torch.Tensor], gradients: list[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(trust, trust * weight_decay) of each tensor, [N] each, without waiting for the device."""
+    """Return (trust, trust * weight_decay) of the tensors, [N] each, without waiting for the device."""
     weight_norm = torch.stack(torch._foreach_norm(weights))
     gradient_norm = torch.stack(torch._foreach_norm(gradients))
     denominator = gradient_norm + group["weight_decay"] * weight_norm + group["eps"]
     trust = group["eta"] * weight_norm / denominator
     if group["clip"]:
-        # lr may be 0 at the end of a cosine; the step is then 0 whatever the trust.
+        # At the end of a cosine lr may be 0; the step is then 0 for any trust.
         trust = (trust / max(group["lr"], 1e-30)).clamp(max=1.0)
     usable = (weight_norm > 0) & (gradient_norm > 0)
     return torch.where(usable, trust, 1.0), torch.where(usable, trust * group["weight_decay"], 0.0)

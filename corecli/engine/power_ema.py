@@ -1,8 +1,8 @@
-"""Power-function averages of weights, of which any length can be had after training (Karras et al. 2024, section 3).
+"""Power-function averages of weights, whose length can be chosen after training (Karras et al. 2024, section 3).
 
-The average of length sigma_rel over t steps weighs step tau by (tau / t)^gamma; sigma_rel is the std of that profile
-in units of t. Two lengths are tracked and their snapshots kept; other lengths are the sums of snapshots whose
-profiles come nearest to the one wanted.
+The average of length sigma_rel after t steps weights step tau by (tau / t)^gamma; sigma_rel is the standard deviation
+of this profile in units of t. Averages of two lengths are updated in training and stored in snapshots. Any other length
+is the weighted sum of snapshots whose profile is nearest to the requested one.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from corecli.base import checkpoint
 from corecli.base.errors import DataError, UsageError
 from corecli.engine.ema import EMA, Decay, Tensors
 
-LENGTHS = (0.05, 0.10)  # tracked (EDM2, section 3.2)
-LONGEST = 0.25  # the longest that makes sense; 0.289 is the plain mean of all steps
+LENGTHS = (0.05, 0.10)  # updated in training (EDM2, section 3.2)
+LONGEST = 0.25  # the plain mean of all steps has 0.289
 
 
 class PowerEMA:
-    """Averages of several lengths of a module; `module` is the longest one, the others are had through snapshots."""
+    """Averages of a module over several lengths: `module` is the longest, snapshots contain all of them."""
 
     def __init__(self, module: nn.Module, *, lengths: Sequence[float] = LENGTHS) -> None:
         self.lengths = tuple(sorted(lengths))
@@ -32,37 +32,37 @@ class PowerEMA:
 
     @property
     def module(self) -> nn.Module:
-        """The copy of the module with the longest average, in evaluation mode."""
+        """The longest average, in evaluation mode."""
         return self.averages[-1].module
 
     @property
     def num_updates(self) -> int:
-        """Steps averaged so far."""
+        """The number of steps so far."""
         return self.averages[-1].num_updates
 
     def update(self, module: nn.Module) -> None:
-        """Take in the weights after an optimizer step."""
+        """Update the averages after an optimizer step."""
         for average in self.averages:
             average.update(module)
 
     def state(self) -> Tensors:
-        """The tensors to save in a checkpoint."""
+        """Return the tensors to save in a checkpoint."""
         named = zip(self.lengths, self.averages, strict=True)
         return {f"{length:g}/{name}": t for length, average in named for name, t in average.state().items()}
 
     def restore(self, tensors: Tensors) -> None:
-        """Take back what `state` gave. Errors: DataError when the tensors are of another module or other lengths."""
+        """Restore what `state` returned. Errors: DataError if the tensors are of another module or of other lengths."""
         for length, average in zip(self.lengths, self.averages, strict=True):
             prefix = f"{length:g}/"
             own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             if not own:
-                raise DataError(f"no average of length {length:g} among the saved ones")
+                raise DataError(f"the saved state has no average of length {length:g}")
             average.restore(own)
 
     def snapshot(self, folder: Path) -> Path:
-        """Keep the averages as they are in a file of `folder`, in float16 as EDM2 does; returns its path.
+        """Write the averages to a file in `folder`, in float16 as EDM2 does; return its path.
 
-        Its name is a function of the number of steps, so a resumed run writes the same files. Errors: StorageError.
+        The file is named after the number of steps, so a resumed run writes the same files. Errors: StorageError.
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"ema-{self.num_updates:09d}.safetensors"
@@ -73,24 +73,24 @@ class PowerEMA:
 
 
 class Reconstruction(NamedTuple):
-    """tensors: averages by name, float32; error: the relative distance (L2) of their profile to the one wanted."""
+    """tensors: averages by name, float32; error: relative L2 distance of their profile to the requested one."""
 
     tensors: Tensors
     error: float
 
 
 def reconstruct(folder: Path, length: float, *, step: int | None = None) -> Reconstruction:
-    """The average of any length at the last snapshot, or at the one after `step` steps, from those up to it.
+    """Return the average of any length after `step` steps (default: at the last snapshot), from the snapshots up to it.
 
-    Give its tensors the place of those of the same names in a generator. Errors: DataError when the folder holds no
-    snapshots up to there; UsageError for a length out of range.
+    The tensors replace those of the same names in a generator. Errors: DataError if the folder has no such snapshot;
+    UsageError if the length is out of range.
     """
-    gamma_of(length)  # refuses what is out of range
+    gamma_of(length)  # raises if it is out of range
     found = {int(path.stem.removeprefix("ema-")): path for path in sorted(folder.glob("ema-*.safetensors"))}
     kept = {n: path for n, path in found.items() if step is None or n <= step}
     if not kept or (step is not None and step not in kept):
-        reason = "has no snapshots of averages" + ("" if step is None else f" after {step} steps")
-        raise DataError(reason, where=folder, hint="train with power averages, which keeps them")
+        reason = "no snapshots of averages" + ("" if step is None else f" after {step} steps")
+        raise DataError(reason, where=folder, hint="train with --ema power")
     lengths = _lengths(kept)
     profiles = [Profile(n, width) for n in kept for width in lengths]
     weights, error = fit(profiles, Profile(max(kept), length))
@@ -107,14 +107,14 @@ def reconstruct(folder: Path, length: float, *, step: int | None = None) -> Reco
 
 
 class Profile(NamedTuple):
-    """The weights that the average of a length gives to the steps up to `step`, as a density on [0, step]."""
+    """The weights of an average of a length over the steps up to `step`, as a density on [0, step]."""
 
     step: int
     length: float
 
 
 def fit(profiles: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, float]:
-    """The sum of profiles nearest to the wanted one: its weights, float64, and its relative distance (Algorithm 3)."""
+    """Return the weights (float64) of the sum of profiles nearest to `wanted`, and its distance (Algorithm 3)."""
     gram = np.array([[inner_product(a, b) for b in profiles] for a in profiles])
     right = np.array([inner_product(a, wanted) for a in profiles])
     weights = np.linalg.solve(gram, right)
@@ -124,34 +124,34 @@ def fit(profiles: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, float
 
 
 def inner_product(a: Profile, b: Profile) -> float:
-    """The integral of the product of two profiles (gamma + 1) / t (tau / t)^gamma."""
-    a, b = sorted((a, b))  # the shorter history first: beyond it the product is 0
+    """Return the integral of the product of two profiles (gamma + 1) / t (tau / t)^gamma."""
+    a, b = sorted((a, b))  # the shorter one first: beyond its end the product is 0
     p, q = gamma_of(a.length), gamma_of(b.length)
     return (p + 1) * (q + 1) / ((p + q + 1) * b.step) * (a.step / b.step) ** q
 
 
 def power(length: float) -> Decay:
-    """(1 - 1 / t)^(gamma + 1) at step t, the first being 1: the weights are (tau / t)^gamma over each step (Eq. 5)."""
+    """Return the decay (1 - 1 / t)^(gamma + 1) of step t = 1, 2, ..., for weights (tau / t)^gamma (Eq. 5)."""
     exponent = gamma_of(length) + 1
     return lambda n: (1 - 1 / (n + 1)) ** exponent
 
 
 @cache
 def gamma_of(length: float) -> float:
-    """The exponent of a profile whose std is sigma_rel: (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) = sigma_rel^2.
+    """Return the exponent of the profile of std sigma_rel: (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) = sigma_rel^2.
 
     Errors: UsageError outside of 0 to 0.25.
     """
     if not 0 < length <= LONGEST:
-        raise UsageError(f"an average's length of {length:g} is outside 0 to {LONGEST}", hint="use 0.05 to 0.2")
+        raise UsageError(f"an average of length {length:g} is outside the range 0 to {LONGEST}", hint="use 0.05 to 0.2")
     inverse = length**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 
 
 def _lengths(snapshots: dict[int, Path]) -> tuple[float, ...]:
-    """The lengths that all snapshots hold. Errors: DataError when they differ."""
-    told = {path: tuple(checkpoint.require_header(path, kind="ema")["lengths"]) for path in snapshots.values()}
-    lengths, *others = set(told.values())
+    """Return the lengths in all snapshots. Errors: DataError if they differ."""
+    found = {path: tuple(checkpoint.require_header(path, kind="ema")["lengths"]) for path in snapshots.values()}
+    lengths, *others = set(found.values())
     if others:
-        raise DataError("snapshots hold averages of different lengths", where=next(iter(told)).parent)
+        raise DataError("the snapshots have averages of different lengths", where=next(iter(found)).parent)
     return lengths

@@ -1,4 +1,4 @@
-"""Where networks live and which arithmetic they run in; losses and statistics stay float32."""
+"""The device and the precision of networks. Losses and statistics stay in float32."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """The context of a forward pass in the arithmetic of `dtype_of`; nothing at all for float32."""
+    """Return the autocast context of a forward pass in the dtype of `dtype_of`; a null context for float32."""
     dtype = dtype_of(precision, device)
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
 def dtype_of(precision: str, device: torch.device) -> torch.dtype:
-    """The numbers a network computes in: what was asked for, and for `auto` bfloat16 on CUDA, else float32."""
+    """Return the dtype that --precision names; `auto` is bfloat16 on CUDA, else float32."""
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
 def place(module: M, device: torch.device) -> M:
-    """Move a network to its device, on CUDA with channels last, which its convolutions prefer."""
+    """Move a network to a device; on CUDA in channels-last layout, which its convolutions prefer."""
     module = module.to(device)
     return module.to(memory_format=torch.channels_last) if device.type == "cuda" else module

@@ -1,4 +1,4 @@
-"""Progress on stderr: a rich bar on a terminal, else a plain line every 30 seconds; none with --quiet."""
+"""Progress on stderr: a bar on a terminal, otherwise one line every 30 seconds; none with --quiet."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _LINE_SEC = 30.0
 
 
 class Progress:
-    """How far a piece of work is, in its own unit (steps or images), with images per second and time left.
+    """The progress of a piece of work in its own unit (steps or images), with images per second and time left.
 
-    `share` is the part of what is left that this process does; the others are taken to be as far with theirs.
+    `share` is the part of the remaining work that this process does; the others are assumed to be equally far.
     """
 
     def __init__(self, label: str, *, total: int, done: int = 0, share: float = 1.0, shown: bool = True) -> None:
         self.label, self.total, self.done = label, total, done
         self.images, self._share, self._seen = 0, share, 0
         self._started = self._last_line = time.monotonic()
-        self._first = self._told = done
+        self._first = self._reported = done
         self._bar = _bar(label, total, done) if shown and _is_terminal() else None
         self._plain = shown and self._bar is None
 
@@ -33,11 +33,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._plain and self.done > self._told:
+        elif self._plain and self.done > self._reported:
             self._line({})
 
     def advance(self, count: int = 1, *, images: int = 0) -> None:
-        """Report `count` more units done, in which `images` images were presented."""
+        """Report `count` more units as done, with `images` images in them."""
         self._seen += count
         self.done = self._first + round(self._seen / self._share)
         self.images += images
@@ -47,7 +47,7 @@ class Progress:
             self._line({})
 
     def show(self, values: Mapping[str, float]) -> None:
-        """Show logged values such as the loss beside the progress."""
+        """Show logged values, such as the loss, beside the progress."""
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], values=_text(values))
         elif self._plain:
@@ -58,7 +58,7 @@ class Progress:
         return f"{self.images / self._share / elapsed:.0f} img/s" if self.images else ""
 
     def _line(self, values: Mapping[str, float]) -> None:
-        self._last_line, self._told = time.monotonic(), self.done
+        self._last_line, self._reported = time.monotonic(), self.done
         rate = (self.done - self._first) / max(self._last_line - self._started, 1e-9)
         left = (self.total - self.done) / rate if rate else 0.0
         parts = (f"{self.label} {self.done}/{self.total}", _text(values), self._speed(), f"{left:.0f} s left")
@@ -66,7 +66,7 @@ class Progress:
 
 
 def note(text: str) -> None:
-    """A line on stderr, above a bar that is shown."""
+    """Print a line on stderr, above the bar."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -79,7 +79,7 @@ def _is_terminal() -> bool:
 
 
 def _bar(label: str, total: int, done: int) -> Any:
-    """A rich progress bar; rich is imported only where there is a terminal."""
+    """Return a rich progress bar; rich is imported on a terminal only."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress

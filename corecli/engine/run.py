@@ -1,6 +1,6 @@
-"""A run that can be killed anywhere: work in progress lives in `<out>.d/`, and the same line continues it.
+"""Training runs that can be killed at any time: `OUT.d/` has the work in progress, and the same line continues it.
 
-Nothing random is stored, since every draw is a function of (seed, step); the state is the step and the tensors.
+The state is the step and the tensors. Every random draw is a function of (seed, step), so no generator state is stored.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ _ABOUT, _LOG = "run.json", "log.jsonl"
 
 
 def folder_of(out: Path) -> Path:
-    """The run folder of a target: `g.pt` is made in `g.pt.d/`."""
+    """Return the run folder of a target: `g.pt.d/` for `g.pt`."""
     return out.with_name(out.name + ".d")
 
 
 def open_folder(out: Path, identity: Mapping[str, Any], world: World, *, force: bool) -> Path:
-    """Make or reopen the run folder of `out`; one in which nothing is saved yet may change its config.
+    """Create or reopen the run folder of `out`. Before anything is saved in it, the config may change.
 
-    Errors: CannotCreateError when work of another config is saved in it.
+    Errors: CannotCreateError if it has saved work of another config.
     """
     folder = folder_of(out)
     about = folder / _ABOUT
     if world.is_main:
         with storage_errors(folder):
             if folder.exists() and not _is_ours(folder):
-                raise CannotCreateError("exists already", where=folder, hint="work in progress would be kept there")
+                raise CannotCreateError("exists already", where=folder, hint="rename it: work in progress goes there")
             if force:
                 remove_folder(folder)
             folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def open_folder(out: Path, identity: Mapping[str, Any], world: World, *, force: 
 
 
 def clear_work(out: Path) -> None:
-    """Remove what a run that was killed after its target was in place has left: saved work, but not the log."""
+    """Remove the saved work, but not the log, of a run that was killed after its target was in place."""
     folder = folder_of(out)
     if (folder / _LOG).exists():
         _clear(folder)
@@ -67,7 +67,7 @@ def clear_work(out: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a run folder, and last in it the file it is known by, so that a killed deletion can be continued."""
+    """Delete a run folder. The file that identifies it goes last, so that a killed deletion can be repeated."""
     for path in folder.glob("*"):
         if path.name != _ABOUT:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
@@ -75,9 +75,9 @@ def remove_folder(folder: Path) -> None:
 
 
 class Run:
-    """The steps of a training run: resumes, saves, logs, and stops on a signal with all ranks at the same step.
+    """The steps of a training run, which resumes, saves, logs and stops on a signal, on all ranks at the same step.
 
-    `state()` gives the tensors to save and `restore(tensors, step)` takes them back; both are called on every rank.
+    `state()` returns the tensors to save and `restore(tensors, step)` restores them; both are called on all ranks.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Run:
         self._state, self._save_every_sec, self._log_every_steps = state, save_every_sec, log_every_steps
         self.first_step, tensors = _newest_state(folder)
         if any_rank(self.first_step, world) != self.first_step:
-            raise DataError("processes see different states", where=folder, hint="put it on a disk that nodes share")
+            raise DataError("processes see different states", where=folder, hint="use a disk that all nodes share")
         if tensors:
             restore(tensors, self.first_step)
         self._log = _Log(folder / _LOG, self.first_step) if world.is_main else None
@@ -118,40 +118,40 @@ class Run:
         self._stop.__exit__(kind, error, trace)
 
     def steps(self) -> Iterator[int]:
-        """The steps still to do. Errors: InterruptedAfterSaving after a signal, with the state saved."""
+        """Yield the remaining steps. Errors: InterruptedAfterSaving after a signal, with the state saved."""
         for step in range(self.first_step, self.total_steps):
             yield step
             self._after(step + 1)
 
     def is_log_step(self, step: int) -> bool:
-        """Whether `log` should be called for this step: every n-th, and the last."""
+        """Whether this step is logged: every n-th one and the last."""
         return (step + 1) % self._log_every_steps == 0 or step + 1 == self.total_steps
 
     def presented(self, images: int) -> None:
-        """Count one step done, in which `images` images were presented over all ranks."""
+        """Count one step with `images` images over all ranks as done."""
         self._progress.advance(images=images)
 
     def log(self, step: int, values: Mapping[str, float | torch.Tensor]) -> None:
-        """Append values to `log.jsonl` and show them; call it on log steps alone, as it waits for the device."""
+        """Append values to `log.jsonl` and show them. Call it on log steps only, because it waits for the device."""
         if self._log is not None:
             plain = {name: float(value) for name, value in values.items()}
             self._log.append({"step": step + 1, **plain})
             self._progress.show(plain)
 
     def finish(self) -> None:
-        """Forget the saved states once the target is in place; the log and the pictures stay."""
+        """Delete the saved states once the target is in place; the log and the previews stay."""
         if self.world.is_main:
             _clear(self.folder)
 
     def _after(self, done: int) -> None:
-        """At the end of a step: save when it is time or when a signal came, on all ranks alike."""
+        """Save at the end of a step if it is time or a signal arrived, on all ranks alike."""
         due = time.monotonic() - self._last_save >= self._save_every_sec
-        wish = (_STOP if self._stop.requested else 0) | (_SAVE if due and self.world.is_main else 0)
-        agreed = any_rank(wish, self.world)
+        wanted = (_STOP if self._stop.requested else 0) | (_SAVE if due and self.world.is_main else 0)
+        agreed = any_rank(wanted, self.world)
         if agreed and done < self.total_steps:
             self._save(done)
             if agreed & _STOP:
-                barrier(self.world)  # the first to leave would have the launcher end the one that still saves
+                barrier(self.world)  # when one process exits, the launcher stops the others, which may still be saving
                 raise InterruptedAfterSaving(
                     f"stopped at step {done} of {self.total_steps}, saved", hint="the same line resumes"
                 )
@@ -164,25 +164,25 @@ class Run:
             old = set(self.folder.glob("state-*.safetensors")) - {new}
             checkpoint.save(new, tensors, kind="state", step=done)
             before = max((path for path in old if path < new), default=None)
-            for path in old - {before}:  # the one before stays, should this one be damaged
+            for path in old - {before}:  # keep the previous state in case this one is damaged
                 path.unlink()
         self._last_save = time.monotonic()
 
     def _refuse_nonfinite(self, tensors: Tensors, done: int) -> None:
-        """Keep the last good state rather than save one that has diverged. Errors: CorecliError."""
+        """Refuse to save a diverged state over the last good one. Errors: CorecliError."""
         bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
         if any_rank(bool(bad), self.world):
             what = f"training diverged before step {done}: {bad[0] if bad else 'a weight'} is not finite"
-            raise CorecliError(what, where=self.folder, hint="the state before is kept; lower --lr and start --force")
+            raise CorecliError(what, where=self.folder, hint="the last good state is kept; lower --lr and add --force")
 
 
 def merge(**parts: Tensors) -> Tensors:
-    """Several dicts of tensors as one, with names `part/name`."""
+    """Merge dicts of tensors into one, with names `part/name`."""
     return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
 
 def split(tensors: Tensors) -> dict[str, Tensors]:
-    """The inverse of `merge`."""
+    """Undo `merge`."""
     parts: dict[str, Tensors] = {}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
@@ -199,7 +199,7 @@ def _state_path(folder: Path, step: int) -> Path:
 
 
 def _clear(folder: Path) -> None:
-    """Delete saved states and what a kill has left of one that was being written."""
+    """Delete saved states and partly written ones."""
     for pattern in ("state-*", ".state-*.tmp"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
@@ -210,7 +210,7 @@ def _holds_work(folder: Path) -> bool:
 
 
 def _newest_state(folder: Path) -> tuple[int, Tensors]:
-    """(step, tensors) of the newest saved state that is whole; (0, {}) when there is none."""
+    """Return (step, tensors) of the newest intact state; (0, {}) without one."""
     for path in sorted(folder.glob("state-*.safetensors"), reverse=True):
         try:
             tensors, header = checkpoint.load(path, kind="state")
@@ -223,7 +223,7 @@ def _newest_state(folder: Path) -> tuple[int, Tensors]:
 
 
 class _Log:
-    """`log.jsonl`: one object a logged step, cut at the step a run resumes from."""
+    """`log.jsonl`: one object per logged step, truncated at the step that a run resumes from."""
 
     def __init__(self, path: Path, first_step: int) -> None:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
@@ -242,7 +242,7 @@ class _Log:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line of the log; infinity when it was cut or damaged."""
+    """Return the step of a line of the log; infinity if the line is incomplete or damaged."""
     try:
         return json.loads(line)["step"] if line.endswith("\n") else math.inf
     except (ValueError, KeyError, TypeError):

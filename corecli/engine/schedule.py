@@ -1,7 +1,7 @@
-"""Learning rates as pure functions of the step, and lengths of training in steps, epochs or images.
+"""Learning rates as functions of the step, and lengths of training in steps, epochs or images. Imports no torch.
 
 A run of several stages, such as `psl:10000` then `simclr:90000` (CORE, PSL-10K + G2R), restarts the warm-up and the
-cosine with each stage, as each has its own objective. Imports no torch.
+cosine in each stage, because each stage has its own objective.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([km]?)\s*([a-z]*)\s*", re.I
 
 @dataclass(frozen=True, kw_only=True)
 class Duration:
-    """A length of training, in one of three units."""
+    """A length of training in steps, epochs or images."""
 
     value: float
     unit: Literal["steps", "epochs", "images"]
 
     def to_steps(self, *, steps_per_epoch: int, batch_size: int) -> int:
-        """The length in steps, rounded up; `batch_size` is that of the global batch."""
+        """Return the length in steps, rounded up; `batch_size` counts the images of all processes."""
         steps = {"steps": 1.0, "epochs": float(steps_per_epoch), "images": 1 / batch_size}[self.unit]
         return math.ceil(self.value * steps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A method and the number of steps it trains for."""
+    """A method and the number of its steps."""
 
     method: str
     steps: int
 
 
 def learning_rate(step: int, *, peak: float, total_steps: int, warmup_steps: int = 0, shape: Shape = "cosine") -> float:
-    """The learning rate of `step` in 0..total_steps-1: a linear warm-up, then a half cosine or line to 0, or constant.
+    """Return the learning rate of `step` in 0..total_steps-1: linear warm-up, then half a cosine, a line or constant.
 
-    The warm-up starts at peak / (warmup_steps + 1), so that no step is wasted, and `step == warmup_steps` is the peak;
-    the cosine (Loshchilov & Hutter, SGDR, Eq. 5, without restarts) and the line would reach 0 at `total_steps`.
+    The warm-up starts at peak / (warmup_steps + 1), so that no step is wasted, and reaches the peak at `warmup_steps`.
+    The cosine (Loshchilov & Hutter, SGDR, Eq. 5, without restarts) and the line reach 0 at `total_steps`.
     """
     if step < warmup_steps:
         return peak * (step + 1) / (warmup_steps + 1)
@@ -63,12 +63,12 @@ def learning_rate(step: int, *, peak: float, total_steps: int, warmup_steps: int
 
 
 def weight_decay(step: int, *, start: float, end: float, total_steps: int) -> float:
-    """The weight decay of `step`, from start to end by half a cosine (DINO, appendix; its code)."""
+    """Return the weight decay of `step`, from start to end by half a cosine (DINO, appendix and code)."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * step / total_steps))
 
 
 def parse_duration(text: str) -> Duration:
-    """Read `500`, `10k steps`, `10ep`, `0.5 epochs`, `100k images` or `100Kimg`. Errors: UsageError."""
+    """Parse `500`, `10k steps`, `10ep`, `0.5 epochs`, `100k images` or `100Kimg`. Errors: UsageError."""
     match = _DURATION.fullmatch(text)
     names = {name: unit for unit, aliases in _UNITS.items() for name in aliases}
     if match is None or match.group(3).lower() not in names:
@@ -81,7 +81,7 @@ def parse_duration(text: str) -> Duration:
 
 
 def parse_stage(text: str) -> tuple[str, Duration, str | None]:
-    """Read `METHOD:DURATION[:VIEWS]`, such as `psl:10000`, `simclr:50ep` or `psl:10000:1g`. Errors: UsageError."""
+    """Parse `METHOD:DURATION[:VIEWS]`, such as `psl:10000`, `simclr:50ep` or `psl:10000:1g`. Errors: UsageError."""
     method, separator, rest = text.partition(":")
     length, _, views = rest.partition(":")
     if not (method and separator):
@@ -90,7 +90,7 @@ def parse_stage(text: str) -> tuple[str, Duration, str | None]:
 
 
 def find_stage(stages: Sequence[Stage], step: int) -> tuple[int, int]:
-    """(index of the stage that `step` of the whole run falls in, step counted from that stage's start)."""
+    """Return (index of the stage that contains `step` of the run, step within that stage)."""
     for index, stage in enumerate(stages):
         if step < stage.steps:
             return index, step
@@ -99,10 +99,10 @@ def find_stage(stages: Sequence[Stage], step: int) -> tuple[int, int]:
 
 
 def check_warmup(stages: Sequence[Stage], warmup_steps: int) -> None:
-    """Refuse stages without a step, or shorter than the warm-up. Errors: UsageError."""
+    """Check that every stage has steps left after the warm-up. Errors: UsageError."""
     for stage in stages:
         if stage.steps < 1:
             raise UsageError(f"stage {stage.method} has no steps")
         if warmup_steps >= stage.steps:
             hint = "lower --warmup"
-            raise UsageError(f"a warm-up of {warmup_steps} steps leaves nothing of {stage.steps} steps", hint=hint)
+            raise UsageError(f"a warm-up of {warmup_steps} steps leaves none of the {stage.steps} steps", hint=hint)

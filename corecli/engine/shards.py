@@ -1,8 +1,7 @@
-"""Rows of work in shards: each finished shard is one renamed file in the run folder, so a killed run redoes at most
-the one that each process was at.
+"""Work on rows in shards. A killed run repeats at most one shard per process.
 
-The shard boundaries depend on the number of rows alone, so batches, and with them the results, are the same for any
-number of processes.
+Each finished shard is a file in the run folder. Shard boundaries depend only on the number of rows, so that batches,
+and with them the results, are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Shards:
-    """`num_rows` rows cut into files of `shard_size` rows under `folder`, a context in which the target is made.
+    """A context in which a target of `num_rows` rows is made, in files of `shard_size` rows under `folder`.
 
-    A stop signal ends it there and then with InterruptedAfterSaving. The folder goes when the target is in place, and
-    when an error comes before the first shard is finished.
+    A stop signal ends the context immediately with InterruptedAfterSaving. The folder is deleted once the target is in
+    place, or if an error occurs before the first shard is finished.
     """
 
     def __init__(self, folder: Path, *, num_rows: int, shard_size: int, world: World) -> None:
@@ -55,16 +54,15 @@ class Shards:
         batch_size: int,
         quiet: bool,
     ) -> int:
-        """Fill every missing shard, shards dealt out to the ranks in turn; all are there when it returns.
+        """Make all missing shards, which ranks take in turn; return the number of rows made by all ranks.
 
-        `make` is given the (start, stop) rows of batches and yields the tensors of each, in order. Returns how many
-        rows the ranks together have made.
+        `make` receives the (start, stop) rows of batches and yields the tensors of each batch, in order.
         """
         if self.world.is_main:
             self._delete_damaged()
         barrier(self.world)
         missing = [i for i in range(self.num_shards) if not self._path(i).exists()]
-        barrier(self.world)  # no rank may list the folder while another already fills it
+        barrier(self.world)  # no rank may list the folder after another one has started to fill it
         mine = missing[self.world.rank :: self.world.size]
         batches = {index: self._batches(index, batch_size) for index in mine}
         made = make(batch for index in mine for batch in batches[index])
@@ -77,12 +75,12 @@ class Shards:
         return todo
 
     def read(self) -> Iterator[Tensors]:
-        """The shards in row order."""
+        """Yield the shards in row order."""
         for index in range(self.num_shards):
             yield checkpoint.load(self._path(index), kind="shard")[0]
 
     def read_column(self, name: str) -> torch.Tensor:
-        """One of the tensors of all rows, read without the others."""
+        """Return one of the tensors for all rows, without reading the others."""
         parts = []
         for index in range(self.num_shards):
             with safe_open(self._path(index), "pt") as file:

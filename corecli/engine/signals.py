@@ -1,6 +1,6 @@
-"""What the stop signals do: SIGINT, SIGTERM and SIGUSR1 end the work where nothing is lost; a second SIGINT at once.
+"""Stop signals: SIGINT, SIGTERM and SIGUSR1 end a run without loss of work; a second SIGINT ends it immediately.
 
-Both kinds of context below end in InterruptedAfterSaving. Outside them the signals do what they do to any process.
+Both contexts below end with InterruptedAfterSaving. Outside of them the signals have their default effect.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from types import FrameType, TracebackType
 from corecli.base.errors import InterruptedAfterSaving
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-LAUNCHER = "CORECLI_LAUNCHER"  # the process id of the launcher, in the environment of the workers it starts
+LAUNCHER = "CORECLI_LAUNCHER"  # environment variable with the process id of the launcher, set for its workers
 _PR_SET_PDEATHSIG = 1
 
 
 class StopRequest:
-    """A context in which the stop signals set a flag, for work that has to save first."""
+    """A context in which stop signals set a flag, for work that must save before it ends."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -41,9 +41,9 @@ class StopRequest:
 
 
 class StopAtOnce(StopRequest):
-    """A context which the stop signals end there and then, for work whose finished parts are safe at any moment.
+    """A context that stop signals end immediately, for work whose finished parts are safe at any time.
 
-    Errors: InterruptedAfterSaving, saying what is `kept`.
+    Errors: InterruptedAfterSaving, with the message `kept`.
     """
 
     def __init__(self, kept: str) -> None:
@@ -58,7 +58,7 @@ class StopAtOnce(StopRequest):
             raise InterruptedAfterSaving(f"stopped, {self._kept}", hint="the same line resumes") from None
 
     def check(self) -> None:
-        """End the context if a signal came, should its exception have been lost, as in a finalizer."""
+        """End the context if a signal arrived and its exception was lost, for example in a finalizer."""
         if self.requested:
             raise _Stop
 
@@ -70,14 +70,14 @@ class StopAtOnce(StopRequest):
 
 
 class _Stop(KeyboardInterrupt):
-    """Passes through what handles mere exceptions on its way to the end of a StopAtOnce context."""
+    """Ends a StopAtOnce context; not an Exception, so that handlers in between do not catch it."""
 
 
 def die_with_launcher() -> None:
-    """End this process when the launcher that started it is killed, so that no worker is left holding a GPU."""
+    """Arrange that this process dies with the launcher that started it, so that no worker keeps a GPU."""
     launcher = os.environ.get(LAUNCHER)
     if sys.platform != "linux" or (launcher is None and "TORCHELASTIC_RUN_ID" not in os.environ):
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if launcher is not None and os.getppid() != int(launcher):  # it died before this process could ask
+    if launcher is not None and os.getppid() != int(launcher):  # the launcher died before the call above
         os._exit(128 + signal.SIGKILL)

@@ -84,7 +84,7 @@ code = 0
 """
 VERB = """
 import sys
-from corecli import cli
+from corecli.cli import app as cli
 code = cli.run_line(sys.argv[1:])
 """
 # Not getrusage, whose maximum a process inherits from the one that started it.
@@ -131,7 +131,9 @@ def test_help_starts_at_once() -> None:
         subprocess.run([sys.executable, "-m", "corecli", "--help"], check=True, capture_output=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    listed = "import json, sys; from corecli import cli; cli.run_line(['--help']); print(json.dumps(list(sys.modules)))"
+    listed = (
+        "import json, sys; from corecli.cli import app; app.run_line(['--help']); print(json.dumps(list(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", listed], check=True, capture_output=True, text=True)
     modules = json.loads(done.stdout.splitlines()[-1])
     print(f"\ncorecli --help: {statistics.median(seconds):.3f} s of CPU time")

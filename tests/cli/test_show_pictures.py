@@ -116,7 +116,7 @@ def test_images_stand_below_the_captions_their_groups_are_named_after(run: Run, 
     Path("c.jsonl").write_text("other\n")
     ran = run(*line)
     assert ran.code == 65
-    assert "c.jsonl: names none of the groups" in ran.err
+    assert "c.jsonl: no caption has the id of a group" in ran.err
 
 
 def test_a_table_is_scattered_and_a_run_drawn_as_curves(run: Run, tiny: Path) -> None:
@@ -156,13 +156,17 @@ def test_the_largest_tables_are_thinned_for_tsne(run: Run, tiny: Path, monkeypat
         ("$tiny/syn --captions none.jsonl", 66, "none.jsonl"),
         ("$tiny/z.safetensors --rows 3", 2, "--rows does not apply to this picture (scatter)"),
         ("$tiny/real.safetensors --embedding pca", 2, "--embedding does not apply to this picture (sheet)"),
-        ("$tiny/syn --features $tiny/z.safetensors --real $tiny/real.safetensors", 2, "need both --real and"),
+        (
+            "$tiny/syn --features $tiny/z.safetensors --real $tiny/real.safetensors",
+            2,
+            "need --real and --real-features",
+        ),
         ("$tiny/real.safetensors --features $tiny/f.safetensors", 65, "f.safetensors"),
         ("$tiny/syn --features $tiny/z.safetensors", 65, "images have no feature"),
         ("$tiny/real.safetensors --encoder $tiny/f.safetensors", 2, "no attention to show"),
-        ("$tiny/real.safetensors --features $tiny/z.safetensors --columns 1", 65, "no images to find neighbors"),
-        ("$tiny/syn --real digits:16:train", 65, "digits:16:train: holds none of the groups"),
-        ("empty.d", 65, "log.jsonl: nothing has been logged"),
+        ("$tiny/real.safetensors --features $tiny/z.safetensors --columns 1", 65, "no images to search for neighbors"),
+        ("$tiny/syn --real digits:16:train", 65, "digits:16:train: no image has the key of a group"),
+        ("empty.d", 65, "log.jsonl: the log has no values yet"),
         ("broken.d", 65, "log.jsonl: line 2 is not a record of a step"),
     ],
 )

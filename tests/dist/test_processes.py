@@ -478,7 +478,7 @@ def test_more_processes_than_gpus_are_refused(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     line = [*inputs.fill(MAKING["extract"]), "--out", "z", "--nproc", "2", "--device", "auto"]
     assert run_line(line) == 69
-    assert "2 processes, and 1 GPUs (lower --nproc, or use --device cpu)" in capsys.readouterr().err
+    assert "2 processes need as many GPUs, and there are 1 (lower --nproc, or use --device cpu)" in capsys.readouterr().err
 
 
 def resumed(world: World, folder: Path) -> str:

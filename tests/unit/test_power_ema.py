@@ -136,7 +136,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     ema.snapshot(tmp_path)
     with pytest.raises(DataError, match="no snapshots of averages after 4 steps"):
         reconstruct(tmp_path, 0.1, step=4)
-    with pytest.raises(DataError, match=r"no average of length 0.2"):
+    with pytest.raises(DataError, match=r"has no average of length 0.2"):
         PowerEMA(nn.Linear(3, 2), lengths=(0.1, 0.2)).restore(ema.state())
     other = PowerEMA(nn.Linear(3, 2), lengths=(0.1, 0.2))
     walk(6, nn.Linear(3, 2), [other])

@@ -70,7 +70,7 @@ def test_stages() -> None:
 
 def test_a_warmup_must_leave_steps() -> None:
     check_warmup((Stage(method="psl", steps=3),), 2)
-    with pytest.raises(UsageError, match="leaves nothing of 3"):
+    with pytest.raises(UsageError, match="leaves none of the 3"):
         check_warmup((Stage(method="psl", steps=9), Stage(method="simclr", steps=3)), 3)
     with pytest.raises(UsageError, match="no steps"):
         check_warmup((Stage(method="psl", steps=0),), 0)

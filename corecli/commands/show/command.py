@@ -1,4 +1,4 @@
-"""Check and run `corecli show`."""
+"""Check the options of `corecli show`, and draw."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ IS_ALONE = True  # torch is imported only for pictures of features and encoders
 
 
 def check(config: Config) -> dict[str, Any]:
-    """What would be drawn. Errors: MissingInputError, DataError, CannotCreateError, UsageError."""
+    """Return what would be drawn. Errors: MissingInputError, DataError, CannotCreateError, UsageError."""
     check_replaceable(config.out, ("image",), force=config.force)
     picture = _picture(config)
     for name in sorted(set().union(*OPTIONS.values()) - OPTIONS[picture]):
         if getattr(config, name) is not None:
-            hint = "--features draws neighbors, --encoder attention" if picture in ("sheet", "attention") else None
+            hint = (
+                "--features draws neighbors, --encoder draws attention" if picture in ("sheet", "attention") else None
+            )
             raise UsageError(f"{flag(name)} does not apply to this picture ({picture})", hint=hint)
     plan = {"picture": picture, "out": str(config.out)}
     if picture == "scatter":
@@ -40,7 +42,7 @@ def check(config: Config) -> dict[str, Any]:
     if config.captions is not None:
         read_captions(config.captions)
     if picture == "neighbors" and (config.real is None) != (config.real_features is None):
-        raise UsageError("neighbors among real images need both --real and --real-features")
+        raise UsageError("neighbors among real images need --real and --real-features")
     for path in (config.features, config.real_features):
         if path is not None:
             check_header(path, kind="features")
@@ -65,7 +67,7 @@ def run(config: Config) -> Outcome:
 
 
 def _picture(config: Config) -> str:
-    """The name of the picture that what is given makes."""
+    """Return the name of the picture that the inputs determine."""
     path = Path(config.data)
     if (path / LOG).is_file():
         return "curves"

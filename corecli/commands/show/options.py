@@ -1,57 +1,53 @@
-"""Draw images, features or training runs as one picture; what is given says which.
+"""Draw images, features or a training run as one picture.
 
-SET alone is a contact sheet. A set whose groups have several members, or any set with --real, is drawn by group: one
-column a group, its real image on top and its synthetic members below, as in CORE's Figure 7. Other sets are drawn as a
-plain grid.
+The inputs determine the picture. SET alone gives a contact sheet. If its groups have several members, or with --real,
+each column shows one group: its real image on top and its synthetic members below, as in Figure 7 of CORE. Other sets
+are drawn as a plain grid.
 
-SET with --features draws nearest neighbors: in every row an image, then those nearest to it by the cosine of their
-features, with the cosine. They are searched in the set itself, or with --real in the real images, whose features are
-in --real-features: are generated images copies?
+SET with --features shows nearest neighbors. Each row has an image and the images nearest to it, with the cosine
+similarity of their features. Neighbors are searched in the set itself or, with --real and --real-features, among the
+real images, which reveals generated images that are copies.
 
-SET with --encoder draws attention: in every row an image, then where the class token of the last block of a vision
-transformer looks, head by head, as heat, or with --mass as DINO does: the patches in view together hold that share of
-the head's attention.
+SET with --encoder shows attention. Each row has an image and, for each head, the attention of the class token in the
+last block of a vision transformer: as a heat map, or with --mass as the patches that together hold that share of the
+attention, as DINO does.
 
-SET with --encoder and --picture pca draws patches: below every image the principal components of its patches as
-colors, which mean the same in all images, on what the first component tells to be foreground. Images are taken as
-large as they are, or as --image-size says.
+SET with --encoder and --picture pca shows patch features. Below each image, the principal components of its patches
+appear as colors that are shared by all images; the background, according to the first component, is black. Images keep
+their size unless --image-size is given.
 
-SET with --captions draws what was made from captions: above the images of a group the caption it is named after.
+SET with --captions shows generated images below their captions, one row per caption.
 
-A feature table is scattered in the plane, colored by label: along its two principal components, or with --embedding
-tsne so that near rows are near (exact t-SNE of up to 3000 rows). The folder of a training run, FILE.d, is drawn as
-curves of all it has logged.
+A feature table is drawn as a scatter plot, colored by label: by its first two principal components, or with --embedding
+tsne by an exact t-SNE of at most 3000 rows. A run folder, FILE.d, is drawn as one curve for each logged value.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from corecli.base.config import Common, Preset, option
 
-if TYPE_CHECKING:
-    pass
-
-SUMMARY = "draw an image set as a contact sheet"
+SUMMARY = "draw images, features or a training run as a picture"
 PLACE = 9
 EXAMPLES = (
-    ("Samples below the real images they were made from", "syn --real DIR --out sheet.png"),
+    ("Samples below the real images that they were made from", "syn --real DIR --out sheet.png"),
     ("The first images of a set", "DIR --columns 16 --out grid.png"),
-    ("What an encoder finds alike", "DIR --features z.safetensors --out neighbors.png"),
+    ("Nearest neighbors by the features of an encoder", "DIR --features z.safetensors --out neighbors.png"),
     (
         "The training images nearest to generated ones",
         "syn --features zs.safetensors --real DIR --real-features z.safetensors --out copies.png",
     ),
-    ("Where a vision transformer looks", "DIR --encoder vit.safetensors --mass 0.6 --out attention.png"),
-    ("Parts that a vision transformer finds alike", "DIR --encoder vit.safetensors --picture pca --out pca.png"),
+    ("Attention of a vision transformer", "DIR --encoder vit.safetensors --mass 0.6 --out attention.png"),
+    ("Patch features of a vision transformer", "DIR --encoder vit.safetensors --picture pca --out pca.png"),
     ("Images below their captions", "syn --captions captions.jsonl --columns 4 --out captions.png"),
-    ("A feature table in the plane", "z.safetensors --embedding tsne --out scatter.png"),
-    ("How a training run went", "f.safetensors.d --out curves.png"),
+    ("Scatter plot of a feature table", "z.safetensors --embedding tsne --out scatter.png"),
+    ("Curves of a training run", "f.safetensors.d --out curves.png"),
 )
 PRESETS: dict[str, Preset] = {}
-OPTIONS = {  # that a picture has, beyond those of every picture
+OPTIONS = {  # picture -> the options that apply to it, beside those of all pictures
     "sheet": {"real", "columns", "rows", "image_size"},
     "neighbors": {"features", "real", "real_features", "columns", "rows", "image_size"},
     "captions": {"captions", "columns", "rows", "image_size"},
@@ -70,24 +66,26 @@ class Config(Common):
         help="image set, feature table or run folder to draw", role="input", metavar="SET|FILE|DIR", positional=True
     )
     out: Path = option(help="picture to write", role="output", metavar="FILE.png")
-    real: str | None = option(None, help="the real images the groups came from", role="input", metavar="SET")
+    real: str | None = option(None, help="real images that the groups were generated from", role="input", metavar="SET")
     features: Path | None = option(
-        None, help="features of the set, to draw nearest neighbors", role="input", metavar="FILE"
+        None, help="feature table of the set; draws nearest neighbors", role="input", metavar="FILE"
     )
     real_features: Path | None = option(
-        None, help="features of --real, to find neighbors among them", role="input", metavar="FILE"
+        None, help="feature table of --real; searches the neighbors among real images", role="input", metavar="FILE"
     )
     encoder: str | None = option(
-        None, help="vision transformer, to draw its attention or its patches", role="input", metavar="FILE|NAME"
+        None, help="vision transformer; draws its attention or its patch features", role="input", metavar="FILE|NAME"
     )
-    picture: Literal["attention", "pca"] | None = option(None, help="what to draw of the encoder [attention]")
+    picture: Literal["attention", "pca"] | None = option(None, help="picture of the encoder (default: attention)")
     captions: Path | None = option(
-        None, help="the captions a set was made from, to draw above its images", role="input", metavar="FILE"
+        None, help="captions that the set was generated from; draws them above its images", role="input", metavar="FILE"
     )
     mass: float | None = option(
-        None, help="share of a head's attention to keep in view, such as 0.6", minimum=0, maximum=1
+        None, help="show the patches with this share of a head's attention, such as 0.6", minimum=0, maximum=1
     )
-    embedding: Literal["pca", "tsne"] | None = option(None, help="how a feature table comes to the plane [pca]")
-    columns: int | None = option(None, help="at most this many pictures beside each other [10; 3 curves]", minimum=1)
-    rows: int | None = option(None, help="at most this many below each other [6]", minimum=1)
-    image_size: int | None = option(None, help="resize to this", minimum=1)
+    embedding: Literal["pca", "tsne"] | None = option(
+        None, help="projection of a feature table to two dimensions (default: pca)"
+    )
+    columns: int | None = option(None, help="maximum number of columns (default: 10; curves: 3)", minimum=1)
+    rows: int | None = option(None, help="maximum number of rows (default: 6)", minimum=1)
+    image_size: int | None = option(None, help="resize the shorter side to N px and crop the center", minimum=1)

@@ -1,4 +1,4 @@
-"""The pictures of `corecli show` that are made of images: contact sheets, nearest neighbors, attention."""
+"""Pictures of images: contact sheets, nearest neighbors, attention, patch features, captions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from corecli.data.imageset import ImageSet
     from corecli.nets.encoder import Encoder
 
-_ATTENTION_PX = 160  # the least an image with attention is shown at
-_NIGHT = (22, 20, 52)  # over what is not looked at, so that it shows on black as well
+_ATTENTION_PX = 160  # minimum size of an image with attention
+_NIGHT = (22, 20, 52)  # tint of patches without attention, visible on black too
 _HEAT = ((0, (12, 8, 38)), (0.3, (92, 20, 110)), (0.6, (212, 72, 66)), (0.82, (250, 158, 8)), (1, (252, 252, 178)))
 
 
 def draw_sheet(out: Path, data: ImageSet, real: ImageSet | None, *, columns: int, rows: int) -> None:
-    """The first images of a set as a grid, or its groups in columns, each below its real image."""
+    """Draw the first images of a set as a grid, or its groups as columns, each below its real image."""
     from corecli.draw.sheet import write_sheet
 
     if real is None and len(set(data.rows.groups)) == len(data.rows):
@@ -42,9 +42,10 @@ def draw_neighbors(
     columns: int,
     rows: int,
 ) -> None:
-    """Images of a set, a row each, then their nearest by cosine in the reference or, left out itself, in the set.
+    """Draw images of a set, one per row, followed by the nearest ones by cosine similarity.
 
-    Errors: DataError for images without a feature, tables of other dimensions, or too few images.
+    Neighbors come from the reference, or without one from the set itself, excluding the image. Errors: DataError for
+    images without a feature, tables of different dimensions, or too few images.
     """
     from corecli.draw.sheet import write_sheet
 
@@ -54,7 +55,7 @@ def draw_neighbors(
     own = reference is None
     k = min(columns - 1, len(others.rows) - int(own))
     if k < 1:
-        raise DataError("no images to find neighbors among", hint="give --columns 2 or more, and more images")
+        raise DataError("no images to search for neighbors", hint="use --columns 2 or more, and more images")
     x = table.lookup([images.rows.keys[row] for row in queries])
     y = other_table.lookup(others.rows.keys)
     cosines, found = _nearest(x, y, k, leave_out=queries if own else None)
@@ -66,10 +67,10 @@ def draw_neighbors(
 
 
 def draw_attention(out: Path, data: ImageSet, encoder: Encoder, *, columns: int, rows: int, mass: float | None) -> None:
-    """Images of a set, a row each, then where the class token of the encoder's last block looks, head by head.
+    """Draw images of a set, one per row, followed by the attention of the class token in the last block, by head.
 
-    mass: None draws heat, from dark to light; a number keeps in view the patches that hold this share of a head's
-    attention. Errors: UsageError for an encoder without attention.
+    mass: None draws a heat map; a number keeps the patches that together have this share of a head's attention.
+    Errors: UsageError for an encoder without attention.
     """
     import torch
 
@@ -91,9 +92,9 @@ def draw_attention(out: Path, data: ImageSet, encoder: Encoder, *, columns: int,
 
 
 def draw_pca(out: Path, data: ImageSet, encoder: Encoder, *, columns: int, rows: int) -> None:
-    """Images of a set, and below each its patches, colored by the principal components that all images share.
+    """Draw images of a set, and below each its patches, colored by principal components shared by all images.
 
-    Images go in as large as they are in the set. Errors: UsageError for an encoder without patches.
+    Images keep the size that they have in the set. Errors: UsageError for an encoder without patches.
     """
     import torch
 
@@ -115,7 +116,7 @@ def draw_pca(out: Path, data: ImageSet, encoder: Encoder, *, columns: int, rows:
 
 
 def draw_captioned(out: Path, data: ImageSet, captions: Captions, *, columns: int, rows: int) -> None:
-    """Groups of a set, evenly chosen: the caption that a group is named after above its images. Errors: DataError."""
+    """Draw evenly chosen groups of a set, each with its caption above its images. Errors: DataError."""
     from corecli.draw.sheet import write_captioned
 
     text_of = dict(zip(captions.ids, captions.texts, strict=True))
@@ -125,21 +126,21 @@ def draw_captioned(out: Path, data: ImageSet, captions: Captions, *, columns: in
             members.setdefault(group, []).append(row)
     if not members:
         raise DataError(
-            f"names none of the groups, such as {data.rows.groups[0]}", hint="the images have other captions"
+            f"no caption has the id of a group, such as {data.rows.groups[0]}", hint="use the captions of this set"
         )
     chosen = [list(members)[i] for i in evenly(len(members), rows)]
     write_captioned(out, [(text_of[group], data.read_array(np.array(members[group][:columns]))) for group in chosen])
 
 
 def evenly(num: int, most: int) -> np.ndarray:
-    """Up to `most` of `num` rows, evenly spaced: int64."""
+    """Return up to `most` of `num` rows, evenly spaced: int64."""
     return np.linspace(0, num - 1, min(num, most)).astype(np.int64)
 
 
 def keep_mass(attention: torch.Tensor, mass: float) -> torch.Tensor:
-    """The patches [..., h, w] that together hold `mass` of the attention to patches, the strongest first: bool.
+    """Return the strongest patches that together have the share `mass` of the attention: bool [..., h, w].
 
-    As DINO draws them (with mass 0.6).
+    DINO draws them with mass 0.6.
     """
     import torch
 
@@ -150,14 +151,14 @@ def keep_mass(attention: torch.Tensor, mass: float) -> torch.Tensor:
 
 
 def _by_group(data: ImageSet, real: ImageSet | None, *, columns: int, rows: int) -> tuple[np.ndarray, int]:
-    """The images of evenly chosen groups, a column each, real ones first; and the number of columns."""
+    """Return the images of evenly chosen groups, one column each, real images on top; and the number of columns."""
     members: dict[str, list[int]] = {}
     for row, group in enumerate(data.rows.groups):
         members.setdefault(group, []).append(row)
     sources = {key: row for row, key in enumerate(real.rows.keys)} if real else {}
     groups = [g for g in members if real is None or g in sources]
     if not groups:
-        raise DataError("holds none of the groups", hint="the set to show was made from other images")
+        raise DataError("no image has the key of a group", hint="use the images that the set was made from")
     chosen = [groups[i] for i in evenly(len(groups), columns)]
     height = min(rows - int(real is not None), *(len(members[g]) for g in chosen))
     lines = [data.read_array(np.array([members[g][i] for g in chosen])) for i in range(height)]
@@ -174,7 +175,7 @@ def _nearest(
 
     if x.shape[1] != y.shape[1]:
         hint = "extract both with one encoder and one layer"
-        raise DataError(f"features of {x.shape[1]} and of {y.shape[1]} dimensions do not compare", hint=hint)
+        raise DataError(f"features of {x.shape[1]} and {y.shape[1]} dimensions cannot be compared", hint=hint)
     cosines = F.normalize(x, dim=1) @ F.normalize(y, dim=1).T
     if leave_out is not None:
         cosines.scatter_(1, torch.from_numpy(leave_out)[:, None], -torch.inf)
@@ -182,7 +183,7 @@ def _nearest(
 
 
 def _heated(image: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
-    """image uint8 [3, H, W] in gray under a heat map of each of the heads [K, h, w]: uint8 [K, 3, H, W]."""
+    """Draw the heat maps of heads [K, h, w] over a gray image, uint8 [3, H, W]: uint8 [K, 3, H, W]."""
     import torch
     import torch.nn.functional as F
 
@@ -197,7 +198,7 @@ def _heated(image: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
 
 
 def _kept(image: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """image uint8 [3, H, W] with all but the kept patches [K, h, w] dimmed: uint8 [K, 3, H, W]."""
+    """Dim all but the kept patches, bool [K, h, w], of an image, uint8 [3, H, W]: uint8 [K, 3, H, W]."""
     import torch
     import torch.nn.functional as F
 

@@ -1,4 +1,4 @@
-"""The pictures of `corecli show` that are plots: a feature table in two dimensions, the curves of a training run."""
+"""Plots: the scatter plot of a feature table, and the curves of a training run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOG = "log.jsonl"
 
 
 def draw_scatter(out: Path, table: FeatureTable, *, embedding: str, shown: bool) -> tuple[str, ...]:
-    """A feature table as points in the plane, colored by label; returns notes. Errors: DataError below 4 rows."""
+    """Draw a feature table as a scatter plot, colored by label; return notes. Errors: DataError below 4 rows."""
     import torch
 
     from corecli.draw.embedding import LARGEST_TSNE, NUM_STEPS, pca, tsne_2d
@@ -26,7 +26,7 @@ def draw_scatter(out: Path, table: FeatureTable, *, embedding: str, shown: bool)
     from corecli.engine.progress import Progress
 
     if len(table) < 4:
-        raise DataError(f"{len(table)} rows are too few to scatter")
+        raise DataError(f"{len(table)} rows are too few for a scatter plot (at least 4)")
     features, labels, notes = table.features, table.labels, ()
     if embedding == "pca":
         points, shares = pca(features)
@@ -48,16 +48,17 @@ def draw_scatter(out: Path, table: FeatureTable, *, embedding: str, shown: bool)
 
 
 def draw_curves(out: Path, folder: Path, *, columns: int) -> None:
-    """What a run has logged, a panel a value. Errors: DataError, MissingInputError."""
+    """Draw a curve for each value that a run has logged. Errors: DataError, MissingInputError."""
     from corecli.draw.plot import write_curves
 
     write_curves(out, read_log(folder), columns=columns)
 
 
 def read_log(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """(steps, values) of every number in a run folder's log, in the order they appear; steps without one are left out.
+    """Return {name: (steps, values)} of all numbers in the log of a run folder, in their order.
 
-    A last line without an end is still being written, and is passed over. Errors: DataError, MissingInputError.
+    A step without the number is omitted. A last line without an end is still being written and is ignored.
+    Errors: DataError, MissingInputError.
     """
     path = folder / LOG
     if not path.exists():
@@ -75,5 +76,5 @@ def read_log(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
                 steps.append(step)
                 values.append(value)
     if not found:
-        raise DataError("nothing has been logged", where=path)
+        raise DataError("the log has no values yet", where=path)
     return found
