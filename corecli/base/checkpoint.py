@@ -120,6 +120,14 @@ def read_header(path: Path) -> Header | None:
     raise DataError("neither a safetensors nor a torch file", where=path, hint="or it is truncated")
 
 
+def find_header(path: Path) -> Header | None:
+    """Return the corecli header of whatever is at `path`; None where there is no file, or one of another kind.
+
+    Errors: DataError for a damaged header.
+    """
+    return read_header(path) if sniff(path) in ("safetensors", "torch") else None
+
+
 def read_safetensors_index(path: Path) -> dict[str, Any]:
     """The JSON index at the head of a safetensors file. Errors: DataError when malformed or truncated."""
     with open(path, "rb") as file:

@@ -20,6 +20,8 @@ from typing import IO, Any, Literal
 
 from corecli.base.errors import CannotCreateError, CorecliError, DataError, MissingInputError, StorageError
 
+MANIFEST = "manifest.json"  # written last into a directory of images: it marks the directory as complete
+
 Kind = Literal["missing", "directory", "safetensors", "torch", "npz", "tar", "json", "image", "unknown"]
 
 # What zipfile, zlib and numpy's reader raise, somewhere, for a damaged archive.
@@ -114,8 +116,7 @@ def sniff(path: Path) -> Kind:
         return "directory"
     if not path.exists():
         return "missing"
-    with open(path, "rb") as file:
-        head = file.read(512)
+    head = first_bytes(path, 512)
     if head.startswith(b"PK\x03\x04"):
         return _sniff_zip(path)
     if head.startswith(_IMAGE_MAGIC) or head[8:12] == b"WEBP":
@@ -125,6 +126,14 @@ def sniff(path: Path) -> Kind:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return "safetensors"
     return "json" if head.lstrip()[:1] in (b"{", b"[") else "unknown"
+
+
+def first_bytes(path: Path | str, num: int = 16) -> bytes:
+    """Return the first `num` bytes of a file; b"" for a directory or where there is nothing."""
+    if not Path(path).is_file():
+        return b""
+    with open(path, "rb") as file:
+        return file.read(num)
 
 
 def _sniff_zip(path: Path) -> Kind:

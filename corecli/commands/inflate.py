@@ -26,7 +26,7 @@ from corecli.base.outcome import Outcome
 from corecli.base.target import is_finished
 from corecli.commands.parts.inputs import bad_files, check_file
 from corecli.data.formats.mixture import open_mixture
-from corecli.data.imageset import open_set, write_set
+from corecli.data.imageset import is_written, open_set, writable_formats, write_set
 from corecli.data.mix import Mixture, Part, choose_rows, is_share, repeat_for_beta, save_mixture, summary
 from corecli.engine.environment import find_launch
 
@@ -72,13 +72,11 @@ class Config(Common):
     out: Path | None = option(None, help="mixture file to write", role="output", metavar="FILE.json")
     materialize: Path | None = option(
         None,
-        help="write the images too: .safetensors, .npz or .tar, otherwise a directory",
+        help="write the images too, in the format of the suffix; without a suffix a directory",
         role="output",
         metavar="PATH",
     )
-    format: Literal["directory", "packed", "tar", "npz"] | None = option(
-        None, help="format of --materialize (default: by its name)"
-    )
+    format: str | None = option(None, help="format of --materialize (default: by its suffix)", choices=writable_formats)
     repeat: float = option(1.0, help="number of times that an epoch shows each real image (N)", minimum=1e-9)
     beta: float | None = option(None, help="share of real slots in an epoch; replaces --repeat", minimum=0, maximum=1)
     fraction: float | None = option(
@@ -186,7 +184,7 @@ def _mixture(config: Config, sets: dict[str, ImageSet], identity: dict[str, Any]
 def _materialize(path: Path, config: Config, data: ImageSet, identity: dict[str, Any]) -> tuple[str, ...]:
     """Write every row once, regardless of --repeat; return a note if the target existed already."""
     identity = {**identity, "materialize": config.format or "by name"}
-    if is_finished(path, identity, force=config.force):
+    if is_written(path, identity, force=config.force):
         return (f"{path} is already there, left alone",)
     header = {"config": cfg.settings(config), "identity": identity}
     write_set(path, data.rows, _chunks(data), class_names=data.class_names, header=header, format=config.format)

@@ -1,29 +1,28 @@
-"""An image set: rows and the pixels behind them, opened from any format by content.
+"""Image sets: rows and their pixels, opened from any format by content, and written in the format a name asks for.
 
-Pixels travel as uint8 `[B, 3, H, W]` RGB tensors. Nothing here imports torch until pixels are read.
+Pixels are uint8 `[B, 3, H, W]` RGB. Importing this module loads neither numpy nor a format, and listing the formats
+loads none of them: `data/formats/__init__.py` describes what the file of a format declares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from corecli.base import registry
 from corecli.base.errors import DataError, unknown_name
-from corecli.base.files import missing
-from corecli.data.pixels import OnBad
-from corecli.data.rows import Rows
+from corecli.base.files import MANIFEST, first_bytes, missing
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
+    from corecli.data.pixels import OnBad
+    from corecli.data.rows import Rows
 
 FORMATS = "data/formats"
-MANIFEST = "manifest.json"
 
 
 class ImageSet(Protocol):
@@ -31,70 +30,69 @@ class ImageSet(Protocol):
 
     @property
     def rows(self) -> Rows:
-        """The images, N of them."""
+        """The N images: their keys, groups, labels, origins and variants."""
         ...
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names by label; empty when unlabeled or when only numbers are known."""
+        """Names by label; empty when the set is unlabeled or its classes have numbers only."""
         ...
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(H, W) of every image; where files are decoded, the first one's, and `read` refuses others."""
+        """(H, W) of every image. Where files are decoded it is that of the first; `read` refuses other sizes."""
         ...
 
     @property
     def decodes(self) -> bool:
-        """True when `read` decodes or resizes, so that worker processes pay."""
+        """Whether `read` decodes or resizes, so that worker processes are worth their cost."""
         ...
 
     @property
     def slots(self) -> np.ndarray:
-        """int64 [L]: the row of every slot of one epoch; a mixture repeats rows here."""
+        """int64 [L]: the row shown in each slot of an epoch; a mixture repeats rows here."""
         ...
 
     @property
     def segments(self) -> tuple[int, ...]:
-        """Lengths of consecutive ranges of slots shown one after another; one range except in sequential mixtures."""
+        """Lengths of the consecutive ranges of slots that are shown in turn: one, except in a sequential mixture."""
         ...
 
     @property
     def guard(self) -> bool:
-        """True: a batch may hold at most one member of a group."""
+        """Whether a batch may hold at most one member of a group."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """A cheap identity of the content: equal for equal keys and file sizes or hashes; no pixels are read."""
+        """A hash of the keys and of file sizes or stored hashes; no pixels are read."""
         ...
 
     @property
     def bad(self) -> tuple[str, ...]:
-        """One line for each image left out by `on_bad="skip"`."""
-        ...
-
-    def read_array(self, indices: np.ndarray) -> np.ndarray:
-        """Return the images of the given rows, uint8 [B, 3, H, W], without torch. Errors: DataError naming the file."""
+        """One line for each image that `on_bad="skip"` left out."""
         ...
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
-        """The images of the given rows, uint8 [B, 3, H, W]. Errors: DataError naming the file."""
+        """Return the images of the given rows, uint8 [B, 3, H, W]. Errors: DataError naming the file."""
+        ...
+
+    def read_array(self, indices: np.ndarray) -> np.ndarray:
+        """Return what `read` does as an array, without torch."""
         ...
 
 
 def open_set(spec: str | Path, *, image_size: int | None = None, on_bad: OnBad = "fail") -> ImageSet:
-    """Open an image set: a path, judged by its content, or a named set such as `digits:16:train`.
+    """Open an image set: a path, whose format is recognized by content, or a named set such as `digits:16:train`.
 
     `image_size=N` resizes the shorter side to N and crops the center. `on_bad="skip"` decodes every file once and
     leaves out, and counts, those that fail. Errors: MissingInputError; DataError for an empty set, an incomplete
-    directory, duplicate keys, a file that is no image set, or too many bad images.
+    directory, duplicate keys, a file that is not an image set, or too many bad images.
     """
-    spec = _without_manifest(str(spec))
-    module = _format_of(spec)
-    image_set: ImageSet = module.open_set(spec, image_size=image_size, on_bad=on_bad)
+    spec = str(Path(spec).parent) if Path(spec).name == MANIFEST else str(spec)
+    image_set: ImageSet = _format_of(spec).open_set(spec, image_size=image_size, on_bad=on_bad)
     if not len(image_set.rows):
-        raise DataError("an empty image set", where=spec)
+        raise DataError("the image set is empty", where=spec)
     return image_set
 
 
@@ -107,62 +105,102 @@ def write_set(
     header: dict[str, Any],
     format: str | None = None,
 ) -> None:
-    """Write images in the format the name asks for: `.safetensors`, `.npz`, `.tar`, else a directory of PNG files.
+    """Write images in `format`, by default the one whose suffix `path` has, else as a directory of PNG files.
 
-    chunks: uint8 [n, 3, H, W] tensors or arrays in the order of `rows`, streamed. header: JSON provenance to keep.
-    `format` overrides the name, e.g. "tar" for a directory of shards. The target appears complete or not at all.
+    chunks: uint8 [n, 3, H, W], streamed in the order of `rows`. header: JSON provenance to keep. The target appears
+    complete or not at all. Errors: UsageError for an unknown format, DataError, CannotCreateError, StorageError.
     """
-    name = format or format_by_name(path)
-    if name not in writable_formats():
-        raise unknown_name("writable format", name, writable_formats())
-    module = registry.load(FORMATS, name)
+    module = _writer(path, format)
     module.write(Path(path), rows, chunks, class_names=class_names, header=header)
 
 
+def check_keys(path: Path, rows: Rows, *, format: str | None = None) -> None:
+    """Check, before any image is made, that `write_set` can store these keys. Errors: as `write_set`."""
+    if check := getattr(_writer(path, format), "check_keys", None):
+        check(rows, path)
+
+
+def is_written(path: Path, identity: dict[str, Any], *, force: bool) -> bool:
+    """Whether `path` holds a complete set made with the same `identity`. Errors: as `target.is_finished`."""
+    from corecli.base.target import is_finished
+
+    return is_finished(path, identity, force=force, read_record=_record)
+
+
 def writable_formats() -> tuple[str, ...]:
-    """Names of the formats that can be written."""
-    return tuple(name for name in registry.choices(FORMATS) if hasattr(registry.load(FORMATS, name), "write"))
+    """Return the names of the formats that can be written."""
+    return tuple(_suffixes().values())
+
+
+def shard_formats() -> tuple[str, ...]:
+    """Return the names of the formats that store a set in one file, so that a shard can have this format."""
+    return tuple(name for suffix, name in _suffixes().items() if suffix)
+
+
+def suffix_of(name: str) -> str:
+    """Return the suffix of a writable format's files, "" where a set is a directory."""
+    return registry.constants(FORMATS, name)["SUFFIX"]
 
 
 def format_by_name(path: Path) -> str:
-    """The writable format whose `SUFFIX` the name ends in; `directory` for any other name."""
-    for name in writable_formats():
-        if Path(path).suffix.lower() == registry.load(FORMATS, name).SUFFIX != "":
-            return name
-    return "directory"
+    """Return the writable format whose suffix a name ends in; `directory` for any other name."""
+    suffixes = _suffixes()
+    return suffixes.get(Path(path).suffix.lower(), suffixes[""])
 
 
 def is_named(spec: str) -> bool:
-    """True for `digits:...` and other sets that are not paths."""
+    """Whether a set is one that has a name, such as `digits:16`, and not a path."""
     name, colon, _ = spec.partition(":")
-    return bool(colon) and name in registry.choices(FORMATS)
+    return bool(colon) and name in registry.choices(FORMATS) and "NAMED" in registry.constants(FORMATS, name)
 
 
-def _without_manifest(spec: str) -> str:
-    return str(Path(spec).parent) if Path(spec).name == MANIFEST else spec
+def _declared(constant: str) -> dict[str, Any]:
+    """The value of a constant in the file of each format that has it, by the format's name."""
+    found = {name: registry.constants(FORMATS, name) for name in registry.choices(FORMATS)}
+    return {name: constants[constant] for name, constants in found.items() if constant in constants}
+
+
+def _suffixes() -> dict[str, str]:
+    return {suffix: name for name, suffix in _declared("SUFFIX").items()}
+
+
+def _writer(path: Path, format: str | None) -> ModuleType:
+    name = format or format_by_name(path)
+    if name not in writable_formats():
+        raise unknown_name("writable format", name, writable_formats())
+    return registry.load(FORMATS, name)
 
 
 def _format_of(spec: str) -> ModuleType:
     if is_named(spec):
         return registry.load(FORMATS, spec.partition(":")[0])
     if not Path(spec).exists():
-        hint = (
-            "named sets are digits:[size][:split], torchvision:NAME:split and captioned:FILE.csv:FOLDER"
-            if ":" in spec
-            else None
-        )
+        hint = f"named sets are {', '.join(_declared('NAMED').values())}" if ":" in spec else None
         raise missing(spec, "file or directory", hint)
-    for name in registry.choices(FORMATS):
+    module = next(_claiming(spec), None)
+    if module is None:
+        raise _not_a_set(spec)
+    return module
+
+
+def _claiming(spec: str) -> Iterator[ModuleType]:
+    """The formats that recognize a path as theirs, those of the lowest PLACE first."""
+    accepted, place = _declared("ACCEPTS"), _declared("PLACE")
+    for name in sorted(accepted, key=lambda name: (place.get(name, 0), name)):
         module = registry.load(FORMATS, name)
         if module.claims(spec):
-            return module
-    raise _not_a_set(spec)
+            yield module
 
 
 def _not_a_set(spec: str) -> DataError:
-    with open(spec, "rb") as file:
-        head = file.read(2)
-    if head == b"\x1f\x8b":
-        return DataError("compressed, so single images cannot be read", where=spec, hint="unpack it with gunzip or tar")
-    hint = "expected a directory, tar shards, .safetensors, .npz or a mixture .json; or the file is truncated"
-    return DataError("not an image set", where=spec, hint=hint)
+    if first_bytes(spec).startswith(b"\x1f\x8b"):
+        reason = "the file is compressed, so single images cannot be read"
+        return DataError(reason, where=spec, hint="unpack it with gunzip or tar")
+    accepted = ", ".join(_declared("ACCEPTS").values())
+    return DataError("not an image set", where=spec, hint=f"expected {accepted}; or the file is truncated")
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    """What the file of a set says about how it was made; None for a format that records nothing."""
+    module = next(_claiming(str(path)), None)
+    return module.made_with(path) if module is not None and hasattr(module, "made_with") else None

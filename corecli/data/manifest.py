@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from corecli.base.errors import DataError
-from corecli.base.files import read_json, write_json
-from corecli.data.imageset import MANIFEST
+from corecli.base.files import MANIFEST, read_json, write_json
 from corecli.data.rows import Rows, check_labels, label_by_folder, make_rows
 
 Manifest = dict[str, Any]

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from corecli.base import checkpoint
 from corecli.base.errors import DataError, UsageError
-from corecli.base.files import sniff
 from corecli.nets import backbones, vit
 from corecli.nets.initial import seeded
 from corecli.nets.projector import Norm, ProjectorSpec, build_projector
@@ -224,7 +223,7 @@ def load_encoder(path_or_name: str | Path) -> Encoder:
     if str(path_or_name).startswith(backbones.TIMM):
         return _load_timm(str(path_or_name).removeprefix(backbones.TIMM))
     path = Path(path_or_name)
-    if sniff(path) in ("safetensors", "torch") and checkpoint.read_header(path) is not None:
+    if checkpoint.find_header(path) is not None:
         tensors, header = checkpoint.load(path, kind="encoder")
         if header.get("names") == _BARE:
             tensors = {f"backbone.{name}": t for name, t in tensors.items()}

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from corecli.base import checkpoint
 from corecli.base.errors import DataError, UnavailableError, UsageError
-from corecli.base.files import sniff
 from corecli.nets.encoder import Layer, load_encoder
 from corecli.nets.inception import DIMS
 from corecli.nets.weights.inception import PUBLIC_FILES, load_inception
@@ -70,7 +69,7 @@ def load_extractor(spec: str, *, layer: Layer, resize: str, device: torch.device
 
 
 def _looks_like_inception(path: Path) -> bool:
-    if sniff(path) in ("safetensors", "torch") and checkpoint.read_header(path) is not None:
+    if checkpoint.find_header(path) is not None:
         return False
     return any("Mixed_7c" in name or name.startswith("layers.") for name in checkpoint.load_tensors(path))
 

@@ -56,7 +56,7 @@ def name_of(value: object) -> str | None:
 
 MISSING = [
     (f"{EXTRACT} --data nowhere", ["nowhere: no such file or directory"]),
-    (f"{EXTRACT} --data digit:8", ["digit:8: no such file or directory", "named sets are digits:"]),
+    (f"{EXTRACT} --data digit:8", ["digit:8: no such file or directory", "named sets are ", "digits:[SIZE]"]),
     (f"extract {DIGITS} --encoder $tiny/ff.safetensors --out o", ["no such file (did you mean $tiny/f.safetensors?)"]),
     (f"{SSL} --data $sets/god", ["$sets/god: no such file", "did you mean $sets/good?"]),
     (f"{SSL} {DIGITS} --init $tiny/none.pt", ["$tiny/none.pt: no such file"]),
@@ -206,7 +206,7 @@ KINDS = [
     (f"{SSL} --data $tiny/f.safetensors", ["f.safetensors: is of kind 'encoder', not 'images'"]),
     ("probe --encoder $tiny/z.safetensors --train digits:8 --test digits:8", ["'features', not 'encoder'"]),
     ("fid --extractor $tiny/g.pt --reference digits:8 --samples $tiny/syn", ["g.pt: is of kind 'generator'"]),
-    ("show $sets/good/a/00.png --out o", ["00.png: not an image set", "expected a directory"]),
+    ("show $sets/good/a/00.png --out o", ["00.png: not an image set", "expected a directory of images, "]),
 ]
 
 

@@ -185,7 +185,7 @@ def test_a_run_stopped_in_a_shard_goes_on_there(run: Run, folder: Path, monkeypa
         ("--shard 1", 2, "--shard '1' names no shard (0/16 to 15/16"),
         ("--shards 9 --rows 0,1", 2, "9 shards of 2 images (ask for fewer shards)"),
         ("--shards 2 --out o.tar", 2, "o.tar: a directory of shards is no file"),
-        ("--shards 2 --format directory", 2, "shards are files (give --format tar, packed or npz)"),
+        ("--shards 2 --format directory", 2, "shards are files (set --format to one of npz, packed, tar)"),
         ("--shards 3 --rows 0:9", 73, "made: exists with another config: shards: 2 there, 3 now"),
         ("--shard 0/2 --rows 0:8", 73, "made: exists with another config: rows: 0:9 there, 0:8 now"),
         ("--shard 0/2 --rows 0:8 --force", 73, "made: exists with another config: rows"),

@@ -13,16 +13,26 @@ import pytest
 import torch
 
 from corecli.base import registry
-from corecli.base.errors import DataError, MissingInputError
+from corecli.base.errors import CannotCreateError, DataError, MissingInputError
 from corecli.data.formats.shards import ShardFolder, Statistics
-from corecli.data.imageset import FORMATS, ImageSet, format_by_name, open_set, writable_formats, write_set
-from corecli.data.mix import Mixture, Part, save_mixture
+from corecli.data.imageset import (
+    FORMATS,
+    ImageSet,
+    _claiming,
+    format_by_name,
+    is_named,
+    is_written,
+    open_set,
+    suffix_of,
+    writable_formats,
+    write_set,
+)
 from corecli.data.rows import Rows, make_rows
 
 NAMES = registry.choices(FORMATS)
 WRITABLE = writable_formats()
 CLASS_NAMES = ("cat", "cow", "dog")  # no image is of a cow
-FILE_NAMES = {"directory": "set", "npz": "set.npz", "packed": "set.safetensors", "tar": "set.tar"}
+FILE_NAMES = {name: f"set{suffix_of(name)}" for name in WRITABLE}
 
 
 def _rows() -> Rows:
@@ -55,18 +65,18 @@ def _written(folder: Path, name: str, rows: Rows | None = None) -> Path:
 
 
 def _openable(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A small set of every format."""
+    """Return a small set of any format: written, as the format's EXAMPLE says, or made here."""
+    example = registry.constants(FORMATS, name).get("EXAMPLE")
     if name in WRITABLE:
         return str(_written(folder, name))
-    if name == "mixture":
-        source = _written(folder, "packed")
-        save_mixture(folder / "mix.json", Mixture(parts=(Part(set=str(source), repeat=2),)))
-        return str(folder / "mix.json")
+    if isinstance(example, str):
+        return example
+    if example is not None:
+        for path, content in example.items():
+            (folder / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(folder / next(iter(example)))
     if name == "shards":
         return str(_sharded(folder / "in-shards"))
-    if name == "digits":
-        pytest.importorskip("sklearn")
-        return "digits:12:test"
     if name == "captioned":
         for k in range(2):
             write_set(folder / str(k), make_rows(["a", "b/c", "d"]), [_images(3)], class_names=(), header={})
@@ -76,7 +86,7 @@ def _openable(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> str:
         _write_mnist(folder / "MNIST" / "raw")
         monkeypatch.setenv("TORCHVISION_DATA", str(folder))
         return "torchvision:MNIST:test"
-    raise AssertionError(f"say here how to make a set of the new format {name}")
+    raise AssertionError(f"format {name} cannot be written and declares no EXAMPLE")
 
 
 def _sharded(folder: Path, num: int = 3) -> Path:
@@ -116,19 +126,23 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("name", NAMES)
 def test_module_offers_the_protocol(name: str) -> None:
-    module = registry.load(FORMATS, name)
-    assert callable(module.claims)
+    module, constants = registry.load(FORMATS, name), registry.constants(FORMATS, name)
     assert callable(module.open_set)
-    assert hasattr(module, "write") == hasattr(module, "SUFFIX")
+    assert constants["title"]
+    assert hasattr(module, "claims") == ("ACCEPTS" in constants) == ("NAMED" not in constants)
+    assert hasattr(module, "write") == ("SUFFIX" in constants)
+    assert not constants.get("SUFFIX") or hasattr(module, "made_with")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_format_claims_a_set(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_is_recognized_as_of_its_format(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = _openable(tmp_path, name, monkeypatch)
-    paths = [n for n in NAMES if ":" in spec or n not in ("digits", "torchvision", "captioned")]
-    claiming = [n for n in paths if ":" not in spec and registry.load(FORMATS, n).claims(spec)]
-    assert claiming == ([] if ":" in spec else [name])
-    assert registry.load(FORMATS, name).claims(spec)
+    if is_named(spec):
+        assert spec.partition(":")[0] == name
+        return
+    found = [module.__name__.rpartition(".")[2].replace("_", "-") for module in _claiming(spec)]
+    assert found[0] == name
+    assert set(found[1:]) <= {"tar", "directory"}, "these take more than their own, so they are asked last"
 
 
 def test_rows_and_pixels_agree(opened: ImageSet) -> None:
@@ -230,6 +244,17 @@ def test_round_trip_of_a_plain_set(name: str, class_names: tuple[str, ...], tmp_
     assert found.rows.labels.tolist() == ([0] * 3 if class_names else [-1] * 3)
     assert found.rows.origins.tolist() == [1] * 3
     assert found.class_names == class_names
+
+
+@pytest.mark.parametrize("name", WRITABLE)
+def test_a_written_set_records_how_it_was_made(name: str, tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAMES[name]
+    header = {"identity": {"seed": 1}}
+    write_set(path, _rows(), _chunks(_images(12)), class_names=CLASS_NAMES, header=header)
+    assert is_written(path, {"seed": 1}, force=False)
+    assert not is_written(path, {"seed": 1}, force=True)
+    with pytest.raises(CannotCreateError, match=f"{path.name}: exists with another config: seed: 1 there, 2 now"):
+        is_written(path, {"seed": 2}, force=False)
 
 
 @pytest.mark.parametrize("name", WRITABLE)

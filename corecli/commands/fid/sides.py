@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from corecli.base.files import sniff
-
 if TYPE_CHECKING:
     import torch
 
@@ -26,18 +24,14 @@ _ROWS_PER_BLOCK = 8192
 
 def kind_of(spec: str) -> Kind:
     """Return the kind of input that `spec` names; a batch has statistics and images, as for ADM's evaluator."""
-    from corecli.base.checkpoint import read_header
+    from corecli.base.checkpoint import find_header
     from corecli.data.statistics import holds_statistics
 
     path = Path(spec)
-    found = sniff(path) if path.exists() else "missing"
-    if found == "npz" and holds_statistics(path):
+    if holds_statistics(path):
         return "batch" if "arr_0.npy" in zipfile.ZipFile(path).namelist() else "statistics"
-    if found in ("safetensors", "torch"):
-        header = read_header(path)
-        if header is not None and header["kind"] == "features":
-            return "features"
-    return "images"
+    header = find_header(path)
+    return "features" if header is not None and header["kind"] == "features" else "images"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

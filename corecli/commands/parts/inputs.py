@@ -56,7 +56,7 @@ def check_encoder(spec: str) -> None:
         return
     if not path.exists():
         raise missing(path)
-    if sniff(path) in ("safetensors", "torch") and checkpoint.read_header(path) is not None:
+    if checkpoint.find_header(path) is not None:
         checkpoint.require_header(path, kind="encoder")
 
 

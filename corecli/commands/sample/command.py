@@ -13,7 +13,7 @@ from corecli.commands.sample.pipeline import check as pipeline_check
 from corecli.commands.sample.plan import shards_asked
 from corecli.commands.sample.trained import Trained
 from corecli.commands.sample.trained import check as trained_check
-from corecli.data.imageset import format_by_name
+from corecli.data.imageset import format_by_name, shard_formats, suffix_of
 from corecli.nets.weights import pipelines
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ def _check_shards(config: Config) -> None:
     """Errors: UsageError."""
     if shards_asked(config) is None:
         return
-    if format_by_name(config.out) != "directory":
+    if suffix_of(format_by_name(config.out)):
         raise UsageError("a directory of shards is no file", where=config.out, hint="name it without the suffix")
-    if config.format == "directory":
-        raise UsageError("shards are files", hint="give --format tar, packed or npz")
+    if config.format not in (None, *shard_formats()):
+        raise UsageError("shards are files", hint=f"set --format to one of {', '.join(shard_formats())}")
 
 
 def _check_similarity(config: Config) -> None:

@@ -50,6 +50,7 @@ from typing import TYPE_CHECKING, Literal
 
 from corecli.base import registry
 from corecli.base.config import Common, Preset, option
+from corecli.data.imageset import writable_formats
 
 if TYPE_CHECKING:
     pass
@@ -116,8 +117,11 @@ class Config(Common):
         role="output",
         metavar="PATH",
     )
-    format: Literal["directory", "packed", "tar", "npz"] | None = option(
-        None, help="format of --out, whatever its name; of shards tar unless given", role="runtime"
+    format: str | None = option(
+        None,
+        help="format of --out, or of its shards (default: by the suffix of --out; shards are tar)",
+        role="runtime",
+        choices=writable_formats,
     )
     per_row: int | None = option(None, help="images a row, or a class (default 1)", minimum=1)
     num: int | None = option(None, help="images in all (default without rows: 64)", minimum=1)

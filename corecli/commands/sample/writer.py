@@ -16,12 +16,10 @@ import torch
 from corecli.base import config as cfg
 from corecli.base.errors import DataError
 from corecli.base.outcome import Outcome, produced
-from corecli.base.target import is_finished
 from corecli.commands.sample.plan import Cut, cut_of
 from corecli.commands.sample.similarity import Judge
-from corecli.data.formats.parts.writing import check_file_keys
 from corecli.data.formats.shards import ShardFolder, Statistics
-from corecli.data.imageset import format_by_name, open_set, write_set
+from corecli.data.imageset import check_keys, is_written, open_set, write_set
 from corecli.data.rows import Rows
 from corecli.engine.dist import World, barrier, sum_over_ranks
 from corecli.engine.run import clear_work, open_folder
@@ -63,14 +61,13 @@ class Maker:
 
     def make(self) -> Outcome:
         """Write what is not there yet."""
-        if (self._config.format or format_by_name(self._config.out)) in ("directory", "tar"):
-            check_file_keys(self._source.plan.rows, self._config.out)  # now, not when all images are made
+        check_keys(self._config.out, self._source.plan.rows, format=self._config.format)  # before images are made
         cut = cut_of(self._config, len(self._source.plan.rows))
         return self._make_whole() if cut is None else self._make_shards(cut)
 
     def _make_whole(self) -> Outcome:
         config, total = self._config, len(self._source.plan.rows)
-        if is_finished(config.out, self._identity, force=config.force):
+        if is_written(config.out, self._identity, force=config.force):
             clear_work(config.out)
             return produced(config.out, notes=(_NOTHING_NEW,), num=len(open_set(config.out).rows))
         part = _Part(

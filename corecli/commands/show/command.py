@@ -9,7 +9,6 @@ from typing import Any
 from corecli.base import checkpoint
 from corecli.base.config import flag
 from corecli.base.errors import UsageError, about
-from corecli.base.files import sniff
 from corecli.base.outcome import Outcome, produced
 from corecli.commands.parts.inputs import check_encoder, check_header, check_replaceable, load_table
 from corecli.commands.show.options import OPTIONS, Config
@@ -71,10 +70,9 @@ def _picture(config: Config) -> str:
     path = Path(config.data)
     if (path / LOG).is_file():
         return "curves"
-    if path.is_file() and sniff(path) in ("safetensors", "torch"):
-        header = checkpoint.read_header(path)
-        if header is not None and header["kind"] == "features":
-            return "scatter"
+    header = checkpoint.find_header(path)
+    if header is not None and header["kind"] == "features":
+        return "scatter"
     if config.encoder is not None:
         return config.picture or "attention"
     return "neighbors" if config.features is not None else "captions" if config.captions is not None else "sheet"

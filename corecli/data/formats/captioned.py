@@ -17,10 +17,7 @@ from corecli.data.formats.directory import Files
 from corecli.data.pixels import EncodedPixels, OnBad, PlainSet, without_bad
 from corecli.data.rows import make_rows, variant_key
 
-
-def claims(spec: str) -> bool:
-    """Named sets are found by name."""
-    return spec.startswith("captioned:")
+NAMED = "captioned:FILE.csv:FOLDER[:FOLDER...]"
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:

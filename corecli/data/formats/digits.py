@@ -15,13 +15,10 @@ from corecli.base.errors import UnavailableError, UsageError
 from corecli.data.pixels import ArrayPixels, OnBad, PlainSet, digest, resize_array
 from corecli.data.rows import make_rows, numbered_keys
 
+NAMED = "digits:[SIZE][:SPLIT]"
+EXAMPLE = "digits:12:test"
 CLASS_NAMES = tuple("0123456789")
 TEST_EVERY = 5
-
-
-def claims(spec: str) -> bool:
-    """Named sets are found by name."""
-    return spec.startswith("digits:")
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:

@@ -6,23 +6,20 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from corecli.base.errors import DataError, MissingInputError
 from corecli.base.files import storage_errors
 from corecli.data.decode import EXTENSIONS, encode_png
-from corecli.data.formats import shards, tar
-from corecli.data.formats.parts.writing import atomic_directory, begin_stream, check_file_keys
+from corecli.data.formats.parts.writing import Chunk, atomic_directory, begin_stream, check_keys
 from corecli.data.manifest import finish, read_manifest, rows_from_files
 from corecli.data.pixels import EncodedPixels, OnBad, PlainSet, sizes_identity, without_bad
 from corecli.data.rows import Rows
 
-if TYPE_CHECKING:
-    import torch
-
-SUFFIX = ""  # any other name
+SUFFIX = ""  # any name without the suffix of another format
+ACCEPTS, PLACE = "a directory of images", 2  # any directory, so every other format is asked before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +47,8 @@ class Files:
 
 
 def claims(spec: str) -> bool:
-    """A directory that is not one of shards."""
-    return Path(spec).is_dir() and not shards.claims(spec) and not tar.claims(spec)
+    """Whether a path is a directory."""
+    return Path(spec).is_dir()
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
@@ -72,18 +69,13 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
 
 
 def write(
-    path: Path,
-    rows: Rows,
-    chunks: Iterable[torch.Tensor | np.ndarray],
-    *,
-    class_names: tuple[str, ...],
-    header: dict[str, Any],
+    path: Path, rows: Rows, chunks: Iterable[Chunk], *, class_names: tuple[str, ...], header: dict[str, Any]
 ) -> None:
     """Write PNG files `<key>.png` and a manifest as a new directory, which may replace an earlier one of ours.
 
     Errors: CannotCreateError when it holds anything else; StorageError.
     """
-    check_file_keys(rows, path)
+    check_keys(rows, path)
     (height, width), arrays = begin_stream(chunks, rows, path)
     with atomic_directory(path) as root:
         start = 0

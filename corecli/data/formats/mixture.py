@@ -29,6 +29,9 @@ from corecli.data.rows import ORIGINS, REAL, Rows, check_labels, make_rows
 if TYPE_CHECKING:
     import torch
 
+ACCEPTS = "a mixture .json"
+EXAMPLE = {"mix.json": '{"kind": "mixture", "format": 1, "parts": [{"set": "digits:12:test", "repeat": 2}]}'}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MixtureSet:
@@ -64,20 +67,20 @@ class MixtureSet:
         shown = [hashlib.sha256(self.slots.tobytes()).hexdigest(), repr(self.segments), repr(self.guard)]
         return digest(*(part.fingerprint for part in self.sets), *self.rows.keys, *shown)
 
+    def read(self, indices: np.ndarray) -> torch.Tensor:
+        """The images of the given rows, uint8 [B, 3, H, W]."""
+        import torch
+
+        return torch.from_numpy(self.read_array(indices))
+
     def read_array(self, indices: np.ndarray) -> np.ndarray:
-        """Return the images of the given rows, uint8 [B, 3, H, W]; does not import torch."""
+        """Return what `read` does as an array, without torch."""
         indices = np.asarray(indices, dtype=np.int64)
         images = np.empty((len(indices), 3, *self.image_size), dtype=np.uint8)
         for number in np.unique(self.part_of[indices]).tolist():
             here = np.flatnonzero(self.part_of[indices] == number)
             images[here] = self.sets[number].read_array(self.inner[indices[here]])
         return images
-
-    def read(self, indices: np.ndarray) -> torch.Tensor:
-        """Return the images of the given rows, uint8 [B, 3, H, W]."""
-        import torch
-
-        return torch.from_numpy(self.read_array(indices))
 
 
 def claims(spec: str) -> bool:

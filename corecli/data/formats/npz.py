@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,14 +18,11 @@ from corecli.base.checkpoint import HEADER_KEY
 from corecli.base.errors import DataError
 from corecli.base.files import ZIP_ERRORS, atomic_write, sniff
 from corecli.data.columns import from_columns, to_columns
-from corecli.data.formats.parts.writing import begin_stream
+from corecli.data.formats.parts.writing import Chunk, begin_stream
 from corecli.data.pixels import ArrayPixels, OnBad, PlainSet, digest
 from corecli.data.rows import Rows, check_labels
 
-if TYPE_CHECKING:
-    import torch
-
-SUFFIX = ".npz"
+SUFFIX, ACCEPTS = ".npz", "an .npz file"
 
 _IMAGES, _LABELS = "arr_0", "arr_1"
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
@@ -61,12 +58,7 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
 
 
 def write(
-    path: Path,
-    rows: Rows,
-    chunks: Iterable[torch.Tensor | np.ndarray],
-    *,
-    class_names: tuple[str, ...],
-    header: dict[str, Any],
+    path: Path, rows: Rows, chunks: Iterable[Chunk], *, class_names: tuple[str, ...], header: dict[str, Any]
 ) -> None:
     """Write an npz, uncompressed and holding one chunk of pixels at a time; equal content gives equal bytes.
 
@@ -88,6 +80,13 @@ def write(
             with _member(archive, name) as member:
                 _write_npy_header(member, column.shape, column.dtype)
                 member.write(column.tobytes())
+
+
+def made_with(path: Path) -> dict[str, Any]:
+    """Return what the file records about how it was made; {} for a file of another tool. Errors: DataError."""
+    with _npz_errors(path), zipfile.ZipFile(path) as archive:
+        name = f"{HEADER_KEY}.npy"
+        return json.loads(_read(archive, archive.getinfo(name)).tobytes()) if name in archive.namelist() else {}
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -15,14 +15,11 @@ from corecli.base.checkpoint import FORMAT_VERSION, HEADER_KEY, read_header, rea
 from corecli.base.errors import DataError
 from corecli.base.files import atomic_write, sniff
 from corecli.data.columns import from_columns, to_columns
-from corecli.data.formats.parts.writing import begin_stream
+from corecli.data.formats.parts.writing import Chunk, begin_stream
 from corecli.data.pixels import ArrayPixels, OnBad, PlainSet, digest
 from corecli.data.rows import Rows, check_labels
 
-if TYPE_CHECKING:
-    import torch
-
-SUFFIX = ".safetensors"
+SUFFIX, ACCEPTS = ".safetensors", "a .safetensors file"
 
 _TYPES = {"U8": np.uint8, "I32": np.int32, "I64": np.int64, "F32": np.float32}
 _NAMES = {np.dtype(dtype): name for name, dtype in _TYPES.items()}
@@ -56,12 +53,7 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
 
 
 def write(
-    path: Path,
-    rows: Rows,
-    chunks: Iterable[torch.Tensor | np.ndarray],
-    *,
-    class_names: tuple[str, ...],
-    header: dict[str, Any],
+    path: Path, rows: Rows, chunks: Iterable[Chunk], *, class_names: tuple[str, ...], header: dict[str, Any]
 ) -> None:
     """Write a packed set holding one chunk of pixels at a time; equal content gives equal bytes.
 
@@ -86,6 +78,11 @@ def write(
         fingerprint = _write_images(file, arrays, columns, shape)
         file.seek(0)
         file.write(_head(columns, shape, {**full, "fingerprint": fingerprint}))  # of the same length
+
+
+def made_with(path: Path) -> dict[str, Any]:
+    """Return what the file records about how it was made; {} for a file of another tool. Errors: DataError."""
+    return read_header(path) or {}
 
 
 def _head(columns: Mapping[str, np.ndarray], images: tuple[int, ...], header: dict[str, Any]) -> bytes:

@@ -11,25 +11,22 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from corecli.base.errors import CannotCreateError, DataError
-from corecli.base.files import read_json, sha256_file, storage_errors, write_json
+from corecli.base.files import MANIFEST, read_json, sha256_file, storage_errors, write_json
 from corecli.base.target import refuse_difference
 from corecli.data import imageset
 from corecli.data.formats.mixture import MixtureSet
-from corecli.data.imageset import MANIFEST
+from corecli.data.formats.parts.writing import Chunk, as_array
 from corecli.data.manifest import Manifest, check_manifest
 from corecli.data.pixels import OnBad
 from corecli.data.rows import Rows, make_rows
 
-if TYPE_CHECKING:
-    import torch
-
 ABOUT = "shards.json"
-SUFFIXES = {"tar": ".tar", "packed": ".safetensors", "npz": ".npz"}
+ACCEPTS = "a directory of shards"
 
 
 def claims(spec: str) -> bool:
@@ -83,7 +80,7 @@ class ShardFolder:
 
     def path(self, index: int) -> Path:
         """The file of a shard."""
-        return self.root / f"{_name(index)}{SUFFIXES[self.format]}"
+        return self.root / f"{_name(index)}{imageset.suffix_of(self.format)}"
 
     def missing(self) -> list[int]:
         """The numbers of the shards that are not finished."""
@@ -136,10 +133,10 @@ class Statistics:
         self.num = self.blank = 0
         self._counts = np.zeros((3, 256), dtype=np.int64)
 
-    def watch(self, chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    def watch(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         """The chunks, uint8 [n, 3, H, W], as they are."""
         for chunk in chunks:
-            for image in chunk.numpy(force=True):
+            for image in as_array(chunk):
                 colors = [np.bincount(channel.ravel(), minlength=256) for channel in image]
                 self._counts += colors
                 self.blank += all(np.count_nonzero(counts) == 1 for counts in colors)

@@ -14,24 +14,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from corecli.base.errors import DataError, MissingInputError
 from corecli.base.files import atomic_write, sniff
 from corecli.data.decode import EXTENSIONS, encode_png
-from corecli.data.formats import shards
 from corecli.data.formats.parts.tar_index import HIDDEN_MANIFEST, Index, index_of
-from corecli.data.formats.parts.writing import atomic_directory, begin_stream, check_file_keys
+from corecli.data.formats.parts.writing import Chunk, atomic_directory, begin_stream, check_keys
 from corecli.data.manifest import Manifest, check_manifest, finish, manifest_of, read_manifest, rows_from_files
 from corecli.data.pixels import EncodedPixels, OnBad, PlainSet, sizes_identity, without_bad
 from corecli.data.rows import Rows
 
-if TYPE_CHECKING:
-    import torch
-
 SUFFIX = ".tar"
+ACCEPTS, PLACE = "tar shards", 1  # a set in shards, which holds tars as well, is asked for before
 SHARD_IMAGES = 10_000
 
 Member = tuple[str, bytes]
@@ -66,8 +63,8 @@ class Shards:
 
 
 def claims(spec: str) -> bool:
-    """A tar, or a directory that holds some and is not a set in shards of ours."""
-    return not shards.claims(spec) and bool(_shard_paths(Path(spec)))
+    """Whether a path is a tar, or a directory that holds some."""
+    return bool(_shard_paths(Path(spec)))
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
@@ -91,19 +88,14 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
 
 
 def write(
-    path: Path,
-    rows: Rows,
-    chunks: Iterable[torch.Tensor | np.ndarray],
-    *,
-    class_names: tuple[str, ...],
-    header: dict[str, Any],
+    path: Path, rows: Rows, chunks: Iterable[Chunk], *, class_names: tuple[str, ...], header: dict[str, Any]
 ) -> None:
     """Write one tar when the name ends in `.tar`, else a new directory of shards and a manifest.
 
     Every image is `<key>.png`, followed by `<key>.cls` where its label is known.
     Errors: CannotCreateError when the directory holds anything but an earlier set of ours; StorageError.
     """
-    check_file_keys(rows, path)
+    check_keys(rows, path)
     (height, width), arrays = begin_stream(chunks, rows, path)
     header = {**header, "image_size": [height, width]}
     samples = _samples(rows, arrays)
@@ -115,6 +107,17 @@ def write(
         for number, _ in enumerate(range(0, len(rows), SHARD_IMAGES)):
             _write_tar(root / f"part-{number:06d}.tar", islice(samples, SHARD_IMAGES))
         finish(root, rows, class_names=class_names, header=header)
+
+
+def made_with(path: Path) -> dict[str, Any]:
+    """Return the manifest in a tar's first member; {} for a tar of another tool, or a damaged one."""
+    try:
+        with tarfile.open(path) as archive:
+            first = archive.next()
+            content = archive.extractfile(first) if first and first.name == HIDDEN_MANIFEST else None
+            return json.loads(content.read()) if content else {}
+    except (OSError, ValueError, tarfile.TarError):
+        return {}
 
 
 def _samples(rows: Rows, arrays: Iterator[np.ndarray]) -> Iterator[list[Member]]:

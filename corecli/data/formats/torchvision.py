@@ -20,6 +20,7 @@ from corecli.base.errors import DataError, MissingInputError, UnavailableError, 
 from corecli.data.pixels import EncodedPixels, OnBad, PlainSet, digest, without_bad
 from corecli.data.rows import make_rows, numbered_keys
 
+NAMED = "torchvision:NAME[:SPLIT]"
 ROOT_VARIABLE, DOWNLOAD_VARIABLE = "TORCHVISION_DATA", "CORECLI_DOWNLOAD"
 
 
@@ -45,11 +46,6 @@ class Items:
     def identity(self, positions: Sequence[int]) -> str:
         """The set's name; its keys tell the rest."""
         return digest(self.spec)
-
-
-def claims(spec: str) -> bool:
-    """Named sets are found by name."""
-    return spec.startswith("torchvision:")
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:

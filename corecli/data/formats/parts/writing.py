@@ -7,36 +7,40 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from corecli.base.errors import CannotCreateError, DataError
-from corecli.base.files import storage_errors, sync_directory
-from corecli.data.imageset import MANIFEST
+from corecli.base.files import MANIFEST, storage_errors, sync_directory
 from corecli.data.rows import Rows
 
 if TYPE_CHECKING:
     import torch
 
+Chunk: TypeAlias = "torch.Tensor | np.ndarray"
 
-def begin_stream(
-    chunks: Iterable[torch.Tensor | np.ndarray], rows: Rows, where: object
-) -> tuple[tuple[int, int], Iterator[np.ndarray]]:
-    """((H, W), uint8 arrays [n, 3, H, W]) of a stream of tensors; the size comes from the first chunk.
 
-    Only one chunk is held at a time. Errors: DataError for an empty set; a stream that does not fit `rows` is a
-    programmer's mistake.
+def as_array(chunk: Chunk) -> np.ndarray:
+    """Return images, uint8 [n, 3, H, W], as an array."""
+    return chunk if isinstance(chunk, np.ndarray) else chunk.numpy(force=True)
+
+
+def begin_stream(chunks: Iterable[Chunk], rows: Rows, where: object) -> tuple[tuple[int, int], Iterator[np.ndarray]]:
+    """Return ((H, W), arrays uint8 [n, 3, H, W]) for a stream of images; the first chunk gives the size.
+
+    Only one chunk is in memory at a time. Errors: DataError for an empty set; AssertionError, while iterating, when the
+    stream does not fit `rows`.
     """
     if not len(rows):
         raise DataError("no images to write", where=where)
     stream = iter(chunks)
-    first = _to_array(next(stream))
+    first = as_array(next(stream))
     height, width = first.shape[2:]
     return (height, width), _checked(first, stream, len(rows))
 
 
-def check_file_keys(rows: Rows, where: object) -> None:
+def check_keys(rows: Rows, where: object) -> None:
     """Errors: DataError when a key cannot be a file's path inside the set."""
     for key in rows.keys:
         parts = key.split("/")
@@ -54,8 +58,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
     with storage_errors(path):
         if path.exists() and not (path / MANIFEST).is_file() and (not path.is_dir() or any(path.iterdir())):
-            hint = "it has no manifest, so it is not replaced: remove it or choose another name"
-            raise CannotCreateError("exists already", where=path, hint=hint)
+            hint = "such a path is not replaced; remove it or choose another name"
+            raise CannotCreateError("exists already and has no manifest", where=path, hint=hint)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
@@ -70,11 +74,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         sync_directory(path.parent)
 
 
-def _to_array(chunk: torch.Tensor | np.ndarray) -> np.ndarray:
-    return chunk if isinstance(chunk, np.ndarray) else chunk.numpy(force=True)
-
-
-def _checked(first: np.ndarray, stream: Iterator[torch.Tensor | np.ndarray], num: int) -> Iterator[np.ndarray]:
+def _checked(first: np.ndarray, stream: Iterator[Chunk], num: int) -> Iterator[np.ndarray]:
     size, written, chunk = first.shape[2:], 0, first
     del first
     while True:
@@ -85,6 +85,6 @@ def _checked(first: np.ndarray, stream: Iterator[torch.Tensor | np.ndarray], num
         following = next(stream, None)
         if following is None:
             break
-        chunk = _to_array(following)
+        chunk = as_array(following)
         del following
     assert written == num, f"{written} images for {num} rows"
