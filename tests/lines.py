@@ -181,7 +181,7 @@ def _nurse() -> None:
     torch.set_num_threads(1)
     for verb in VERBS:
         command_of(verb)
-    import corecli.commands.train_gen.trainer
+    import corecli.commands.train_gen.monitor
     import corecli.commands.train_ssl.learner
     import corecli.generators.adm  # noqa: F401
 

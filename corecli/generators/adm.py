@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from corecli.generators.parts.diffusion import CHANNELS, Diffusion, DiffusionConfig
 from corecli.nets.unet import AdmUnet, norm_groups_for
 
-DIFFUSERS = True  # has classes for its network
+DIFFUSERS = True  # diffusers has classes for its network
+TINY = {  # fields of a small network, for tests
+    "image_size": 16,
+    "learn_sigma": False,
+    "channels": 32,
+    "channel_mult": (1, 2),
+    "num_res_blocks": 1,
+    "attention_resolutions": (8,),
+    "head_channels": 32,
+    "dropout": 0.0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

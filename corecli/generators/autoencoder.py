@@ -19,6 +19,7 @@ from corecli.nets.perceptual import PerceptualDistance
 from corecli.nets.unet import norm_groups_for
 
 CONDITIONS = ("none",)
+TINY = {"image_size": 16, "channels": 16, "channel_mult": (1, 2)}  # fields of a small network, for tests
 KINDS = {"kl": KL, "vq": VQ}
 ERRORS = {"l1": F.l1_loss, "l2": F.mse_loss}
 

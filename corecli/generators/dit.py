@@ -8,6 +8,9 @@ from corecli.generators.parts.diffusion import Diffusion
 from corecli.generators.parts.latent import LatentConfig, data_shape_of, first_stage_of
 from corecli.nets.dit import DiT, size_of
 
+FIRST_STAGE = "optional"
+TINY = {"image_size": 16, "learn_sigma": False, "size": "tiny", "patch": 4}  # fields of a small network, for tests
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(LatentConfig):

@@ -10,11 +10,19 @@ from corecli.engine.dist import World
 from corecli.generators.parts.adversarial import AdversarialConfig, AdversarialGenerator
 from corecli.generators.parts.adversarial_learner import AdversarialLearner
 from corecli.generators.parts.diff_augment import KINDS
-from corecli.generators.parts.learning import Recipe
+from corecli.generators.parts.learning import TrainOptions
 from corecli.nets.biggan import BigGanDiscriminator, BigGanGenerator, default_mult
 
 CONDITIONS = ("none", "features", "labels")
 ONE_PASS = True  # no sampler, steps or guidance to choose
+TINY = {  # fields of a small network, for tests
+    "image_size": 16,
+    "channels": 8,
+    "neighbours": 4,
+    "z_dim": 8,
+    "condition_width": 16,
+    "attention_px": (4,),
+}
 CLIP = 0.0  # gradients are of any size, early ones of norms in the hundreds
 
 
@@ -65,7 +73,7 @@ def build(config: Config) -> AdversarialGenerator:
     return AdversarialGenerator(config, network)
 
 
-def learner(generator: AdversarialGenerator, recipe: Recipe, world: World) -> AdversarialLearner:
+def learner(generator: AdversarialGenerator, options: TrainOptions, world: World) -> AdversarialLearner:
     """What trains it, with a new discriminator, its weights drawn from torch's global generator."""
     config = generator.config
     assert isinstance(config, Config)
@@ -81,9 +89,9 @@ def learner(generator: AdversarialGenerator, recipe: Recipe, world: World) -> Ad
     return AdversarialLearner(
         generator,
         discriminator,
-        recipe,
+        options,
         world,
-        discriminator_lr=recipe.lr if config.discriminator_lr is None else config.discriminator_lr,
+        discriminator_lr=options.lr if config.discriminator_lr is None else config.discriminator_lr,
         discriminator_steps=config.discriminator_steps,
         augment=config.augment,
         ema_start=config.ema_start,

@@ -15,7 +15,17 @@ from corecli.generators.parts.latent import LatentConfig, first_stage_of
 from corecli.nets.latent_unet import LatentUnet
 from corecli.nets.unet import norm_groups_for
 
-DIFFUSERS = True  # has classes for its network
+DIFFUSERS = True  # diffusers has classes for its network
+FIRST_STAGE = "required"
+TINY = {  # fields of a small network, for tests
+    "image_size": 16,
+    "channels": 32,
+    "channel_mult": (1, 2),
+    "num_res_blocks": 1,
+    "attention_resolutions": (4,),
+    "head_channels": 16,
+    "context_dim": 16,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

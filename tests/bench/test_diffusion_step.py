@@ -51,7 +51,7 @@ def bare(images: torch.Tensor) -> Callable[[int], None]:
         x0 = torch.where(torch.rand(BATCH, 1, 1, 1) < 0.5, x0.flip(-1), x0)
         t, noise = torch.randint(1000, (BATCH,)), torch.randn_like(x0)
         a = alpha_bar[t][:, None, None, None]
-        eps = unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t).sample
+        eps = unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t)
         F.mse_loss(eps, noise).backward()
         optimizer.step()
         torch._foreach_lerp_(average, [w.detach() for w in weights], 0.001)

@@ -8,10 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from corecli.engine.dist import World
 from corecli.engine.precision import autocast
 from corecli.generators import adm
-from corecli.generators.parts.learning import OneLossLearner, Recipe
+from corecli.generators.parts.learning import Learner, TrainOptions
 
 BATCH, ROUNDS = 8, 5
 CPU = torch.device("cpu")
@@ -35,11 +34,17 @@ def images() -> torch.Tensor:
 
 
 def training(precision: str) -> Callable[[int], None]:
-    learner = OneLossLearner(adm.build(table10()).train(), Recipe(precision=precision), World())
-    x = images()
+    generator, options = adm.build(table10()).train(), TrainOptions(precision=precision)
+    learner, x = Learner(generator, options), images()
 
-    def step(n: int) -> None:
-        learner.learn(x, None, learner.generator.draw(0, n, batch=BATCH))
+    def step(n: int) -> None:  # as in `commands/train_gen/command.py`
+        with autocast(precision, CPU):
+            loss = generator.loss(x, None, generator.draw(0, n, batch=BATCH))
+        learner.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(generator.parameters(), options.clip, foreach=True)
+        learner.optimizer.step()
+        learner.ema.update(generator)
 
     return step
 
@@ -57,7 +62,7 @@ def bare_training() -> Callable[[int], None]:
         x0 = x.float() / 127.5 - 1
         t, noise = torch.randint(1000, (BATCH,)), torch.randn_like(x0)
         a = alpha_bar[t][:, None, None, None]
-        eps, _ = unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t).sample.chunk(2, dim=1)
+        eps, _ = unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t).chunk(2, dim=1)
         loss = F.mse_loss(eps, noise)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from learners import at_step
 from ran import Run, refused
 from safetensors.torch import save_file
 
 from corecli.base import checkpoint
-from corecli.commands.train_gen.trainer import GenTrainer
 
 DIGITS = "--data digits:8:test --batch-size 16 -q --preview-every 0"
 ADM = "--arch adm --set channels=16 --set channel_mult=1,2 --set head_channels=16 --set num_res_blocks=1"
@@ -31,17 +30,14 @@ def learned_on(family: str, *more: object) -> list[str]:
     return ["train-gen", *family.split(), *DIGITS.split(), "--out", "g", *map(str, more)]
 
 
-def spoiling(weights: Callable[[GenTrainer], torch.nn.Module], *, after: bool) -> Any:
-    """`GenTrainer.learn` with a weight that becomes NaN before or after the `BAD`-th step."""
-    learn = GenTrainer.learn
+def spoil(network: torch.nn.Module) -> None:
+    """Set a weight to NaN."""
+    next(p for p in network.parameters() if p.is_floating_point()).data.view(-1)[0] = torch.nan
 
-    def spoilt(self: GenTrainer, step: int, images: torch.Tensor, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        learned = learn(self, step, images, rows) if after else {}
-        if step + 1 == BAD:
-            next(p for p in weights(self).parameters() if p.is_floating_point()).data.view(-1)[0] = torch.nan
-        return learned or learn(self, step, images, rows)
 
-    return spoilt
+def spoil_generator(patch: pytest.MonkeyPatch) -> None:
+    """Have a weight of every generator become NaN before the `BAD`-th step."""
+    at_step(patch, BAD - 1, lambda learner: spoil(learner.generator))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +52,7 @@ def test_a_nan_stops_and_the_last_good_state_goes_on(
     line = learned_on(FAMILIES[family], "--steps", STEPS)
     line += ["--save-sec", "0", "--log-every", "1"] if often else ["--save-sec", "3600", "--log-every", "50"]
     with monkeypatch.context() as patched:
-        patched.setattr(GenTrainer, "learn", spoiling(lambda trainer: trainer.generator, after=False))
+        spoil_generator(patched)
         refused(run(*line), "train-gen", 1, f"g: training diverged at step {BAD}: the ", " is nan (", "lower --lr")
     assert not Path("g").exists()
     states = sorted(path.name for path in Path("g.d").glob("state-*"))
@@ -73,14 +69,14 @@ def test_a_nan_stops_and_the_last_good_state_goes_on(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_average_that_is_not_finite_is_not_published(run: Run, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
-    monkeypatch.setattr(GenTrainer, "learn", spoiling(lambda trainer: trainer.average, after=True))
+    at_step(monkeypatch, BAD - 1, lambda learner: spoil(learner.average), after=True)
     ran = run(*learned_on(FAMILIES[family], "--steps", BAD))
     refused(ran, "train-gen", 1, f"g: training diverged at step {BAD}: ", " is not finite (", "lower --lr")
     assert not Path("g").exists()
 
 
 def test_a_preview_of_what_has_diverged_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GenTrainer, "learn", spoiling(lambda trainer: trainer.generator, after=False))
+    spoil_generator(monkeypatch)
     ran = run(*learned_on(DIT, "--steps", STEPS), "--preview-every", BAD)
     refused(ran, "train-gen", 1, f"g: training diverged at step {BAD}: the loss is not finite")
 
@@ -165,7 +161,7 @@ def test_first_stages_that_are_none(
         (f"{DIT} --image-size 9", 2, ["images of 9 px do not shrink 2 times", "use a multiple of 2 px"]),
         (f"{DIT} --set patch=8", 2, ["patches of 8 px do not tile 4 px"]),
         (f"{LDM} --set channel_mult=1,2,4,4", 2, ["4 px cannot be halved 3 times"]),
-        (ADM, 2, ["adm does not work in latents (drop --first-stage; ldm and dit do)"]),
+        (ADM, 2, ["adm does not work in latents (drop --first-stage; dit and ldm do)"]),
         (AUTOENCODER, 2, ["autoencoder does not work in latents"]),
     ],
 )
@@ -178,7 +174,7 @@ def test_first_stages_that_do_not_fit(run: Run, stages: Path, line: str, code: i
 def test_saved_work_on_another_first_stage_is_refused(run: Run, stages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = [*learned_on(DIT, "--steps", STEPS, "--save-sec", 0), "--first-stage"]
     with monkeypatch.context() as patched:
-        patched.setattr(GenTrainer, "learn", spoiling(lambda trainer: trainer.generator, after=False))
+        spoil_generator(patched)
         assert run(*line, stages / "whole").code == 1
     other = shutil.copytree(stages / "whole", Path("other"))
     tensors = checkpoint.load_tensors(other / "diffusion_pytorch_model.safetensors")

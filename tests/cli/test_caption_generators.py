@@ -134,7 +134,7 @@ def test_long_captions_are_cut_and_counted(run: Run, captions: dict[str, str]) -
     ("words", "code", "message"),
     [
         ("--features $tiny/z.safetensors", 2, "--features and --captions are two conditions (give one of them)"),
-        ("--condition labels", 2, "--condition labels does not go with --captions"),
+        ("--condition labels", 2, "--condition labels does not work with --captions"),
         ("--feature-noise 0.1", 2, "--feature-noise does not apply to a generator conditioned on captions"),
         ("--text-encoder nowhere", 66, "nowhere: no such folder"),
         ("--text-encoder syn", 65, "it has no config.json"),

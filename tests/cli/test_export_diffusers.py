@@ -63,7 +63,7 @@ def test_a_target_that_is_there_is_exported_and_a_folder_of_it_left_alone(run: R
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ("--arch dit --set size=tiny", 2, "diffusers has no classes for dit (adm and ldm are exported, with"),
+        ("--arch dit --set size=tiny", 2, "diffusers has no classes for dit (adm and ldm can be exported, with"),
         ("--objective flow", 2, "diffusers has no classes for adm flow"),
         ("--export-diffusers photos", 73, "photos: exists already and is something else"),
     ],

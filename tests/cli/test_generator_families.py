@@ -11,14 +11,23 @@ from ran import Run
 from corecli.base import registry
 from corecli.data.imageset import open_set
 
-# The smallest of each, on digits of 8 px with features of 16 dimensions.
-SMALL = {
-    "adm": "--set channels=16 --set channel_mult=1,2 --set head_channels=16 --set num_res_blocks=1 --set dropout=0",
-    "dit": "--set size=tiny --set patch=2",
-    "ldm": "--set channels=32 --set channel_mult=1,2 --set head_channels=16 --set attention_resolutions=4",
-    "icgan": "--set channels=8 --set neighbours=4 --set z_dim=8 --set condition_width=16 --set attention_px=4",
-}
-PIXELS = [name for name in registry.choices("generators") if name in SMALL and name != "ldm"]  # which needs latents
+FAMILIES = {name: registry.constants("generators", name) for name in registry.choices("generators")}
+
+
+def small(name: str) -> str:
+    """Return the options of a family's smallest network, on digits of 8 px."""
+    chosen = {k: v for k, v in FAMILIES[name]["TINY"].items() if k in FAMILIES[name]["Options"]}
+    chosen |= {"patch": 2} if "patch" in chosen else {}
+    values = {k: ",".join(map(str, v)) if isinstance(v, tuple) else v for k, v in chosen.items()}
+    return " ".join(f"--set {k}={v}" for k, v in values.items())
+
+
+SMALL = {name: small(name) for name in FAMILIES}
+PIXELS = [
+    name
+    for name, family in FAMILIES.items()
+    if family.get("FIRST_STAGE") != "required" and "features" in family.get("CONDITIONS", ("features",))
+]
 
 
 @pytest.mark.parametrize("name", PIXELS)
@@ -27,7 +36,7 @@ def test_a_family_trains_and_samples_from_features(run: Run, tiny: Path, name: s
     features = ("--features", tiny / "z.safetensors")
     ran = run(*train.split(), *features)
     assert ran.code == 0, ran.err
-    steps = () if name == "icgan" else ("--steps", "2")
+    steps = () if FAMILIES[name].get("ONE_PASS") else ("--steps", "2")
     ran = run("sample", "--ckpt", "g.pt", *features, "--rows", "0,7", "--per-row", "2", *steps, "--out", "s.npz", "-q")
     assert ran.code == 0, ran.err
     images = open_set("s.npz")

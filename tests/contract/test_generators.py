@@ -19,29 +19,6 @@ NAMES = [
     for name in registry.choices("generators")
     if issubclass(getattr(registry.load("generators", name), "Config", object), DiffusionConfig)
 ]
-TINY: dict[str, dict[str, Any]] = {  # a network of each family small enough to learn in seconds
-    "adm": {
-        "image_size": 16,
-        "learn_sigma": False,
-        "channels": 32,
-        "channel_mult": (1, 2),
-        "num_res_blocks": 1,
-        "attention_resolutions": (8,),
-        "head_channels": 32,
-        "dropout": 0.0,
-    },
-    "dit": {"image_size": 16, "learn_sigma": False, "size": "tiny", "patch": 4},
-    "ldm": {
-        "image_size": 16,
-        "first_stage": HALVING,
-        "channels": 32,
-        "channel_mult": (1, 2),
-        "num_res_blocks": 1,
-        "attention_resolutions": (4,),
-        "head_channels": 16,
-        "context_dim": 16,
-    },
-}
 # One token of condition has all of the attention, so how much is asked for it is never learned.
 SILENT = {"ldm": re.compile(r"\.transformer_blocks\.\d+\.(attn2\.to_[qk]|norm2)\.")}
 DIM, CLASSES = 6, 8
@@ -67,7 +44,9 @@ def build(name: str, condition: str = "none", **changes: Any):
     module = registry.load("generators", name)
     known = {f.name for f in dataclasses.fields(module.Config)}
     changes = {field: value for field, value in changes.items() if field in known}
-    generator = module.build(module.Config(**{**TINY[name], **CONDITIONS[condition][0], **changes}))
+    needs_stage = getattr(module, "FIRST_STAGE", None) == "required"
+    stage = {"first_stage": HALVING} if needs_stage else {}
+    generator = module.build(module.Config(**{**module.TINY, **stage, **CONDITIONS[condition][0], **changes}))
     if generator.first_stage is not None:
         set_by_hand(generator.first_stage)
         generator.first_stage.measure(generator.moments(images_for(generator)).flatten(0, 1))

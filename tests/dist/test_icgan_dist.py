@@ -10,7 +10,7 @@ from torch import Tensor
 
 from corecli.engine.dist import World, mean_over_ranks
 from corecli.generators import icgan
-from corecli.generators.parts.learning import Recipe
+from corecli.generators.parts.learning import TrainOptions
 
 BATCH, DIM, SIZE = 8, 6, 8
 
@@ -35,7 +35,7 @@ def learned(world: World, discriminator_steps: int) -> tuple[dict[str, Tensor], 
             discriminator_lr=1e-9,
         )
     )
-    trained = icgan.learner(generator, Recipe(clip=0.0), world)
+    trained = icgan.learner(generator, TrainOptions(clip=0.0), world)
     g = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), generator=g, dtype=torch.uint8)
     features = torch.randn(BATCH, DIM, generator=g)

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from killing import Start, Work, ended, left_alone, survives
+from learners import at_step
 from lines import Fork, Line, contents, wait_for
 
 from corecli.cli.app import run_line
-from corecli.commands.train_gen.trainer import GenTrainer
 from corecli.data.imageset import open_set, write_set
 from corecli.data.rows import make_rows
 
@@ -102,15 +102,8 @@ def test_a_stopped_family_ends_as_if_left_alone(
         folder.mkdir()
     lines = {folder: work_of(name, table, save_sec=3600).line(folder) for folder in (alone, stopped)}
     assert make(*lines[alone]) == 0
-    learn = GenTrainer.learn
-
-    def signalled(self: GenTrainer, step: int, images: torch.Tensor, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        if step + 1 == STOP:
-            signal.raise_signal(signal.SIGTERM)
-        return learn(self, step, images, rows)
-
     with monkeypatch.context() as patch:
-        patch.setattr(GenTrainer, "learn", signalled)
+        at_step(patch, STOP - 1, lambda _: signal.raise_signal(signal.SIGTERM))
         assert make(*lines[stopped]) == 75
     assert (stopped / "out.safetensors.d" / f"state-{STOP:09d}.safetensors").exists()
     assert make(*lines[stopped]) == 0

@@ -16,7 +16,7 @@ from corecli.engine.dist import World
 from corecli.generators import icgan
 from corecli.generators.parts.adversarial import AdversarialGenerator
 from corecli.generators.parts.adversarial_learner import AdversarialLearner
-from corecli.generators.parts.learning import Recipe
+from corecli.generators.parts.learning import TrainOptions
 
 DIM, SIZE = 6, 8
 FEATURES = torch.randn(8, DIM, generator=torch.Generator().manual_seed(1))
@@ -44,7 +44,7 @@ def build(condition: str = "features", **changes: Any) -> AdversarialGenerator:
 def learner(condition: str = "features", *, lr: float = LR, clip: float = 0.0, **changes: Any) -> AdversarialLearner:
     generator = build(condition, **changes)
     torch.manual_seed(1)
-    return icgan.learner(generator, Recipe(lr=lr, clip=clip, ema_decay=0.9), World())
+    return icgan.learner(generator, TrainOptions(lr=lr, clip=clip, ema_decay=0.9), World())
 
 
 def images() -> Tensor:
@@ -149,7 +149,7 @@ def test_a_restored_learner_goes_on_bit_for_bit() -> None:
     whole, again = learner(**options), learner(**options)
     learn(whole, steps=range(2))
     shake(again.generator)
-    again.restore({name: t.clone() for name, t in whole.state().items()})
+    again.restore({name: t.clone() for name, t in whole.state().items()}, 0)
     assert learn(whole, steps=range(2, 5)) == learn(again, steps=range(2, 5))
     states = whole.state(), again.state()
     assert states[0].keys() == states[1].keys()
@@ -304,7 +304,7 @@ def test_wrong_conditions_are_refused(condition: str, given: Any, error: Any, me
         ({"condition": "captions"}, "not on captions"),
         ({"condition_dim": 0}, "features of 2 or more"),
         ({"condition": "labels", "num_classes": 0}, "the number of classes"),
-        ({"augment": ("color",)}, "unknown augmentation 'color'.*did you mean 'color'"),
+        ({"augment": ("colour",)}, "unknown augmentation 'colour'.*did you mean 'color'"),
         ({"discriminator_steps": 0}, "1 step or more"),
         ({"feature_normalization": "l3"}, "unknown feature normalization 'l3'"),
         ({"image_size": 12, "channel_mult": None}, "12 px are not 4 px doubled"),

@@ -13,7 +13,7 @@ from corecli.base import registry
 from corecli.commands.train_gen.options import PRESETS
 from corecli.engine.dist import World
 from corecli.generators.icgan import learner
-from corecli.generators.parts.learning import Recipe
+from corecli.generators.parts.learning import TrainOptions
 
 
 def built(name: str, **told: Any) -> Any:
@@ -71,7 +71,7 @@ def test_icgans(px: int, widths: int) -> None:
     """Of 64 px the published counts, less a table of 1000 classes that is never used; of all, the published widths."""
     generator = built(f"icgan-{px}", condition="features", condition_dim=2048)
     with torch.device("meta"):
-        discriminator = learner(generator, Recipe(), World(device=torch.device("meta"))).discriminator
+        discriminator = learner(generator, TrainOptions(), World(device=torch.device("meta"))).discriminator
     if px == 64:
         assert (num(generator), num(discriminator)) == (36_655_876 - 128_000, 21_646_018)
     assert generator.network.last.weight.shape[1] == widths * generator.config.channel_mult[-1]

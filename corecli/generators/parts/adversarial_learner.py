@@ -16,7 +16,7 @@ from corecli.engine.precision import autocast, place
 from corecli.engine.run import Tensors, merge, split
 from corecli.generators.parts.adversarial import AdversarialDraws, AdversarialGenerator
 from corecli.generators.parts.diff_augment import diff_augment
-from corecli.generators.parts.learning import Recipe
+from corecli.generators.parts.learning import TrainOptions
 from corecli.nets.batchnorm import synchronize_batchnorm
 
 _BETAS, _EPS = (0.0, 0.999), 1e-6  # of Adam, in IC-GAN
@@ -38,7 +38,7 @@ class AdversarialLearner:
         self,
         generator: AdversarialGenerator,
         discriminator: nn.Module,
-        recipe: Recipe,
+        options: TrainOptions,
         world: World,
         *,
         discriminator_lr: float,
@@ -46,14 +46,14 @@ class AdversarialLearner:
         augment: tuple[str, ...],
         ema_start: int,
     ) -> None:
-        self.generator, self.recipe, self.world = generator, recipe, world
+        self.generator, self.options, self.world = generator, options, world
         self.discriminator = place(discriminator, world.device)
         synchronize_batchnorm(generator, world.device)
         self.optimizers = {
-            "generator": _optimizer(generator, recipe.lr, recipe.weight_decay),
-            "discriminator": _optimizer(discriminator, discriminator_lr, recipe.weight_decay),
+            "generator": _optimizer(generator, options.lr, options.weight_decay),
+            "discriminator": _optimizer(discriminator, discriminator_lr, options.weight_decay),
         }
-        self.ema = EMA(generator, decay=_from_step(ema_start, warmed_up(recipe.ema_decay)))
+        self.ema = EMA(generator, decay=_from_step(ema_start, warmed_up(options.ema_decay)))
         self._parts, self._augment = discriminator_steps, augment
 
     @property
@@ -88,7 +88,7 @@ class AdversarialLearner:
     def _discriminate(self, real: Tensor, condition: Tensor, draws: AdversarialDraws) -> Tensors:
         """One update of the discriminator."""
         self.discriminator.requires_grad_(True)
-        with autocast(self.recipe.precision, self.world.device):
+        with autocast(self.options.precision, self.world.device):
             with torch.no_grad():
                 fake = self.generator.network(draws.z[:, 0], condition)
             shown = torch.cat([self._augmented(real, draws, 0), self._augmented(fake, draws, 1)])
@@ -101,7 +101,7 @@ class AdversarialLearner:
     def _deceive(self, condition: Tensor, draws: AdversarialDraws) -> Tensors:
         """One update of the generator."""
         self.discriminator.requires_grad_(False)
-        with autocast(self.recipe.precision, self.world.device):
+        with autocast(self.options.precision, self.world.device):
             fake = self.generator.network(draws.z[:, 1], condition)
             of_fake = self.discriminator(self._augmented(fake, draws, 2), condition)
         loss = generator_loss(of_fake)
@@ -115,8 +115,8 @@ class AdversarialLearner:
         self.optimizers[name].zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(network.parameters(), self.world)
-        if self.recipe.clip:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), self.recipe.clip, foreach=True)
+        if self.options.clip:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), self.options.clip, foreach=True)
         self.optimizers[name].step()
 
     def state(self) -> Tensors:
@@ -127,7 +127,7 @@ class AdversarialLearner:
             ema=self.ema.state(),
         )
 
-    def restore(self, tensors: Tensors) -> None:
+    def restore(self, tensors: Tensors, step: int) -> None:
         parts = split(tensors)
         self.generator.load_state_dict(parts["generator"])
         self.discriminator.load_state_dict(parts["discriminator"])

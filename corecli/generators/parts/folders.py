@@ -35,7 +35,7 @@ def write_folder(folder: Path, tensors: Tensors, header: Header) -> None:
     generator = _built(header, tensors)
     objective = getattr(generator.config, "objective", "")
     if not hasattr(getattr(generator, "network", None), "diffusers_config") or not _prediction_type(objective):
-        hint = "adm and ldm are exported, with the objectives eps, v and x0"
+        hint = "adm and ldm can be exported, with the objectives eps, v and x0"
         raise UsageError(f"diffusers has no classes for {header['arch']} {objective}".rstrip(), hint=hint)
     with storage_errors(folder):
         refuse_others(folder)
