@@ -1,6 +1,6 @@
-"""BatchNorm over the batches of all processes.
+"""BatchNorm with the statistics of the global batch.
 
-On CUDA torch's own module does it; torch has none for the CPU, where ours is plain and exact.
+On CUDA this is torch's own module. torch has none for the CPU, where `ExactSyncBatchNorm` is used.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def synchronize_batchnorm(module: M, device: torch.device) -> M:
-    """`module` with every BatchNorm replaced by one whose statistics are those of the global batch, same state names.
+    """Return `module` with each BatchNorm replaced by one that uses the statistics of the global batch.
 
-    Parameters and buffers are kept. Does nothing outside a process group.
-    Errors: UsageError for kinds of BatchNorm with further duties, such as timm's BatchNormAct2d.
+    Parameters, buffers and their names are kept. Outside a process group, the module is returned unchanged.
+    Errors: UsageError for a BatchNorm that does more, such as timm's BatchNormAct2d.
     """
     if not dist.is_initialized():
         return module
@@ -37,13 +37,13 @@ def synchronize_batchnorm(module: M, device: torch.device) -> M:
 
 
 class ExactSyncBatchNorm(_BatchNorm):
-    """BatchNorm over equal batches of all ranks, in two sums: x [B, C, ...]; its backward is the exact adjoint."""
+    """BatchNorm of [B, C, ...] over equal batches of all ranks, by two sums; the backward is the exact adjoint."""
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of dimensions will do."""
+        """Accept any number of dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """[B, C, ...] -> [B, C, ...], with the global batch's statistics in training mode, else the running ones."""
+        """Normalize [B, C, ...] with the statistics of the global batch in training mode, else with the running ones."""
         if not self.training:
             return super().forward(input)
         x = input
@@ -72,7 +72,7 @@ class ExactSyncBatchNorm(_BatchNorm):
 
 
 class _Sum(torch.autograd.Function):
-    """All-reduce whose backward is its adjoint, again the sum over ranks."""
+    """Sum over ranks; the backward pass is its adjoint, again a sum over ranks."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

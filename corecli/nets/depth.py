@@ -1,4 +1,4 @@
-"""How deep a backbone's weights lie, for learning rates that fall toward its input (layer-wise decay, BEiT)."""
+"""Depths of the weights of a backbone, for learning rates that fall toward the input (layer-wise decay, BEiT)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ _STAGE = re.compile(r"layer(\d+)\.")
 
 
 def rate_scales(backbone: nn.Module, decay: float) -> dict[nn.Parameter, float]:
-    """The factor of each weight's learning rate: decay^(depth of the head - depth), 1 for a head."""
+    """Return the factor of each weight's learning rate: decay^(depth of the head - depth), which is 1 for the head."""
     weights = dict(backbone.named_parameters())
     depth_of, top = depths(list(weights))
     return {weight: decay ** (top - depth_of[name]) for name, weight in weights.items()}
 
 
 def depths(names: list[str]) -> tuple[dict[str, int], int]:
-    """The depth of each weight of a backbone, 0 before the first block or stage, and the depth of the head.
+    """Return the depth of each weight, 0 before the first block or stage, and the depth of the head.
 
-    ResNets count stages, vision transformers blocks; what follows the last one is as deep as the head (BEiT, MAE).
+    The depth counts stages of a ResNet and blocks of a vision transformer. Weights after the last one have the depth of
+    the head (BEiT, MAE).
     """
     found: dict[str, int] = {}
     for name in names:

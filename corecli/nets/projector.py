@@ -1,4 +1,4 @@
-"""Projectors: the multi-layer perceptrons that methods train on a backbone's features."""
+"""Projectors: multi-layer perceptrons that methods train on the features of a backbone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Activation = Literal["relu", "gelu"]
 
 
 class ProjectorSpec(TypedDict):
-    """Linear layers to `hidden`, ..., `hidden`, `dim`, with norm and activation between them; JSON.
+    """Linear layers of widths `hidden`, ..., `hidden`, `dim`, with norm and activation between them, as JSON.
 
-    A key that is left out is 2 `layers`, `bias` unless `norm` is batch, `last_norm` affine unless `norm` is none, and
-    ReLU, or GELU where `norm` is layer. `last_norm` is one with (affine) or without (plain) scale and shift.
+    Defaults: 2 `layers`; `bias` unless `norm` is batch; `last_norm` affine unless `norm` is none; `activation` relu, or
+    gelu if `norm` is layer. `last_norm` is with scale and shift (affine) or without (plain).
     """
 
     hidden: int
@@ -30,9 +30,9 @@ class ProjectorSpec(TypedDict):
 
 
 def build_projector(num_features: int, spec: ProjectorSpec) -> nn.Sequential:
-    """The projector of a spec, float [B, num_features] -> [B, dim], in torch's default initialization.
+    """Return the projector of a spec, float [B, num_features] -> [B, dim], with torch's default initialization.
 
-    Published ones, beside `hidden` and `dim`: SimCLR in solo-learn (`norm` none) and in its own code (batch); MoCo v2
+    Published specs, without `hidden` and `dim`: SimCLR in solo-learn (`norm` none) and in its own code (batch); MoCo v2
     (none); BYOL (batch, `bias`, `last_norm` none); SimSiam (batch, 3 `layers`, `last_norm` plain); Barlow Twins (batch,
     3 `layers`, `last_norm` none); MoCo v3 (batch, `last_norm` plain); DINO up to its prototypes (none, 3 `layers`,
     gelu); SynCLR's code (layer, 3 `layers`, `last_norm` plain). Errors: UsageError.
@@ -42,7 +42,7 @@ def build_projector(num_features: int, spec: ProjectorSpec) -> nn.Sequential:
     activation = _choice("activation", spec.get("activation", "gelu" if norm == "layer" else "relu"), Activation)
     bias, num_layers = spec.get("bias", norm != "batch"), spec.get("layers", 2)
     if num_layers < 1:
-        raise UsageError(f"a projector has 1 layer or more, not {num_layers}")
+        raise UsageError(f"a projector needs at least 1 layer, not {num_layers}")
     widths = [num_features, *[spec["hidden"]] * (num_layers - 1), spec["dim"]]
     layers: list[nn.Module] = []
     for before, width in zip(widths[:-2], widths[1:-1], strict=True):

@@ -1,7 +1,7 @@
-"""Random views of whole batches: a `Policy` says how strong, `draw` draws the parameters, `augment` applies them.
+"""Random views of whole batches: `draw` draws parameters from a `Policy`, `augment` applies them.
 
-Parameters belong to the global batch of a step and are a pure function of (seed, step, view): a rank that applies its
-slice of them gets the images one process would have got, and a resumed run continues where it stopped.
+Parameters are drawn for the global batch and are a pure function of (seed, step, view). A rank applies its slice, so
+the views do not depend on the number of processes, and a resumed run continues with the same views.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from corecli.base.rng import numpy_generator
 from corecli.views import color, resample
 from corecli.views.policies import Policy
 
-_SHRINKS = (0.5, 0.25)  # 256 px to 128 or 64 (StableRep and SynCLR)
-_NUM_TRIES = 10  # of a random crop before it falls back to the center, as in torchvision
-_CHUNK_PIXELS = 1 << 18  # images of one chunk; together they should stay in a core's cache
+_SHRINKS = (0.5, 0.25)  # 256 px to 128 or 64 (StableRep; SynCLR)
+_NUM_TRIES = 10  # random crops to try before the center crop, as in torchvision
+_CHUNK_PIXELS = 1 << 18  # of the images of a chunk; they should fit the cache of a core
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """What is done to each image of a batch of B; `parameters[a:b]` or `parameters[rows]` is a part of it."""
+    """The augmentation of each of B images; `parameters[a:b]` and `parameters[rows]` select images."""
 
-    shrink: np.ndarray  # float64 [B]: the part of the sides, and so of detail, that is left; 1: all
+    shrink: np.ndarray  # float64 [B]: downsampling factor of the sides; 1: none
     boxes: np.ndarray  # int64 [B, 4]: top, left, height, width of the crop
     flip: np.ndarray  # bool [B]
     order: np.ndarray  # int64 [B, 4]: color operations, first to last; a row of -1: no jitter
-    factors: np.ndarray  # float64 [B, 4]: ratios of brightness, contrast and saturation, and turns of hue
+    factors: np.ndarray  # float64 [B, 4]: ratios of brightness, contrast, saturation; turns of hue
     grey: np.ndarray  # bool [B]
     sigma: np.ndarray  # float64 [B] of the blur in px; 0: no blur
     solarize: np.ndarray  # bool [B]
-    image_size: tuple[int, int]  # H, W the boxes refer to
+    image_size: tuple[int, int]  # H, W that the boxes refer to
     policy: Policy
 
     @property
@@ -54,9 +54,10 @@ class Parameters:
 
 
 def draw(policy: Policy, *, seed: int, step: int, view: int, batch: int, image_size: tuple[int, int]) -> Parameters:
-    """Parameters for the `batch` images of a step's global batch, all of `image_size` (H, W).
+    """Return parameters for the `batch` images of a step, all of `image_size` (H, W).
 
-    They depend on nothing but the arguments, and two policies draw alike: a weaker one crops near the same places.
+    They are a function of the arguments only. All policies consume the same random numbers, so a weaker policy crops
+    near the same positions.
     """
     g = numpy_generator(seed, "augment", step, view)
     chances = (policy.flip, policy.jitter, policy.grey, policy.blur, policy.solarize)
@@ -80,11 +81,11 @@ def draw(policy: Policy, *, seed: int, step: int, view: int, batch: int, image_s
 
 
 def augment(images: Tensor, parameters: Parameters, *, compile: bool = False) -> Tensor:
-    """The views of uint8 images [B, 3, H, W] that B parameters describe: float32 [B, 3, h, w] in [0, 1] up to rounding.
+    """Return the views of uint8 images [B, 3, H, W]: float32 [B, 3, h, w] in [0, 1] up to rounding.
 
     Values equal those of torchvision's float functions for the same parameters, in full precision whatever the
-    autocast and TF32 settings. `compile` fuses the hue, the longest chain of operations; without a compiler it warns
-    once and runs eager.
+    autocast and TF32 settings. `compile` fuses the hue rotation, the longest chain of operations; without a compiler it
+    warns once and runs eagerly.
     """
     if len(images) != len(parameters) or tuple(images.shape[-2:]) != parameters.image_size:
         raise ValueError(f"images {tuple(images.shape)} do not match parameters of {len(parameters)} images")
@@ -96,13 +97,14 @@ def augment(images: Tensor, parameters: Parameters, *, compile: bool = False) ->
 
 
 def to_float(images: Tensor) -> Tensor:
-    """The evaluation path: uint8 images to float32 in [0, 1], nothing else."""
+    """Return uint8 images as float32 in [0, 1], without augmentation."""
     return images.float().div_(255)
 
 
 def _chunks(p: Parameters, device: torch.device) -> list[np.ndarray]:
-    """The batch's positions, sorted as `color.jitter` wants them and cut into chunks that stay in a CPU core's cache,
-    or into larger ones that keep a GPU busy.
+    """Return the positions of the batch in the order that `color.jitter` needs, in chunks.
+
+    The chunks fit the cache of a CPU core, and are larger on a GPU.
     """
     order = np.argsort(color.hue_position(p.order), kind="stable")
     budget = _CHUNK_PIXELS if device.type == "cpu" else _CHUNK_PIXELS << 6
@@ -131,7 +133,7 @@ def _crop(images: Tensor, p: Parameters) -> Tensor:
 
 def _blur(views: Tensor, p: Parameters) -> Tensor:
     sigma = p.sigma[p.sigma > 0]
-    if p.policy.blur_kernel == "tenth":  # 3 px at least, or small views would have no blur
+    if p.policy.blur_kernel == "tenth":  # at least 3 px, or small views would not be blurred
         return resample.gaussian_blur(views, sigma, radius=max(1, min(p.size) // 10 // 2))
     radius = math.ceil(5 * p.policy.sigma[1])  # beyond five sigmas a Gaussian holds less than 1e-6
     return resample.gaussian_blur(views, sigma, radius=radius, edge="replicate")
@@ -156,7 +158,7 @@ def _put(images: Tensor, rows: np.ndarray, values: Tensor) -> None:
 
 @contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
-    """No autocast, no TF32: a view must not depend on how the network is trained."""
+    """Disable autocast and TF32, as views must not depend on the precision of the network."""
     b = torch.backends
     backends = (b.cuda.matmul, b.cudnn.conv, b.mkldnn.matmul, b.mkldnn.conv)  # pyright: ignore[reportAttributeAccessIssue]
     before = [backend.fp32_precision for backend in backends]
@@ -185,9 +187,10 @@ def _factor_ranges(policy: Policy) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _crop_boxes(policy: Policy, image_size: tuple[int, int], shapes: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Boxes int64 [B, 4] from uniform draws: shapes [B, tries, 2] for area and ratio, places [B, 2].
+    """Return boxes int64 [B, 4] from uniform draws: shapes [B, tries, 2] for area and ratio, places [B, 2].
 
-    torchvision's semantics: the first try that fits inside the image, else the largest centered box within the ratios.
+    As in torchvision, the first try that fits inside the image is taken, else the largest centered box with an allowed
+    ratio.
     """
     height, width = image_size
     if policy.crop is None:

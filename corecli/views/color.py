@@ -1,6 +1,6 @@
-"""Color distortions with strengths, and an order of operations, of their own for every image of a batch.
+"""Color distortions with parameters and an order of operations for each image of a batch.
 
-Pixels are float32 [B, 3, N] in [0, 1], red, green and blue planes of N = H * W values.
+Pixels are float32 [B, 3, N] in [0, 1]: red, green and blue planes of N = H * W values.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601 weights as torchvision rounds them
 
 
 def hue_position(order: np.ndarray) -> np.ndarray:
-    """Where in its order of operations each image turns its hue: int64 [B]; -1 for an image left alone."""
+    """Return the position of the hue rotation in the operations of each image: int64 [B]; -1 for no jitter."""
     return np.where(order[:, 0] < 0, -1, (order == HUE).argmax(1))
 
 
 def jitter(pixels: Tensor, order: np.ndarray, factors: np.ndarray, *, compile: bool = False) -> None:
-    """Change brightness, contrast, saturation and hue in place, each image in its own order; as torchvision on floats.
+    """Change brightness, contrast, saturation and hue in place, in each image's own order, as in torchvision on floats.
 
-    Images must come sorted by `hue_position(order)`: then those with operations left before the hue, and those with
-    operations after it, are slices, and nothing is masked or gathered.
+    Images must be sorted by `hue_position(order)`. The images with operations before the hue, and those with operations
+    after it, are then slices, and nothing is masked or gathered.
 
-    order: int [B, 4], a permutation of the four operations, or a row of -1 for an image to leave alone;
-    factors: float [B, 4] by operation: ratios for the first three, turns in [-0.5, 0.5] for the hue.
+    order: int [B, 4], a permutation of the four operations, or a row of -1 for no jitter; factors: float [B, 4] by
+    operation: ratios for the first three, turns in [-0.5, 0.5] for the hue.
     """
     hue_at = hue_position(order)
     if (hue_at < 0).all():
@@ -47,12 +47,13 @@ def jitter(pixels: Tensor, order: np.ndarray, factors: np.ndarray, *, compile: b
 
 
 def rotate_hue(pixels: Tensor, turns: Tensor, *, out: Planes | None = None) -> Planes:
-    """The planes [B, N] of colors whose hue is turned by `turns` [B] in [-0.5, 0.5] of a circle, keeping HSV's
-    saturation and value; `out`, which may be the planes of `pixels` themselves, spares new ones.
+    """Return the planes [B, N] of colors with the hue rotated by `turns` [B] in [-0.5, 0.5] of a circle.
 
-    With the highest channel scaled to 1 and the lowest to 0, a hue h in [0, 6) obeys |h - 3| = 2 + r - g - b, and
-    h > 3 where b > g; back, a channel is high near its own hue (r at 0, g at 2, b at 4) and falls off linearly. These
-    closed forms need no comparisons, which cost a CPU several times an addition.
+    HSV's saturation and value are kept. `out` receives the result and may be the planes of `pixels` themselves.
+
+    With the highest channel scaled to 1 and the lowest to 0, a hue h in [0, 6) satisfies |h - 3| = 2 + r - g - b, and
+    h > 3 where b > g. In reverse, a channel is 1 near its own hue (r at 0, g at 2, b at 4) and falls linearly. These
+    closed forms need no comparisons, which cost a CPU several times as much as an addition.
     """
     red, green, blue = pixels.unbind(1)
     high, low = torch.maximum(red, green), torch.minimum(red, green)
@@ -70,13 +71,13 @@ def rotate_hue(pixels: Tensor, turns: Tensor, *, out: Planes | None = None) -> P
 
 
 def grayscale(images: Tensor) -> Tensor:
-    """Replace colors by their luma: [B, 3, H, W] to the same shape."""
+    """Return images [B, 3, H, W] with each color replaced by its luma, in the same shape."""
     red, green, blue = (weight * plane for weight, plane in zip(_LUMA, images.unbind(1), strict=True))
     return (red + green).add_(blue)[:, None].expand_as(images)
 
 
 def solarize(images: Tensor, threshold: float) -> Tensor:
-    """Invert the values at or above `threshold`."""
+    """Return images with the values at or above `threshold` inverted."""
     return torch.where(images >= threshold, 1 - images, images)
 
 
@@ -90,10 +91,10 @@ def _turn(pixels: Tensor, turns: Tensor, compile: bool) -> None:
 
 
 def _blends(order: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the operation at each position does: color matrices [4, B, 3, 3] and weights of the mean luma [4, B].
+    """Return the operation at each position as color matrices [4, B, 3, 3] and weights of the mean luma [4, B].
 
-    Brightness, contrast and saturation all blend the image with another (black, its mean luma, its luma), so one
-    matrix and one offset serve the three; the entries at the hue's position are not used.
+    Brightness, contrast and saturation each blend the image with another one (black, its mean luma, its luma), so all
+    are a matrix and an offset. The entries at the position of the hue are not used.
     """
     operation = order.T
     factor = np.take_along_axis(factors, order.clip(0), axis=1).T
@@ -116,7 +117,7 @@ def _move(array: np.ndarray, like: Tensor) -> Tensor:
 
 
 class CompiledOrEager:
-    """A function compiled at its first call; eager from then on, after one warning, where no compiler is found."""
+    """A function that is compiled at its first call; without a compiler it warns once and stays eager."""
 
     def __init__(self, function: Callable[..., Planes]) -> None:
         self._eager = function

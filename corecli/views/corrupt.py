@@ -1,10 +1,10 @@
-"""The fifteen common corruptions of ImageNet-C and CIFAR-C, computed as images are read.
+"""The fifteen common corruptions of ImageNet-C and CIFAR-C, computed when images are read.
 
-A corrupted image is a function of its own pixels and seed, whatever batch it comes in, and the severities of an image
-share their random draws: what grows from 1 to 5 is the strength alone.
+A corrupted image is a function of its pixels and its seed only. The severities of an image share their random draws, so
+only the strength grows from 1 to 5.
 
-Source: Hendrycks & Dietterich 2019, section 4.1, with the constants of the authors' programs: those of CIFAR-C where
-an image's shorter side is up to 64 px, else those of ImageNet-C.
+Source: Hendrycks & Dietterich 2019, section 4.1, with the constants of the authors' code: those of CIFAR-C for images
+whose shorter side is at most 64 px, else those of ImageNet-C.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corrupt(images: Tensor, name: str, severity: int, *, seeds: list[int]) -> Tensor:
-    """uint8 images [B, 3, H, W], one seed each, corrupted: the same shape, type and device; computed on the CPU.
+    """Return corrupted uint8 images [B, 3, H, W], computed on the CPU, on the same device; one seed for each image.
 
-    Errors: UsageError for a name or a severity that does not exist.
+    Errors: UsageError for an unknown name or severity.
     """
     check_corruption(name, severity)
     import torch
@@ -55,7 +55,7 @@ def corrupt(images: Tensor, name: str, severity: int, *, seeds: list[int]) -> Te
 
 
 def check_corruption(name: str, severity: int) -> None:
-    """UsageError, without torch, for a name (suggesting the nearest) or a severity that does not exist."""
+    """Errors: UsageError for an unknown name or severity. Does not import torch."""
     if name not in CORRUPTIONS:
         raise unknown_name("corruption", name, CORRUPTIONS)
     if severity not in SEVERITIES:

@@ -1,9 +1,9 @@
-"""How each common corruption changes one image, and how strongly at each severity.
+"""The common corruptions of one image, with their constants for each severity.
 
-Where the published programs call OpenCV, ImageMagick and scikit-image, these are the same operations on torch and
-Pillow, without their rounding in between; results are rounded once, not cut to integers, and not compressed once more
-as ImageNet-C's files are. Three differ more: frost is drawn, not photographed; fog adds octaves of linear noise in
-place of the diamond-square algorithm; elastic warps once, not twice in a row.
+The published code calls OpenCV, ImageMagick and scikit-image. These are the same operations in torch and Pillow,
+without intermediate rounding; results are rounded once, not truncated, and not compressed again as the files of
+ImageNet-C are. Three corruptions differ more: frost is generated, not photographed; fog adds octaves of linear noise
+instead of the diamond-square algorithm; elastic_transform warps once, not twice in a row.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _ICE = torch.tensor((0.86, 0.94, 1.0))
 
 @dataclass(frozen=True, kw_only=True)
 class Corruption:
-    """change(x float [3, H, W] in [0, 1], constant, generator) -> float [3, H, W]; a constant for every severity."""
+    """`change(x, constant, generator)`, with x float [3, H, W] in [0, 1], and its constants for severities 1 to 5."""
 
     change: Callable[[Tensor, Any, np.random.Generator], Tensor]
-    large: tuple[Any, ...]  # of ImageNet-C
-    small: tuple[Any, ...]  # of CIFAR-C
+    large: tuple[Any, ...]  # constants of ImageNet-C
+    small: tuple[Any, ...]  # constants of CIFAR-C
 
 
 def apply(image: Tensor, name: str, severity: int, seed: int) -> Tensor:
-    """uint8 [3, H, W] corrupted: uint8 [3, H, W]."""
+    """Return a corrupted uint8 image [3, H, W]."""
     corruption = TABLE[name]
     constants = corruption.small if min(image.shape[-2:]) <= _SMALL_PX else corruption.large
     changed = corruption.change(image.float() / 255, constants[severity - 1], numpy_generator(seed, "corrupt", name))
@@ -46,25 +46,25 @@ def apply(image: Tensor, name: str, severity: int, seed: int) -> Tensor:
 
 
 def gaussian_noise(x: Tensor, scale: float, g: np.random.Generator) -> Tensor:
-    """Add normal noise of this standard deviation."""
+    """Add normal noise with standard deviation `scale`."""
     return x + scale * _normal(g, x.shape)
 
 
 def shot_noise(x: Tensor, photons: float, g: np.random.Generator) -> Tensor:
-    """Poisson noise of this many photons at full brightness."""
+    """Replace values by Poisson counts with `photons` photons at full brightness."""
     return torch.from_numpy(g.poisson(x.double().numpy() * photons) / photons)
 
 
 def impulse_noise(x: Tensor, amount: float, g: np.random.Generator) -> Tensor:
-    """Salt and pepper on every channel by itself."""
+    """Set a share of the values to 0 or 1, in each channel independently."""
     hit, salt = torch.from_numpy(g.random((2, *x.shape)))
     return torch.where(hit < amount, (salt < 0.5).float(), x)
 
 
 def defocus_blur(x: Tensor, c: tuple[float, float], _: np.random.Generator) -> Tensor:
-    """Blur by a disk: (its radius in px, the sigma that softens its edge)."""
+    """Blur by a disk; constants: its radius in px, and the sigma that softens its edge."""
     radius, sigma = c
-    reach = min(math.ceil(radius) + 2, max(8, math.ceil(radius)))  # published kernels are cut there, or end in zeros
+    reach = min(math.ceil(radius) + 2, max(8, math.ceil(radius)))  # the published kernels are cut here or end in zeros
     position = torch.arange(-reach, reach + 1.0)
     disk = (position.square() + position[:, None].square() <= radius**2).float()
     disk = _blur(disk[None], sigma, radius=1 if radius <= 8 else 2, edge="reflect")
@@ -72,7 +72,7 @@ def defocus_blur(x: Tensor, c: tuple[float, float], _: np.random.Generator) -> T
 
 
 def glass_blur(x: Tensor, c: tuple[float, int, int], g: np.random.Generator) -> Tensor:
-    """Blur, swap every pixel with a near one, blur again: (sigma, largest move in px, rounds of swaps)."""
+    """Blur, swap each pixel with a near one, blur again; constants: sigma, largest move in px, rounds of swaps."""
     sigma, reach, rounds = c
     channels, height, width = x.shape
     radius = math.floor(4 * sigma + 0.5)
@@ -89,12 +89,12 @@ def glass_blur(x: Tensor, c: tuple[float, int, int], g: np.random.Generator) -> 
 
 
 def motion_blur(x: Tensor, c: tuple[int, float], g: np.random.Generator) -> Tensor:
-    """Blur along a line at a random angle up to 45 degrees."""
+    """Blur along a line at a random angle of at most 45 degrees; constants: radius in px and sigma."""
     return _trail(x, *c, degrees=g.uniform(-45, 45))
 
 
 def zoom_blur(x: Tensor, c: tuple[float, float], _: np.random.Generator) -> Tensor:
-    """The mean of the image and its magnifications: (the factor they stay below, their step)."""
+    """Average the image and its magnifications; constants: the upper bound of the factors, and their step."""
     end, step = c
     factors = np.arange(1, end, step).tolist()
     layers = _read(x, _zoomed(x.shape[1:], *factors)).view(len(x), len(factors), *x.shape[1:])
@@ -102,8 +102,10 @@ def zoom_blur(x: Tensor, c: tuple[float, float], _: np.random.Generator) -> Tens
 
 
 def snow(x: Tensor, c: tuple[float, ...], g: np.random.Generator) -> Tensor:
-    """Falling flakes: (mean and scale of noise, its magnification, what is left out below, their trail's length and
-    sigma, how much of the image's own color stays).
+    """Add falling flakes.
+
+    Constants: mean and standard deviation of noise, its magnification, the threshold below which it is removed, length
+    and sigma of the trails, and the weight of the image's own color.
     """
     mean, scale, zoom, threshold, length, sigma, kept = c
     flakes = _read(mean + scale * _normal(g, (1, *x.shape[1:])), _zoomed(x.shape[1:], zoom))
@@ -115,10 +117,10 @@ def snow(x: Tensor, c: tuple[float, ...], g: np.random.Generator) -> Tensor:
 
 
 def frost(x: Tensor, c: tuple[float, float], g: np.random.Generator) -> Tensor:
-    """Ice over the image: (weight of the image, weight of the ice).
+    """Add ice; constants: weight of the image, weight of the ice.
 
-    Published with six photographs; here the ice is drawn: ridges of three scales, bent by a fourth noise, that thin
-    out in places, in a bluish white.
+    The published code uses six photographs. Here the ice is generated in bluish white: ridges of three scales, bent by
+    a fourth noise, that fade in places.
     """
     size = x.shape[1:]
     ridges = [1 - (2 * _plasma(size, decay, g) - 1).abs() for decay in (1.4, 1.2, 1.05)]
@@ -130,13 +132,13 @@ def frost(x: Tensor, c: tuple[float, float], g: np.random.Generator) -> Tensor:
 
 
 def fog(x: Tensor, c: tuple[float, float], g: np.random.Generator) -> Tensor:
-    """Clouds, and less contrast behind them: (their strength, how fast their finer parts fade)."""
+    """Add clouds and reduce the contrast; constants: strength, and decay of the finer octaves."""
     brightest = x.max()
     return (x + c[0] * _plasma(x.shape[1:], c[1], g)) * brightest / (brightest + c[0])
 
 
 def brightness(x: Tensor, added: float, _: np.random.Generator) -> Tensor:
-    """More of HSV's value, at the same hue and saturation."""
+    """Increase HSV's value at the same hue and saturation."""
     value = x.amax(0)
     brighter = (value + added).clamp(max=1)
     return torch.where(value > 0, x * (brighter / value.clamp(min=1e-6)), brighter)
@@ -149,15 +151,17 @@ def contrast(x: Tensor, factor: float, _: np.random.Generator) -> Tensor:
 
 
 def elastic_transform(x: Tensor, c: tuple[float, float, float], g: np.random.Generator) -> Tensor:
-    """Move three points and all between them, then every pixel a little: (how far pixels may go, sigma of the field
-    that moves them, how far the points may go), as parts of the shorter side.
+    """Apply a random affine map of three points, then a smooth random displacement of each pixel.
+
+    Constants, as shares of the shorter side: largest displacement of pixels, sigma of the displacement field, largest
+    displacement of the points.
     """
     height, width = x.shape[1:]
     reach, sigma, corner = (part * min(height, width) for part in c)
     middle, third = np.array([height // 2, width // 2]), min(height, width) // 3
     points = middle + third * np.array([[1, 1], [-1, 1], [-1, -1]])
     moved = points + g.uniform(-corner, corner, points.shape)
-    back = np.linalg.lstsq(np.c_[moved, np.ones(3)], points, rcond=None)[0]  # [3, 2]: from a moved point to its source
+    back = np.linalg.lstsq(np.c_[moved, np.ones(3)], points, rcond=None)[0]  # [3, 2]: maps a moved point to its source
     field = np.stack([_smoothed(g.uniform(-1, 1, (height, width)), sigma) for _ in range(2)])
     target = np.mgrid[:height, :width] + reach * field
     source = np.tensordot(back[:2].T, target, 1) + back[2][:, None, None]
@@ -172,14 +176,14 @@ def pixelate(x: Tensor, scale: float, _: np.random.Generator) -> Tensor:
 
 
 def jpeg_compression(x: Tensor, quality: int, _: np.random.Generator) -> Tensor:
-    """Compress as JPEG of the given quality."""
+    """Compress as JPEG with the given quality."""
     buffer = io.BytesIO()
     _to_pillow(x).save(buffer, "JPEG", quality=quality)
     return _from_pillow(Image.open(buffer))
 
 
 def _trail(x: Tensor, radius: int, sigma: float, *, degrees: float) -> Tensor:
-    """ImageMagick's motion blur: half a Gaussian, 2 radius + 1 px long, along a line; edges are continued."""
+    """Blur along a line by half a Gaussian of 2 radius + 1 px, as in ImageMagick; edge pixels are replicated."""
     steps = np.arange(2 * radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
     angle = math.radians(degrees)
@@ -193,26 +197,26 @@ def _trail(x: Tensor, radius: int, sigma: float, *, degrees: float) -> Tensor:
 
 
 def _zoomed(size: Sequence[int], *factors: float) -> Tensor:
-    """[2, K * H, W]: where to read an image of this size to enlarge it about its center by each of K factors."""
+    """Return positions [2, K * H, W] that magnify an image of this size about its center by each of K factors."""
     center = (torch.tensor(size)[:, None, None] - 1) / 2
     offset = _positions(size) - center
     return torch.cat([center + offset / factor for factor in factors], dim=1)
 
 
 def _positions(size: Sequence[int]) -> Tensor:
-    """[2, H, W]: the row and the column of every pixel."""
+    """Return the row and the column of each pixel: [2, H, W]."""
     return torch.stack(torch.meshgrid(*(torch.arange(side) for side in size), indexing="ij"))
 
 
 def _read(x: Tensor, position: Tensor) -> Tensor:
-    """x [C, H, W] at positions [2, h, w] of (row, column) in px, bilinear; beyond its edges it is mirrored."""
+    """Sample x [C, H, W] at positions [2, h, w] of (row, column) in px, bilinear, reflected at the edges."""
     size = torch.tensor(x.shape[1:])[:, None, None]
     grid = ((2 * position + 1) / size - 1).flip(0).movedim(0, -1)
     return F.grid_sample(x[None], grid[None].to(x.dtype), padding_mode="reflection", align_corners=False)[0]
 
 
 def _plasma(size: Sequence[int], decay: float, g: np.random.Generator) -> Tensor:
-    """Cloudy noise [H, W] in [0, 1]: octaves of linear noise, each `decay` squared times weaker than the last."""
+    """Return cloudy noise [H, W] in [0, 1]: octaves of linear noise, each weaker by a factor of `decay` squared."""
     num_octaves = max(1, math.ceil(math.log2(max(size))))
     clouds = torch.zeros(1, 1, *size)
     for octave in range(1, num_octaves + 1):
@@ -223,7 +227,7 @@ def _plasma(size: Sequence[int], decay: float, g: np.random.Generator) -> Tensor
 
 
 def _smoothed(field: np.ndarray, sigma: float) -> np.ndarray:
-    """A field [H, W] through a Gaussian of any width, mirrored at its edges: a product of its cosine coefficients."""
+    """Blur a field [H, W] by a Gaussian of any width, reflected at the edges, as a product of cosine coefficients."""
     rows, columns = (np.exp(-0.5 * (sigma * np.pi * np.arange(size) / size) ** 2) for size in field.shape)
     return np.asarray(fft.idctn(fft.dctn(field) * rows[:, None] * columns))
 
@@ -252,7 +256,7 @@ def _from_pillow(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
-_ELASTIC_SIDE = 244 / 224  # ImageNet-C's constants are parts of 244 px, of images of 224
+_ELASTIC_SIDE = 244 / 224  # ImageNet-C's constants are shares of 244 px, for images of 224
 
 TABLE: dict[str, Corruption] = {
     "gaussian_noise": Corruption(

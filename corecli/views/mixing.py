@@ -1,7 +1,7 @@
-"""Images mixed in pairs, and rectangles of noise: what supervised training of vision transformers adds to crops.
+"""Mixup, CutMix and random erasing, for supervised training of vision transformers.
 
-Draws are functions of (seed, step), for the global batch; neighbors are pairs, so that a rank which holds an even
-number of its images holds all pairs whole.
+Draws are functions of (seed, step), for the global batch. Images are mixed in adjacent pairs, so a rank with an even
+number of images holds whole pairs.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _NUM_TRIES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """How the images of a step are mixed with their neighbors, all alike.
+    """How each image of a step is mixed with the other image of its pair.
 
-    keep: the part of its own label that an image keeps; box: top, left, bottom and right, as parts of the image, of
-    what is cut out of the neighbor; None: the two are averaged.
+    keep: the weight of an image's own label; box: top, left, bottom and right, from 0 to 1, of the rectangle taken from
+    the other image (CutMix); None for a weighted mean (Mixup).
     """
 
     keep: float
@@ -31,9 +31,9 @@ class Mixing:
 
 
 def draw_mixing(*, mixup: float, cutmix: float, switch: float, seed: int, step: int) -> Mixing:
-    """CutMix with probability `switch`, else mixup, with a part drawn from Beta(a, a), a being `mixup` or `cutmix`.
+    """Draw CutMix with probability `switch`, else Mixup, with weight from Beta(a, a) where a is `cutmix` or `mixup`.
 
-    A method with a of 0 is left out; without both, images stay as they are. (Zhang et al. 2018; Yun et al. 2019.)
+    A value of 0 turns a method off; with both off, images are unchanged (Zhang et al. 2018; Yun et al. 2019).
     """
     g = numpy_generator(seed, "mixing", step)
     cuts = g.random() < (switch if mixup and cutmix else float(cutmix > 0))
@@ -47,7 +47,7 @@ def draw_mixing(*, mixup: float, cutmix: float, switch: float, seed: int, step: 
 
 
 def mix(images: Tensor, labels: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor, float]:
-    """(mixed images [B, 3, H, W], labels of the neighbors [B], the part of its own label an image keeps); B even."""
+    """Return mixed images [B, 3, H, W], labels [B] of the other images, and the weight of the own label; B is even."""
     others = torch.arange(len(images), device=images.device) ^ 1
     if mixing.box is None:
         return torch.lerp(images[others], images, mixing.keep), labels[others], mixing.keep
@@ -61,9 +61,10 @@ def mix(images: Tensor, labels: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor,
 
 
 def erase(images: Tensor, *, probability: float, mean: Tensor, std: Tensor, seed: int, step: int, first: int) -> Tensor:
-    """Images with a rectangle of noise, normal with `mean` and `std` [1, 3, 1, 1], in each with this probability.
+    """Replace a random rectangle of each image by normal noise with `mean` and `std` [1, 3, 1, 1]; return the images.
 
-    images: float [B, 3, H, W], of which the first is number `first` of the step's global batch; changed in place.
+    images: float [B, 3, H, W], changed in place; the first is number `first` of the global batch. Each image is changed
+    with the given probability.
     """
     height, width = images.shape[-2:]
     for number, image in enumerate(images, start=first):

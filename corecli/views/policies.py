@@ -1,4 +1,4 @@
-"""How views are made, as plain data: policies by name, each value with its source. Imports no torch."""
+"""Augmentation policies as plain data, by name, each value with its source. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from corecli.base.errors import UsageError, unknown_name
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How one view of an image is made, in the order of the fields; by default the image is left as it is."""
+    """The augmentation of one view, applied in the order of the fields; the defaults leave the image unchanged."""
 
-    shrink: float = 0.0  # probability of a loss of detail: a half or a quarter as many pixels a side, and back
-    crop: tuple[float, float] | None = None  # range of the random crop's area as a part of the image's; None: no crop
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of its width over its height, drawn on a log scale
-    size: int | None = None  # side of the view in px; None: the image's own
-    flip: float = 0.0  # probabilities: of a mirror image,
-    jitter: float = 0.0  # of the next four together, in an order of their own for every image
-    brightness: float = 0.0  # ratios are drawn from [1 - x, 1 + x], not below 0
+    shrink: float = 0.0  # probability to downsample to a half or a quarter of the side and back
+    crop: tuple[float, float] | None = None  # range of the crop's share of the area; None: no crop
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of the crop's width / height, log-uniform
+    size: int | None = None  # side of the view in px; None: that of the image
+    flip: float = 0.0  # probability of a horizontal flip
+    jitter: float = 0.0  # probability of the next four together, in random order
+    brightness: float = 0.0  # strength x: a ratio from [1 - x, 1 + x], at least 0
     contrast: float = 0.0
     saturation: float = 0.0
-    hue: float = 0.0  # turns are drawn from [-x, x], x <= 0.5
-    grey: float = 0.0
-    blur: float = 0.0
+    hue: float = 0.0  # strength x <= 0.5: a rotation from [-x, x] turns
+    grey: float = 0.0  # probability
+    blur: float = 0.0  # probability
     sigma: tuple[float, float] = (0.1, 2.0)  # range of the blur's standard deviation in px
-    blur_kernel: Literal["tenth", "full"] = "tenth"  # a tenth of the side wide (SimCLR), or uncut as Pillow's
-    solarize: float = 0.0
-    threshold: float = 0.5  # values from here on are inverted by solarize (Pillow's 128 of 255)
+    blur_kernel: Literal["tenth", "full"] = "tenth"  # width: a tenth of the side (SimCLR), or not cut (Pillow)
+    solarize: float = 0.0  # probability
+    threshold: float = 0.5  # solarize inverts values at or above this (Pillow: 128 of 255)
 
 
 _STRONG = Policy(  # CORE Table 9, which is SimCLR's
@@ -37,7 +37,7 @@ _STRONG = Policy(  # CORE Table 9, which is SimCLR's
     flip=0.5,  # Table 9: horizontal flip probability
     jitter=0.8,  # Table 9: color jitter probability
     brightness=0.8,  # Table 9
-    contrast=0.8,  # not in Table 9; SimCLR, appendix A, and solo-learn, which CORE refers to
+    contrast=0.8,  # not in Table 9; SimCLR, appendix A, and solo-learn, which CORE cites
     saturation=0.8,  # Table 9
     hue=0.2,  # Table 9
     grey=0.2,  # Table 9: gray scale
@@ -54,10 +54,10 @@ _WEAK = Policy(  # CORE Table 12, which is AdaInf's
     grey=0.2,  # Table 12: gray scale
     blur=0.5,  # Table 12: gaussian blur probability
 )
-# BYOL, appendix B, Table 6: one view blurred, the other seldom, and solarized.
+# BYOL, appendix B, Table 6: one view is blurred; the other is rarely blurred, and solarized.
 _BYOL = replace(_STRONG, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, blur=1.0)
 _BYOL_2 = replace(_BYOL, blur=0.1, solarize=0.2)
-_DINO = replace(_BYOL, crop=(0.4, 1.0))  # DINO, appendix E and its code: BYOL's on large crops; locals from 5 to 40 %
+_DINO = replace(_BYOL, crop=(0.4, 1.0))  # DINO, appendix E and its code: BYOL's policies on large crops
 
 POLICIES: dict[str, Policy] = {
     "strong": _STRONG,
@@ -65,47 +65,49 @@ POLICIES: dict[str, Policy] = {
     "moco": replace(_STRONG, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),  # MoCo v2; GenSSL for MoCo
     "byol-1": _BYOL,
     "byol-2": _BYOL_2,
-    "byol-cifar-1": replace(_BYOL, blur=0.0),  # solo-learn's for 32 px: no blur
+    "byol-cifar-1": replace(_BYOL, blur=0.0),  # solo-learn for 32 px: no blur
     "byol-cifar-2": replace(_BYOL_2, blur=0.0),
-    "byol-weak-1": replace(_WEAK, saturation=0.2, blur=0.0),  # CORE, Table 12's note on BYOL; AdaInf's asymmetric one
+    "byol-weak-1": replace(
+        _WEAK, saturation=0.2, blur=0.0
+    ),  # CORE, note of Table 12 on BYOL; AdaInf's asymmetric policy
     "byol-weak-2": replace(_WEAK, saturation=0.2, blur=0.0, solarize=0.2),
-    "mocov3-1": replace(_BYOL, crop=(0.2, 1.0)),  # MoCo v3's code: BYOL's on crops of 20 % and more
+    "mocov3-1": replace(_BYOL, crop=(0.2, 1.0)),  # MoCo v3's code: BYOL's policies on crops of at least 20%
     "mocov3-2": replace(_BYOL_2, crop=(0.2, 1.0)),
     "dino-1": _DINO,
     "dino-2": replace(_DINO, blur=0.1, solarize=0.2),
     "dino-local": replace(_DINO, crop=(0.05, 0.4), blur=0.5),
-    # SynCLR's code: a coin chooses one of BYOL's two for each image, on crops of 32 % and more. Here are the coin's
-    # marginals: blur in one half and in a tenth of the other, solarize in a fifth of that. Shrinking is in the paper's
-    # runs (of 256 px to 128 or 64, as in StableRep's), and not in the released command.
+    # SynCLR's code draws one of BYOL's two policies for each image, on crops of at least 32%. These are the marginal
+    # probabilities: blur (1.0 + 0.1) / 2, solarize 0.2 / 2. The paper's runs use shrink (256 px to 128 or 64, as in
+    # StableRep); the released command does not.
     "synclr": replace(_BYOL, shrink=0.05, crop=(0.32, 1.0), blur=0.55, solarize=0.1),
     "synclr-local": replace(_BYOL, crop=(0.08, 0.32), blur=0.5),
-    "crop": Policy(crop=(0.08, 1.0), flip=0.5),  # what supervised training and linear probes use; GenSSL's "crop only"
+    "crop": Policy(crop=(0.08, 1.0), flip=0.5),  # supervised training and linear probes; GenSSL's "crop only"
     "flip": Policy(flip=0.5),  # MixDiff's "no augmentation"
     "none": Policy(),
 }
-# Names that give the two global views policies of their own.
+# Names that stand for two policies, one for each global view.
 PAIRS: dict[str, tuple[str, str]] = {
     name: (f"{name}-1", f"{name}-2") for name in ("byol", "byol-cifar", "byol-weak", "mocov3", "dino")
 }
 AUGMENTATIONS = (*POLICIES, *PAIRS)
 _LOCAL_CROP = (0.05, 0.4)  # DINO, section 4: scale of local crops
+# Fields that --augment-set changes, and the values allowed where they are not 0 to 1; no crop is empty.
 _CHANGEABLE = tuple(field.name for field in fields(Policy) if field.name not in ("size", "blur_kernel"))
-# What values of a field may be, where not from 0 to 1: no crop is empty.
 _RANGES = {"crop": (1e-4, 1), "ratio": (0.01, 100), "sigma": (1e-3, 100), "hue": (0, 0.5)}
 _RANGES |= dict.fromkeys(("brightness", "contrast", "saturation"), (0, 10))
 
 
 def get_policy(name: str, *, size: int | None = None) -> Policy:
-    """The policy of that name with views of `size` px. Errors: UsageError naming the nearest choice."""
+    """Return a policy by name, for views of `size` px. Errors: UsageError naming the nearest choice."""
     if name not in POLICIES:
         raise unknown_name("augmentation", name, POLICIES)
     return replace(POLICIES[name], size=size)
 
 
 def parse_changes(given: Mapping[str, str]) -> dict[str, Any]:
-    """Values for fields of a policy from texts by name, such as flip=0 or crop=0.5,1.
+    """Return values for fields of a policy from texts by name, such as flip=0 or crop=0.5,1.
 
-    Errors: UsageError for an unknown field, or a value that is none or outside its range.
+    Errors: UsageError for an unknown field, or a value that is malformed or outside its range.
     """
     for name in given:
         if name not in _CHANGEABLE:
@@ -115,14 +117,14 @@ def parse_changes(given: Mapping[str, str]) -> dict[str, Any]:
         low, high = _RANGES.get(name, (0, 1))
         values = value if isinstance(value, tuple) else (value,)
         if isinstance(value, tuple) and (len(values) != 2 or values[0] > values[1]):
-            raise UsageError(f"{name} is a range LOW,HIGH, not {given[name]!r}")
+            raise UsageError(f"{name} must be a range LOW,HIGH, not {given[name]!r}")
         if not all(low <= v <= high for v in values):
-            raise UsageError(f"{name} is from {low:g} to {high:g}, not {given[name]}")
+            raise UsageError(f"{name} must be from {low:g} to {high:g}, not {given[name]}")
     return changes
 
 
 def view_policies(names: Sequence[str], *, num_views: int, changes: Mapping[str, Any]) -> tuple[Policy, ...]:
-    """The policy of each global view, with changes: those of the names in turn, the last serving the views that remain.
+    """Return the policy of each global view, with changes: the names in turn; the last one serves the remaining views.
 
     Errors: UsageError naming the nearest choice.
     """
@@ -131,9 +133,9 @@ def view_policies(names: Sequence[str], *, num_views: int, changes: Mapping[str,
 
 
 def local_policy(names: Sequence[str], *, changes: Mapping[str, Any]) -> Policy:
-    """The policy of local views: the name's own where it has one, else its last on DINO's small crops.
+    """Return the policy of local views: NAME-local of the last name, or without one its policy on DINO's small crops.
 
-    Changes are made but for the crop's, which is of global views.
+    All changes apply except crop, which is for global views.
     """
     own = f"{names[-1]}-local"
     if own in POLICIES:

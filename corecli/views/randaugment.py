@@ -1,7 +1,7 @@
-"""RandAugment (Cubuk et al. 2020) on batches, with the ranges of timm's `rand-m9-mstd0.5-inc1`; not pixel by pixel its.
+"""RandAugment (Cubuk et al. 2020) on batches, with the ranges of timm's `rand-m9-mstd0.5-inc1`.
 
-Two operations an image, each done with probability 1/2, at a magnitude drawn around the one asked for. Pixels are
-floats in [0, 1]; what an affine operation moves into view is of the mean color.
+Each image gets two operations, each applied with probability 1/2, at a magnitude drawn around the given one. Pixels are
+floats in [0, 1]; affine operations fill with the mean color. Results are not equal to timm's pixel by pixel.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ _NUM_OPERATIONS, _CHANCE, _SPREAD = 2, 0.5, 0.5
 def rand_augment(
     images: Tensor, *, magnitude: float, mean: Tensor, seed: int, step: int, batch: int, first: int
 ) -> Tensor:
-    """images: float [B, 3, H, W], those from number `first` on of the `batch` of a step; mean: [1, 3, 1, 1]."""
+    """Return augmented images.
+
+    images: float [B, 3, H, W]; the first is number `first` of the `batch` images of a step; mean: [1, 3, 1, 1].
+    """
     g = numpy_generator(seed, "randaugment", step)
     shape, rows = (_NUM_OPERATIONS, batch), slice(first, first + len(images))
     done = (g.random(shape) < _CHANCE)[:, rows]
@@ -49,7 +52,7 @@ def _auto_contrast(x: Tensor, _: Tensor, __: Tensor) -> Tensor:
 
 
 def _equalize(x: Tensor, _: Tensor, __: Tensor) -> Tensor:
-    """As Pillow does it: every channel by the cumulative histogram of its 256 levels."""
+    """Map each channel by the cumulative histogram of its 256 levels, as in Pillow."""
     levels = (x * 255).round().long().flatten(2)
     counts = x.new_zeros(*levels.shape[:2], 256, dtype=torch.long).scatter_add_(2, levels, torch.ones_like(levels))
     last = counts.gather(2, levels.amax(2, keepdim=True))
@@ -60,7 +63,7 @@ def _equalize(x: Tensor, _: Tensor, __: Tensor) -> Tensor:
 
 
 def _posterize(x: Tensor, amount: Tensor, _: Tensor) -> Tensor:
-    width = 2.0 ** (8 - (4 - (4 * amount.abs()).floor()))  # of a level, of 256
+    width = 2.0 ** (8 - (4 - (4 * amount.abs()).floor()))  # of a step, in levels of 256
     return ((x * 255).round() / width).floor() * width / 255
 
 
@@ -86,7 +89,7 @@ def _sharpness(x: Tensor, amount: Tensor, _: Tensor) -> Tensor:
 
 
 def _affine(x: Tensor, rows: list[list[Tensor | float]], mean: Tensor) -> Tensor:
-    """What is at the place that a matrix [2, 3], in px from the center, gives for each pixel."""
+    """Sample images at the positions that a matrix [2, 3], in px from the center, gives for each pixel."""
     height, width = x.shape[-2:]
     parts = [torch.as_tensor(value).to(x).expand(len(x), 1, 1, 1).flatten() for row in rows for value in row]
     theta = torch.stack(parts, 1).view(-1, 2, 3)

@@ -1,8 +1,8 @@
-"""Crops and blurs with parameters of their own for every image of a batch.
+"""Crops and blurs with parameters for each image of a batch.
 
-Both are separable: every row of the result is a weighted sum of a few rows, its taps, and so is every column. On a CPU
-these sums are taken as they are, by the kernel that averages embeddings. On a GPU, and for images so small that a
-matrix is mostly taps, they are two batched products with matrices.
+Both are separable: each row of the result is a weighted sum of a few rows, its taps, and so is each column. On a CPU,
+the embedding-bag kernel computes these sums. On a GPU, and for small images, whose matrices are mostly taps, they are
+two batched matrix products.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor
 
 Edge = Literal["reflect", "replicate"]
 
-_LARGEST_DENSE_PX = 80  # where both cost the same
-_REACH_SIGMAS = 5.5  # beyond it a Gaussian holds 4e-8, less than float32 resolves
+_LARGEST_DENSE_PX = 80  # up to here matrices are at least as fast
+_REACH_SIGMAS = 5.5  # a Gaussian has 4e-8 of its mass beyond, less than float32 resolves
 
 
 def resized_crop(images: Tensor, boxes: np.ndarray, flip: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """Cut one box out of every image, resize it and mirror it where asked: as `resized_crop` of torchvision on floats
-    with bicubic interpolation (a = -0.5) and `antialias=True`, which is also Pillow's filter, then clamp.
+    """Return a resized, optionally flipped crop of each image: float32 [B, C, *size] in [0, 1].
 
-    images: uint8 [B, C, H, W]; boxes: int64 [B, 4] of top, left, height, width; flip: bool [B].
-    Returns float32 [B, C, *size] in [0, 1].
+    images: uint8 [B, C, H, W]; boxes: int64 [B, 4] of top, left, height, width; flip: bool [B]. Values are those of
+    torchvision's `resized_crop` on floats with bicubic interpolation (a = -0.5) and `antialias=True`, which is also
+    Pillow's filter, then clamped.
     """
     num_rows, num_columns = images.shape[-2:]
     (top, left, height, width), mirrored = _move(boxes.T, images), _move(flip, images)
@@ -45,7 +45,7 @@ def resized_crop(images: Tensor, boxes: np.ndarray, flip: np.ndarray, size: tupl
 
 
 def shrunk(images: Tensor, *, part: float) -> Tensor:
-    """uint8 images [B, C, H, W] at `part` of their sides and back, in whole levels each time, as Pillow's are."""
+    """Return uint8 images [B, C, H, W] resized to `part` of their sides and back, rounded each time as in Pillow."""
     height, width = images.shape[-2:]
     for size in ((max(1, round(height * part)), max(1, round(width * part))), (height, width)):
         resized = F.interpolate(images.float(), size, mode="bicubic", antialias=True)
@@ -54,10 +54,10 @@ def shrunk(images: Tensor, *, part: float) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigma: np.ndarray, *, radius: int, edge: Edge = "reflect") -> Tensor:
-    """Blur every image by its own sigma with a kernel of `2 * radius + 1` px that sums to one.
+    """Blur each image by its own sigma with a kernel of `2 * radius + 1` px that sums to 1: float [B, C, H, W].
 
-    With edges continued by reflection it is torchvision's `gaussian_blur`; Pillow replicates the outermost pixels.
-    images: float [B, C, H, W]; sigma: float [B] in px, above 0. Returns float [B, C, H, W].
+    images: float [B, C, H, W]; sigma: float [B] in px, above 0. Edge "reflect" gives torchvision's
+    `gaussian_blur`; Pillow uses "replicate".
     """
     offset = torch.arange(-radius, radius + 1, device=images.device)
     kernels = torch.softmax(-(offset**2) / (2 * _move(sigma, images).float()[:, None] ** 2), dim=1)
@@ -78,10 +78,10 @@ def _move(array: np.ndarray, like: Tensor) -> Tensor:
 
 
 def _resize_taps(length: Tensor, flip: Tensor | None, out: int, size: int) -> tuple[Tensor, Tensor]:
-    """The pixels from which `out` pixels are made that resize ranges of `length` <= size: int64 and float [B, out, K].
+    """Return the taps and weights that resize ranges of `length` <= size to `out` pixels: int64 and float [B, out, K].
 
-    The kernel widens with the range when it shrinks (antialiasing), is cut at the range's ends and renormalized.
-    An output's center is kept as whole pixels and a rest, so that float32 is exact enough for any size of image.
+    The kernel widens when the range shrinks (antialiasing), is cut at the ends of the range and renormalized. The
+    center of an output pixel is split into whole pixels and a rest, so float32 is precise enough for any image size.
     """
     position = torch.arange(1, 2 * out, 2, device=length.device).expand(len(length), out)
     if flip is not None:
@@ -90,7 +90,9 @@ def _resize_taps(length: Tensor, flip: Tensor | None, out: int, size: int) -> tu
     rest = (position * length[:, None] - pixel * (2 * out)).float().div_(2 * out)
     stretch = (length / out).clamp_(min=1)[:, None]
     first = torch.floor(rest - 2 * stretch + 0.5)
-    num_taps = 2 * math.ceil(2 * max(1.0, size / out)) + 1  # enough for any range, so that no sum depends on the others
+    num_taps = (
+        2 * math.ceil(2 * max(1.0, size / out)) + 1
+    )  # enough for any range, so that no sum depends on other images
     taps = first + torch.arange(num_taps, device=length.device)[:, None, None]  # [K, B, out]: long inner loops
     weights = _cubic((taps + (0.5 - rest)).div_(stretch).abs_())
     taps += pixel
@@ -102,7 +104,7 @@ def _resize_taps(length: Tensor, flip: Tensor | None, out: int, size: int) -> tu
 
 
 def _cubic(distance: Tensor) -> Tensor:
-    """Keys' cubic kernel with a = -0.5 of distance >= 0: zero at 1 and from 2 on. Two clamps spare it all masks."""
+    """Return Keys' cubic kernel with a = -0.5 for distance >= 0; it is 0 at 1 and from 2 on. Clamps replace masks."""
     near, far = distance.clamp(max=1), distance.sub(1).clamp_(0, 1)
     inner = (1.5 * near).sub_(2.5).mul_(near).mul_(near).add_(1)
     return inner.addcmul_((1 - far).square_(), far, value=-0.5)
@@ -120,14 +122,14 @@ def _blur_one_by_one(images: Tensor, kernels: Tensor, radii: np.ndarray, edge: E
 
 
 def _blur_matrices(kernels: Tensor, size: int, edge: Edge) -> Tensor:
-    """[B, K] kernels as maps of `size` pixels to themselves: [B, size, size]."""
+    """Return kernels [B, K] as matrices [B, size, size]."""
     sources = _blur_sources(size, kernels.shape[1], edge, kernels.device)
-    shifts = sources.T[:, :, None] == torch.arange(size, device=kernels.device)  # [K, size, size]: one for every tap
+    shifts = sources.T[:, :, None] == torch.arange(size, device=kernels.device)  # [K, size, size], one for each tap
     return (kernels @ shifts.flatten(1).float()).view(-1, size, size)
 
 
 def _blur_sources(size: int, num_taps: int, edge: Edge, device: torch.device) -> Tensor:
-    """The pixels around each of `size` pixels: int64 [size, K]."""
+    """Return the pixels around each of `size` pixels: int64 [size, K]."""
     around = torch.arange(num_taps, device=device) - num_taps // 2
     source = torch.arange(size, device=device)[:, None] + around
     if edge == "reflect":
@@ -137,22 +139,22 @@ def _blur_sources(size: int, num_taps: int, edge: Edge, device: torch.device) ->
 
 
 def _sum_taps(planes: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of K rows of each plane [C, H, W] -> [C, h, W]; taps: int64 [h, K], weights: [h, K] or [K]."""
+    """Return weighted sums [C, h, W] of K rows of each plane [C, H, W]; taps: int64 [h, K], weights: [h, K] or [K]."""
     num, height, width = planes.shape
-    bags = taps + torch.arange(0, num * height, height)[:, None, None]  # [C, h, K]: rows of all planes on end
+    bags = taps + torch.arange(0, num * height, height)[:, None, None]  # [C, h, K]: rows of all planes, concatenated
     weights = weights.expand_as(bags).flatten(0, 1)
     sums = F.embedding_bag(bags.flatten(0, 1), planes.reshape(-1, width), per_sample_weights=weights, mode="sum")
     return sums.view(num, -1, width)
 
 
 def _matrices(taps: Tensor, weights: Tensor, size: int) -> Tensor:
-    """Taps and weights [B, out, K] as maps of `size` pixels: [B, out, size]."""
+    """Return taps and weights [B, out, K] as matrices [B, out, size]."""
     dense = torch.zeros(*taps.shape[:2], size, device=taps.device)
     return dense.scatter_add_(2, taps, weights)
 
 
 def _product(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """rows [B, h, H] @ images [B, C, H, W] @ columns [B, w, W] transposed -> [B, C, h, w]."""
+    """Return rows [B, h, H] @ images [B, C, H, W] @ transposed columns [B, w, W]: [B, C, h, w]."""
     batch, channels, num_rows, num_columns = images.shape
     wide = torch.bmm(images.reshape(batch, channels * num_rows, num_columns), columns.transpose(1, 2))
     return rows[:, None] @ wide.view(batch, channels, num_rows, -1)

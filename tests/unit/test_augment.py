@@ -274,13 +274,13 @@ def test_values_of_a_recipe_are_changed_in_all_views_but_the_crop_of_local_ones(
     [
         ("flp", "0", "did you mean 'flip'"),
         ("size", "32", "size"),
-        ("flip", "2", "flip is from 0 to 1, not 2"),
-        ("flip", "nan", "flip is from 0 to 1, not nan"),
+        ("flip", "2", "flip must be from 0 to 1, not 2"),
+        ("flip", "nan", "flip must be from 0 to 1, not nan"),
         ("flip", "often", "often"),
-        ("crop", "0.5", "crop is a range LOW,HIGH"),
-        ("crop", "1,0.5", "crop is a range LOW,HIGH"),
-        ("crop", "0,1", "crop is from 0.0001 to 1"),
-        ("hue", "0.6", "hue is from 0 to 0.5"),
+        ("crop", "0.5", "crop must be a range LOW,HIGH"),
+        ("crop", "1,0.5", "crop must be a range LOW,HIGH"),
+        ("crop", "0,1", "crop must be from 0.0001 to 1"),
+        ("hue", "0.6", "hue must be from 0 to 0.5"),
     ],
 )
 def test_impossible_values_of_a_recipe_are_refused(name, text, message):

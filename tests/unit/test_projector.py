@@ -66,7 +66,7 @@ def test_values_of_a_projector_without_affine_norm_at_its_end() -> None:
         ({"norm": "group"}, "unknown projector norm 'group'"),
         ({"last_norm": "afine"}, "did you mean 'affine'"),
         ({"activation": "swish"}, "unknown projector activation"),
-        ({"layers": 0}, "1 layer or more"),
+        ({"layers": 0}, "at least 1 layer"),
     ],
 )
 def test_refusals(fields: dict[str, Any], message: str) -> None:

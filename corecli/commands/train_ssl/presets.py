@@ -1,9 +1,9 @@
-"""The presets of `train-ssl`: published recipes, each value with its source.
+"""The presets of `train-ssl`: published settings, each value with its source.
 
-A name is METHOD-SOURCE: `cifar` is solo-learn's for a ResNet-18 on CIFAR unless CORE has one, `core` CORE's, `imagenet`
-the method's own or solo-learn's, `genssl` and `mixdiff` those papers', which also pair real and synthetic images,
-`paper` and `reference` SynCLR's text and its released code.
-Learning rates are what reaches the optimizer, base x batch / 256 where the source scales them so.
+A name is METHOD-SOURCE. The sources are: `cifar`, CORE if it has the method, else solo-learn for a ResNet-18 on CIFAR;
+`core`, CORE; `imagenet`, the method's paper or solo-learn; `genssl` and `mixdiff`, these papers, which pair real and
+synthetic images; `paper` and `reference`, the text of SynCLR and its released code. Learning rates are those that the
+optimizer uses: base x batch / 256 where the source scales them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from corecli.base.config import Preset
 
 Values = dict[str, Any]
 
-# LARS as solo-learn runs it on CIFAR, and as BYOL's and Barlow Twins' authors do on ImageNet, without LARC's cap.
+# LARS as in solo-learn on CIFAR, and as in the code of BYOL and Barlow Twins on ImageNet, without LARC's limit.
 _LARC: Values = {"optimizer": "lars", "lars_eta": 0.02, "lars_clip": True}
 _LARS: Values = {"optimizer": "lars", "lars_eta": 0.001, "lars_clip": False}
 _WARM: Values = {"warmup": "10ep"}  # solo-learn; GenSSL, Table 6
 
-# CORE Table 9, column CF-10/100. Its temperature, 0.2, is simclr's default, so that the preset serves other methods
-# too; LARS's eta and clip, which it does not state, and the warm-up are those of solo-learn's CIFAR recipe.
+# CORE Table 9, column CF-10/100. Its temperature, 0.2, is simclr's default and left out here, so that the preset fits
+# other methods. CORE does not state eta and clip of LARS, nor the warm-up; they are solo-learn's for CIFAR.
 _SIMCLR_CIFAR: Values = {
     **_LARC,
     **_WARM,
@@ -101,7 +101,7 @@ _MOCOV3_IMAGENET: Values = {  # MoCo v3's code, ResNet-50, 100 epochs: 0.6 x 409
     "batch_size": 4096,
     "steps": "100ep",
     "augment": ("mocov3",),
-    "set": ("temperature=1.0",),  # the code's default, which its ResNet recipe does not change
+    "set": ("temperature=1.0",),  # the code's default, which its ResNet commands keep
 }
 _MOCOV3_VIT: Values = {  # MoCo v3's code, ViT-S, 300 epochs: 1.5e-4 x 4096 / 256
     "method": "mocov3",
@@ -113,9 +113,9 @@ _MOCOV3_VIT: Values = {  # MoCo v3's code, ViT-S, 300 epochs: 1.5e-4 x 4096 / 25
     "steps": "300ep",
     "warmup": "40ep",
     "augment": ("mocov3",),
-    "set": ("temperature=0.2",),  # and the patch embedding frozen, by default
+    "set": ("temperature=0.2",),  # and the frozen patch embedding, by default
 }
-_BYOL_IMAGENET: Values = {  # solo-learn: 0.45 x 2048 / 256, the batch accumulated from 2 x 64
+_BYOL_IMAGENET: Values = {  # solo-learn: 0.45 x 2048 / 256; it accumulates batches of 2 x 64
     **_RESNET50,
     **_LARS,
     "method": "byol",
@@ -136,7 +136,7 @@ _SIMSIAM_IMAGENET: Values = {  # SimSiam, section 4: 0.05 x 512 / 256, no warm-u
     "warmup": "0",
     "augment": ("moco",),
 }
-_BARLOW_IMAGENET: Values = {  # solo-learn: projector of 4096 three times, loss x 0.048, 0.8 x 256 / 256
+_BARLOW_IMAGENET: Values = {  # solo-learn: three layers of 4096, loss x 0.048, 0.8 x 256 / 256
     **_RESNET50,
     **_LARS,
     "method": "barlow-twins",
@@ -156,7 +156,7 @@ _DINO_IMAGENET: Values = {  # DINO's code, ViT-S/16, 100 epochs: 5e-4 x 1024 / 2
     "lr": 2e-3,
     "weight_decay": 0.04,
     "weight_decay_end": 0.4,
-    "clip_grad": 3.0,  # the code bounds each tensor by itself; here it is the norm of the whole
+    "clip_grad": 3.0,  # the code clips each tensor by itself; here it is the norm of all
     "batch_size": 1024,
     "steps": "100ep",
     "warmup": "10ep",
@@ -166,7 +166,7 @@ _DINO_IMAGENET: Values = {  # DINO's code, ViT-S/16, 100 epochs: 5e-4 x 1024 / 2
     "set": ("prototypes=65536", "momentum_start=0.996"),
 }
 
-# StableRep's code: blr 2e-4 for 512 crops, AdamW (0.9, 0.98), 4 images of each of 2048 captions, as in SynCLR.
+# StableRep's code: blr 2e-4 for 512 crops, AdamW (0.9, 0.98); 4 images for each of 2048 captions, as in SynCLR.
 _STABLEREP: Values = {
     "method": "stablerep",
     "backbone": "vit-base/16",
@@ -179,7 +179,7 @@ _STABLEREP: Values = {
     "views": "1g",
     "augment": ("moco",),
     "augment_set": ("shrink=0.05",),  # the released command
-    "steps": "85000",  # SynCLR, section 4.1, all of Tables 2 to 5
+    "steps": "85000",  # SynCLR, section 4.1, for all of Tables 2 to 5
     "warmup": "8500",
 }
 # SynCLR, section 3.4 and its appendix.
@@ -196,16 +196,16 @@ _SYNCLR: Values = {
     "views": "1g4l",
     "augment": ("synclr",),
     "steps": "85000",
-    "warmup": "8500",  # not stated; in proportion to the 80,000 of the 500,000 steps it would be 13,600
+    "warmup": "8500",  # not stated; in proportion to 80,000 of 500,000 steps it would be 13,600
     "set": ("prototypes=65536",),
 }
 _SYNCLR_L: Values = {"backbone": "vit-large/14", "lr": 1.5e-3, "drop_path": 0.4, "local_px": 98}
-# SynCLR's released command and its defaults, where they differ.
+# Where SynCLR's released command and its defaults differ from the paper.
 _SYNCLR_REFERENCE: Values = {
     **_SYNCLR,
     "projector_norm": "layer",
     "adam_beta2": 0.98,
-    "lr": 2.4e-3,  # 1.5e-4 x 4096 / 256, half of the images
+    "lr": 2.4e-3,  # 1.5e-4 x 4096 / 256, with 4096 half of the images
     "weight_decay": 0.1,
     "weight_decay_end": None,
     "drop_path": 0.0,
@@ -214,8 +214,8 @@ _SYNCLR_REFERENCE: Values = {
     "augment_set": ("shrink=0",),
     "set": ("temperature=0.1", "prototypes=8192"),
 }
-# Narrow enough for one CPU core, at 32 px; with --backbone vit-micro-moco/2, at 16 px. At this rate the usual
-# initialization is too small for 64 channels: the class token sees its patches only after hundreds of steps.
+# For one CPU core, at 32 px; at 16 px with --backbone vit-micro-moco/2. The usual initialization is too small for 64
+# channels at this learning rate: the class token attends to its patches only after hundreds of steps.
 _SYNCLR_MICRO: Values = {
     "method": "synclr",
     "backbone": "vit-micro-moco/4",
@@ -232,7 +232,7 @@ _SYNCLR_MICRO: Values = {
     "augment": ("synclr",),
     "steps": "1000",
     "set": (
-        "momentum_start=0.9",  # of so few steps, 0.994 would remember the first
+        "momentum_start=0.9",  # with so few steps, 0.994 would keep the first weights
         "prototypes=512",
         "predictor_hidden=512",
         "patch_hidden=256",
@@ -265,20 +265,15 @@ PRESETS: dict[str, Preset] = {
     "dino-cifar": _DINO_CIFAR,
     "dino-imagenet": _DINO_IMAGENET,
     "supcon-cifar": _SUPCON_CIFAR,
-    # G2R: the same training on the mixture with the milder augmentation of CORE Table 12; `inflate` sets its N = 2.
+    # G2R: the same training on the mixture, with the weak augmentation of CORE Table 12; `inflate` sets N = 2.
     "core-cifar": {**_SIMCLR_CIFAR, "augment": ("weak",)},
     "core-tiny-imagenet": {**_SIMCLR_TINY_IMAGENET, "augment": ("weak",)},
     "core-imagenet": {**_SIMCLR_IMAGENET, "augment": ("weak",)},  # with N = 1
     "moco-core": {**_MOCO_CIFAR, "steps": "100000", "augment": ("weak",)},
     "byol-core": {**_BYOL_CIFAR, "steps": "100000", "augment": ("byol-weak",)},  # its asymmetric variant
     "barlow-twins-core": {**_BARLOW_CIFAR, "steps": "100000", "augment": ("weak",)},
-    # GenSSL, Tables 6 and 7; where it follows solo-learn's defaults, those.
-    "simclr-genssl": {
-        **_SIMCLR_IMAGENET,
-        **_GENSSL,
-        "batch_size": 1024,
-        "lr": 1.2,
-    },
+    # GenSSL, Tables 6 and 7, else solo-learn's defaults, which it follows.
+    "simclr-genssl": {**_SIMCLR_IMAGENET, **_GENSSL, "batch_size": 1024, "lr": 1.2},
     "moco-genssl": {
         **_MOCO_IMAGENET,
         **_WARM,
@@ -288,7 +283,7 @@ PRESETS: dict[str, Preset] = {
         "projector_dim": 256,
         "set": ("queue_size=65536",),
     },
-    # 0.2 x 16384 / 256: the released configuration accumulates 16 batches of 4 x 256, which the table leaves out.
+    # 0.2 x 16384 / 256: the released configuration accumulates 16 batches of 4 x 256, which the table does not state.
     "byol-genssl": {**_BYOL_IMAGENET, **_GENSSL, "batch_size": 16384, "lr": 12.8, "weight_decay": 1.5e-6},
     "simsiam-genssl": {
         **_SIMSIAM_IMAGENET,
@@ -302,7 +297,7 @@ PRESETS: dict[str, Preset] = {
         "augment": ("byol",),
     },
     "barlow-twins-genssl": {**_BARLOW_IMAGENET, **_GENSSL},
-    # MixDiff, section 4 and its released configurations; simclr and barlow-twins otherwise as on ImageNet.
+    # MixDiff, section 4 and its released configurations; simclr and barlow-twins are otherwise as on ImageNet.
     "simclr-mixdiff": {**_SIMCLR_IMAGENET, **_MIXDIFF},
     "barlow-twins-mixdiff": {**_BARLOW_IMAGENET, **_MIXDIFF},
     "dino-mixdiff": {
@@ -323,22 +318,19 @@ PRESETS: dict[str, Preset] = {
     "synclr-reference": _SYNCLR_REFERENCE,
     "synclr-reference-vit-l": {**_SYNCLR_REFERENCE, **_SYNCLR_L, "lr": 2.4e-3, "drop_path": 0.0},
     "synclr-micro": _SYNCLR_MICRO,
-    # Table 4 from stablerep-paper to synclr-paper.
+    # SynCLR, Table 4: the steps from stablerep-paper to synclr-paper.
     "synclr-ema": {**_SYNCLR, "views": "1g", "set": ("ibot=0",)},
     "synclr-ema-ibot": {**_SYNCLR, "views": "1g"},
     "synclr-ema-crops": {**_SYNCLR, "set": ("ibot=0",)},
-    # Table 5: SimCLR. Its SynCLR, without teacher, patch loss and local crops, is stablerep-paper.
-    "stablerep-image": {
-        **_STABLEREP,
-        "images_per_group": 1,
-        "views": "2g",
-        "batch_size": 4096,
-        "set": ("label_by=image",),
-    },
-    # Table 5: cross-entropy; the paper does not state its values of AugReg.
+    # SynCLR, Table 5: SimCLR. That table's SynCLR, without teacher, patch loss and local views, is stablerep-paper.
+    "stablerep-image": {**_STABLEREP, **_IMAGE_LABELS},
+    # SynCLR, Table 5: cross-entropy; the paper does not state its values of AugReg.
     "stablerep-supervised": {**_STABLEREP, "method": "supervised", "images_per_group": 1},
-    "stablerep-class": {**_STABLEREP, "set": ("label_by=class",)},  # the same granularity by the loss of the others
-    # Reads 8- to 32-px images in a minute of one CPU core.
+    "stablerep-class": {
+        **_STABLEREP,
+        "set": ("label_by=class",),
+    },  # the labels of stablerep-supervised in the loss of the others
+    # Trains on images of 8 to 32 px in a minute of one CPU core.
     "tiny": {
         "method": "simclr",
         "backbone": "resnet10-tiny",
