@@ -43,7 +43,7 @@ class ExactSyncBatchNorm(_BatchNorm):
         """Accept any number of dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize [B, C, ...] with the statistics of the global batch in training mode, else with the running ones."""
+        """Normalize [B, C, ...] with the statistics of the global batch in training, else with the running ones."""
         if not self.training:
             return super().forward(input)
         x = input
