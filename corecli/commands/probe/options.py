@@ -78,6 +78,7 @@ _NEEDS = {
     "images": "Reads image sets.",
     "masks": "Reads image sets with masks.",
 }
+_NO_DEFAULT = ("", "None", "False")
 
 
 def _text(value: Any) -> str:
@@ -93,7 +94,7 @@ def _modes_with(name: str) -> str:
         return "default " + ", ".join(f"{mode} {default}" for mode, default in defaults.items())
     default = next(iter(defaults.values()), "")
     modes = f"mode{'s' if len(defaults) > 1 else ''} {', '.join(defaults)}"
-    return modes if default in ("", "None", "False") else f"{modes}; default {default}"
+    return modes if default in _NO_DEFAULT else f"{modes}; default {default}"
 
 
 def _mode_option(default: Any = None, **described: Any) -> Any:
@@ -235,9 +236,9 @@ def tables() -> dict[str, tuple[tuple[str, str], ...]]:
 
 
 def _described(mode: dict[str, Any]) -> str:
-    shown = ((name, value) for name, value in mode["Options"].items() if value not in (None, (), False))
-    options = ", ".join(f"{_spelled(name)} {_text(value)}" for name, value in shown)
-    return f"{mode['title']} {_NEEDS[mode['NEEDS']]} Defaults: {options}." if options else mode["title"]
+    texts = {name: _text(value) for name, value in mode["Options"].items()}
+    options = ", ".join(f"{_spelled(name)} {text}" for name, text in texts.items() if text not in _NO_DEFAULT)
+    return f"{mode['title']} {_NEEDS[mode['NEEDS']]} {f'Defaults: {options}.' if options else ''}".strip()
 
 
 def _spelled(name: str) -> str:

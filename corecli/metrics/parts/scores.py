@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from corecli.metrics.parts.fitting import ROWS_PER_BLOCK
@@ -93,6 +92,8 @@ def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % Student t interval of the mean of independent values; None for fewer than two."""
     if len(values) < 2:
         return None
+    from scipy.special import stdtrit  # 0.3 s that only the scores need
+
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
     margin = float(stdtrit(len(values) - 1, 0.975)) * error
     return mean - margin, mean + margin
@@ -100,6 +101,8 @@ def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 def wilson_interval(share: float, num: int) -> tuple[float, float]:
     """The 95 % interval of a binomial share seen in `num` trials (Wilson 1927); sound also near 0 and 1."""
+    from scipy.special import ndtri
+
     z2 = float(ndtri(0.975)) ** 2
     center = (share + z2 / (2 * num)) / (1 + z2 / num)
     margin = math.sqrt(z2 * (share * (1 - share) / num + z2 / (4 * num**2))) / (1 + z2 / num)
