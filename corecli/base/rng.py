@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -19,6 +18,8 @@ def derive(seed: int, *path: str | int) -> int:
 
 def numpy_generator(seed: int, *path: str | int) -> np.random.Generator:
     """A counter-based NumPy generator for (seed, path)."""
+    import numpy as np
+
     return np.random.Generator(np.random.Philox(derive(seed, *path)))
 
 

@@ -1,4 +1,4 @@
-"""A feature space to measure in: the FID Inception network, or any encoder, by file."""
+"""The network whose features `fid` compares: the FID Inception network or any encoder, loaded from a file."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from corecli.nets.inception import DIMS
 from corecli.nets.weights.inception import PUBLIC_FILES, load_inception
 
 Found = dict[str, Tensor]
-_CPU_BATCH = 16  # the activations of more Inception images leave the processor's caches, which costs a seventh
+_CPU_BATCH = 16  # larger batches of Inception do not fit the CPU caches and are a seventh slower
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extractor:
-    """uint8 images [B, 3, H, W] -> `features` float32 [B, D]; of the FID network also `logits` and `spatial`.
+    """A function from uint8 images [B, 3, H, W] to `features` float32 [B, D]; Inception also gives logits and spatial.
 
-    metric: `fid` in the space of the FID network, else `fd[NAME]`, which must not be called FID.
-    space: network, layer and resize; fingerprint: the hash of the weights; preprocessing: all that happens to images
-    before them, as text. dims: the width of each tensor found.
+    metric: name of a Frechet distance in this space: `fid` for the FID network, else `fd[NAME]`; space: network, layer
+    and resize; fingerprint: hash of the weights; preprocessing: description of the preprocessing; dims: width of each
+    tensor that `extract` returns.
     """
 
     metric: str
@@ -38,21 +38,21 @@ class Extractor:
 
 
 def load_extractor(spec: str, *, layer: Layer, resize: str, device: torch.device) -> Extractor:
-    """The network a user named: Inception weights by content, else an encoder as `load_encoder` takes it.
+    """Load FID Inception weights, recognized by content, or an encoder as in `load_encoder`.
 
-    Errors: UnavailableError naming the public file when there is none, DataError.
+    Errors: UnavailableError if the file does not exist, naming the public weights; DataError; UsageError.
     """
     path = Path(spec)
     if not spec.startswith("timm:"):
         if not path.exists():
-            hint = f"FID needs {PUBLIC_FILES[0]}, fetched once; any encoder file serves for an fd"
-            raise UnavailableError("no such extractor", where=spec, hint=hint)
+            hint = f"download {PUBLIC_FILES[0]} for FID, or use any encoder"
+            raise UnavailableError("extractor not found", where=spec, hint=hint)
         if _looks_like_inception(path):
             if layer != "backbone":
                 raise UsageError("Inception has no projector", where=spec, hint="drop --layer")
             return _inception(path, resize, device)
     if resize != "tf1":
-        hint = "an encoder resizes as its own preprocessing says"
+        hint = "drop it; an encoder uses its own preprocessing"
         raise UsageError("--resize is for Inception weights", where=spec, hint=hint)
     encoder = load_encoder(spec).to(device).eval()
     dim = encoder.num_features if layer == "backbone" else encoder.projector_dim

@@ -1,7 +1,7 @@
-"""The Inception-v3 network of the Frechet Inception distance: 1008 classes, the graph of the 2015 TensorFlow release.
+"""The Inception-v3 network of the Frechet Inception distance: the graph of the 2015 TensorFlow release, 1008 classes.
 
-It differs from torchvision's network of the same shape: average pooling does not count the padding, the last block
-pools by maximum, and there is no auxiliary head. Parameter names are torchvision's, as the public files have them.
+It differs from torchvision's Inception-v3: average pooling ignores the padding, the last block uses max pooling, and
+there is no auxiliary head. Parameter names are those of torchvision and of the public weight files.
 Architecture: Szegedy et al. 2016, Table 1 and Fig. 5 to 7.
 """
 
@@ -24,7 +24,7 @@ _SPATIAL_CHANNELS = 7
 
 
 class Conv(NamedTuple):
-    """A convolution with BatchNorm and ReLU: its name, output channels, kernel (height, width) and stride."""
+    """A convolution with BatchNorm and ReLU: name, output channels, kernel (height, width) and stride."""
 
     name: str
     channels: int
@@ -32,12 +32,12 @@ class Conv(NamedTuple):
     stride: int = 1
 
 
-Step = Conv | tuple[Conv, Conv]  # a pair reads the same input and is concatenated
+Step = Conv | tuple[Conv, Conv]  # the two of a pair read the same input and are concatenated
 Pool = Callable[[Tensor], Tensor]
 
 
 class Branch(NamedTuple):
-    """A chain of convolutions, after a pooling where there is one."""
+    """A chain of convolutions after an optional pooling."""
 
     steps: tuple[Step, ...]
     pool: Pool | None = None
@@ -56,7 +56,7 @@ def _shrink(x: Tensor) -> Tensor:
 
 
 def _chain(name: str, *steps: tuple[int, tuple[int, int]], stride: int = 1) -> Branch:
-    """Convolutions `name_1`, `name_2`, ... of (channels, kernel); `stride` belongs to the last."""
+    """Return convolutions `name_1`, `name_2`, ... with (channels, kernel); `stride` is that of the last one."""
     convs = [Conv(f"{name}_{i}", *step) for i, step in enumerate(steps, start=1)]
     return Branch((*convs[:-1], convs[-1]._replace(stride=stride)))
 
@@ -131,9 +131,9 @@ STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Con
 
 
 class FidInception(nn.Module):
-    """The network; `features` takes uint8 images, `forward` its own normalized input.
+    """The FID Inception network; `features` takes uint8 images, `forward` resized and normalized ones.
 
-    fingerprint: hash of the weights loaded, equal for equal weights in any file layout; None for random ones.
+    fingerprint: hash of the loaded weights, independent of the file layout; None for random weights.
     """
 
     def __init__(self) -> None:
@@ -151,19 +151,20 @@ class FidInception(nn.Module):
 
     @torch.no_grad()
     def features(self, images: Tensor, resize: str = "tf1") -> dict[str, Tensor]:
-        """Features of uint8 images [B, 3, H, W] after the named resize (see nets.resize), as `forward` gives them.
+        """Return the output of `forward` for uint8 images [B, 3, H, W] after a resize from `nets.resize`.
 
-        Always in plain float32: TF32 and bfloat16 move a Frechet distance by per cents. Errors: UsageError, DataError.
+        The network runs in float32, because TF32 and bfloat16 change a Frechet distance by several percent.
+        Errors: UsageError, DataError.
         """
         device = self.fc.weight.device
         with torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return self(to_inception_input(images.to(device), resize))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """x: float [B, 3, 299, 299] in -1..1. Returns
+        """Return the features of x, float [B, 3, 299, 299] in -1..1.
 
-        pool [B, 2048], logits [B, 1008] without bias (for the Inception score) and spatial [B, 2023]: 17 x 17 x 7 in
-        TensorFlow's order (for sFID).
+        They are pool [B, 2048]; logits [B, 1008] without bias, for the Inception score; and spatial [B, 2023], which is
+        17 x 17 x 7 in TensorFlow's order, for sFID.
         """
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = _shrink(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(_shrink(x))))
@@ -177,7 +178,7 @@ class FidInception(nn.Module):
         return found
 
     def fold(self) -> FidInception:
-        """Multiply every BatchNorm into its convolution, in place: the same features to 1e-6, a quarter faster."""
+        """Merge each BatchNorm into its convolution, in place: features are equal to 1e-6, speed rises by a quarter."""
         for module in self.modules():
             if isinstance(module, ConvBlock):
                 module.fold()
@@ -185,7 +186,7 @@ class FidInception(nn.Module):
 
 
 class MixedBlock(nn.Module):
-    """Branches that read the same input and are concatenated by channel."""
+    """Branches that read the same input; their outputs are concatenated along channels."""
 
     def __init__(self, channels: int, branches: tuple[Branch, ...]) -> None:
         super().__init__()
@@ -201,7 +202,7 @@ class MixedBlock(nn.Module):
                 width = sum(conv.channels for conv in convs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, sum of the branches' channels, H', W']."""
+        """Return [B, total channels of the branches, H', W'] for x [B, C, H, W]."""
         return torch.cat([self._run(branch, x) for branch in self._branches], dim=1)
 
     def _run(self, branch: Branch, x: Tensor) -> Tensor:
@@ -225,11 +226,11 @@ class ConvBlock(nn.Module):
         self.bn = nn.BatchNorm2d(outputs, eps=_BN_EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, outputs, H', W']."""
+        """Return [B, outputs, H', W'] for x [B, inputs, H, W]."""
         return F.relu(self.bn(self.conv(x)), inplace=True)
 
     def fold(self) -> None:
-        """Replace BatchNorm by a scale of the kernel and a bias."""
+        """Replace BatchNorm by a scaled kernel and a bias."""
         bn = self.bn
         if not isinstance(bn, nn.BatchNorm2d):
             return

@@ -1,6 +1,6 @@
-"""The ways published tools bring images to Inception's 299 pixels and to its range; scores differ by protocol.
+"""Resize protocols of published tools, from images to the 299 pixels and the value range of Inception.
 
-The same images under two protocols are a measurable Frechet distance apart, so the name is part of every result.
+The same images under two protocols have a Frechet distance above 0, so each result names its protocol.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch import Tensor
 from corecli.base.errors import DataError, UsageError, unknown_name
 
 SIZE_PX = 299
-_MIN_PX = 75  # below, the network's last pooling has nothing left
+_MIN_PX = 75  # for fewer, the output of the last pooling is empty
 
 
 def to_inception_input(images: Tensor, resize: str = "tf1") -> Tensor:
-    """Images uint8 [B, 3, H, W] as float32 [B, 3, 299, 299] in about -1..1, by the protocol `resize`.
+    """Resize images uint8 [B, 3, H, W] to float32 [B, 3, 299, 299] in about -1..1, with the protocol `resize`.
 
-    tf1: bilinear with TensorFlow 1's corner phase (the original FID, ADM, EDM, torch-fidelity); torch: bilinear with
-    half-pixel phase and 2x - 1 (pytorch-fid); clean: antialiased bicubic (clean-fid); none: the images as they are.
-    Errors: UsageError for an unknown protocol, or for none with images under 75 px; DataError unless uint8 RGB.
+    tf1: bilinear with TensorFlow 1's corner alignment (original FID, ADM, EDM, torch-fidelity); torch: bilinear with
+    half-pixel alignment and 2x - 1 (pytorch-fid); clean: antialiased bicubic (clean-fid); none: no resize.
+    Errors: UsageError for an unknown protocol, or for `none` with images under 75 px; DataError unless uint8 RGB.
     """
     if resize not in RESIZES:
         raise unknown_name("resize", resize, RESIZES)
@@ -38,11 +38,11 @@ def _tf1(x: Tensor) -> Tensor:
 
 
 def _between(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
-    return low + (high - low) * share  # not torch.lerp, which rounds otherwise than TensorFlow
+    return low + (high - low) * share  # torch.lerp would round differently from TensorFlow
 
 
 def _tf1_weights(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For every output pixel j: its two neighbors and the share of the second; the source is at j * size / 299."""
+    """Return for each output pixel j its two source pixels and the weight of the second, for source j * size / 299."""
     source = torch.arange(SIZE_PX, dtype=torch.float32, device=device) * torch.tensor(size / SIZE_PX)
     low = source.long()
     return low, (low + 1).clamp(max=size - 1), source - low
@@ -59,8 +59,8 @@ def _clean(x: Tensor) -> Tensor:
 
 def _none(x: Tensor) -> Tensor:
     if min(x.shape[-2:]) < _MIN_PX:
-        hint = f"at least {_MIN_PX} px, or choose another resize"
-        raise UsageError(f"images of {x.shape[-1]}x{x.shape[-2]} px are too small for resize none", hint=hint)
+        hint = f"use at least {_MIN_PX} px or another --resize"
+        raise UsageError(f"images of {x.shape[-1]}x{x.shape[-2]} px are too small for --resize none", hint=hint)
     return _center(x)
 
 

@@ -561,7 +561,7 @@ def test_a_gpu_that_is_not_there(run: Run, tiny: Path) -> None:
 
 def test_weights_that_are_not_there(run: Run, tiny: Path) -> None:
     line = "fid --reference digits:8 --samples $tiny/syn --extractor inception.pth"
-    check(run, line, 69, "inception.pth: no such extractor", "pt_inception-2015-12-05-6726825d.pth", tiny=tiny)
+    check(run, line, 69, "inception.pth: extractor not found", "pt_inception-2015-12-05-6726825d.pth", tiny=tiny)
 
 
 @pytest.mark.slow

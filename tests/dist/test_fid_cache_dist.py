@@ -27,8 +27,8 @@ def measured(world: World, images: Path, cache: Path | None, batch_size: int) ->
 
     names: Any = {"metric": "fd", "space": "first pixels", "fingerprint": "f", "preprocessing": ""}
     extractor = Extractor(**names, dims={"features": 5, "logits": 3}, extract=extract)
-    told: Any = {"batch_size": batch_size, "workers": 0, "label": "", "quiet": True}
-    found, notes = measure_images(open_set(images), extractor, world, names=("features", "logits"), cache=cache, **told)
+    options: Any = {"batch_size": batch_size, "workers": 0, "label": "", "quiet": True}
+    found, notes = measure_images(open_set(images), extractor, world, names=("features", "logits"), cache=cache, **options)
     assert notes == ()
     return found, sum(seen)
 

@@ -90,11 +90,11 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Case:
 def ours(case: Case, *more: str) -> tuple[dict[str, Any], float]:
     """The record of a line, and the seconds it took."""
     line = ["fid", "--reference", case.reference, "--samples", case.samples, "--extractor", case.weights]
-    told = io.StringIO()
+    printed = io.StringIO()
     start = time.perf_counter()
-    with contextlib.redirect_stdout(told):
+    with contextlib.redirect_stdout(printed):
         assert run_line([*map(str, line), *more, "--json", "-q", "--device", "cpu", "--workers", "0"]) == 0
-    return json.loads(told.getvalue()), time.perf_counter() - start
+    return json.loads(printed.getvalue()), time.perf_counter() - start
 
 
 def torch_fidelity(case: Case, num: int, splits: int) -> tuple[dict[str, float], float]:
@@ -144,9 +144,9 @@ def kept(case: Case, side: Path, cache: Path) -> dict[str, np.ndarray]:
     from corecli.nets.extractor import load_extractor
 
     extractor = load_extractor(str(case.weights), layer="backbone", resize="tf1", device=torch.device("cpu"))
-    told: dict[str, Any] = {"batch_size": 64, "workers": 0, "label": "", "quiet": True}
+    options: dict[str, Any] = {"batch_size": 64, "workers": 0, "label": "", "quiet": True}
     names = ("features", "logits", "spatial")
-    found, _ = measure_images(open_set(side), extractor, World(), names=names, cache=cache, **told)
+    found, _ = measure_images(open_set(side), extractor, World(), names=names, cache=cache, **options)
     return {name: tensor.double().numpy() for name, tensor in found.items()}
 
 

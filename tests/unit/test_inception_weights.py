@@ -89,7 +89,7 @@ def test_files_load_by_content(name, weights, canonical, tmp_path):
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules())
 
 
-def test_a_missing_file_names_what_to_fetch(tmp_path):
+def test_a_missing_file_names_the_public_weights(tmp_path):
     with pytest.raises(UnavailableError, match="pt_inception-2015-12-05-6726825d") as caught:
         load_inception(tmp_path / "none.pth")
     assert caught.value.exit_code == 69
@@ -101,17 +101,17 @@ def test_imagenet_weights_are_refused_by_name(aux, weights):
     imagenet = weights | {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}
     if aux:
         imagenet["AuxLogits.fc.bias"] = torch.zeros(1000)
-    with pytest.raises(DataError, match="ImageNet's Inception-v3 of torchvision, not the FID network"):
+    with pytest.raises(DataError, match="torchvision's Inception-v3 for ImageNet, not the FID network"):
         canonical_weights(imagenet)
 
 
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (lambda w: {"weight": torch.zeros(3)}, "0 of its 472"),
-        (lambda w: {n: t for n, t in w.items() if n != "Mixed_7c.branch1x1.bn.bias"}, "471 of its 472"),
-        (lambda w: w | {"fc.weight": torch.zeros(10, 2048)}, "471 of its 472"),
-        (lambda w: w | {"extra": torch.zeros(1)}, "472 of its 472"),
+        (lambda w: {"weight": torch.zeros(3)}, "0 of 472"),
+        (lambda w: {n: t for n, t in w.items() if n != "Mixed_7c.branch1x1.bn.bias"}, "471 of 472"),
+        (lambda w: w | {"fc.weight": torch.zeros(10, 2048)}, "471 of 472"),
+        (lambda w: w | {"extra": torch.zeros(1)}, "472 of 472"),
     ],
     ids=["other", "missing", "shape", "extra"],
 )
@@ -125,7 +125,7 @@ class _Payload:
         return (print, ("run",))
 
 
-def test_pickles_and_torchscript_are_refused_with_a_way_out(tmp_path, capsys):
+def test_pickles_and_torchscript_are_refused_with_a_hint(tmp_path, capsys):
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(_Payload()))
     torch.save({"net": _Payload()}, tmp_path / "code.pt")
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))

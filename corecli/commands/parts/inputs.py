@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from corecli.base import checkpoint
 from corecli.base.config import Common, option
 from corecli.base.errors import CannotCreateError, DataError, UsageError
 from corecli.base.files import missing, sniff
-from corecli.data.imageset import ImageSet, open_set
-from corecli.nets.weights import pipelines
 
 if TYPE_CHECKING:
     from corecli.data.features import FeatureTable
+    from corecli.data.imageset import ImageSet
     from corecli.data.loader import Workers
 
 
@@ -30,6 +28,8 @@ class ReadsImages(Common):
 
 def open_images(spec: str, config: ReadsImages) -> ImageSet:
     """The image set a user named, read as the options say. Errors: MissingInputError, DataError, UsageError."""
+    from corecli.data.imageset import open_set
+
     num_workers(config.workers)
     return open_set(spec, image_size=config.image_size, on_bad=config.on_bad)
 
@@ -51,6 +51,8 @@ def check_batch(data: ImageSet, spec: str, batch_size: int) -> None:
 
 def check_encoder(spec: str) -> None:
     """An encoder's name or file, as far as it shows without torch. Errors: MissingInputError, DataError."""
+    from corecli.base import checkpoint
+
     path = Path(spec)
     if spec.startswith("timm:"):
         return
@@ -62,11 +64,16 @@ def check_encoder(spec: str) -> None:
 
 def check_header(path: Path, kind: str) -> dict[str, Any]:
     """The header of one of our own files of `kind`. Errors: MissingInputError, DataError."""
+    from corecli.base import checkpoint
+
     return checkpoint.require_header(path, kind=kind)
 
 
 def check_generator(path: Path) -> dict[str, Any]:
     """The header of a generator's file, or of its folder in diffusers' layout. Errors: MissingInputError, DataError."""
+    from corecli.base import checkpoint
+    from corecli.nets.weights import pipelines
+
     if pipelines.is_own(path):
         return checkpoint.require_header(path / pipelines.OWN, kind=pipelines.OWN_KIND)["generator"]
     return check_header(path, "generator")

@@ -1,4 +1,4 @@
-"""Nearest neighbors by cosine, by blocked matrix products: memory is one tile, never N x M."""
+"""Nearest neighbors by cosine, from matrix products in tiles: memory is one tile, never N x M."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TILE = 4096
 
 
 def most_similar(queries: Tensor, references: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k references [M, D] of highest cosine to each query [N, D]: (cosines, indices), both [N, k], best first."""
+    """Return (cosines, indices), both [N, k], of the k most similar references [M, D] to each query [N, D]."""
     cosines, indices = [], []
     for query in queries.split(_TILE):
         query = F.normalize(query.float(), dim=1)

@@ -1,4 +1,4 @@
-"""Weights of the FID Inception network, from any of the files people have; recognized by content, never downloaded."""
+"""Load weights of the FID Inception network from common files, recognized by content and never downloaded."""
 
 from __future__ import annotations
 
@@ -22,49 +22,49 @@ _NVIDIA_LEAVES = {
 
 
 def load_inception(path: Path | str) -> FidInception:
-    """The network with weights from a public file, folded and channels-last, on the CPU.
+    """Return the network with weights from a public file, folded and channels-last, on the CPU.
 
-    Accepted by content, as .pth or .safetensors: the torchvision-named state dict that pytorch-fid and torch-fidelity
-    publish, and the state dict (`layers.*`) of NVIDIA's TorchScript file.
-    Errors: UnavailableError when there is no such file, DataError for other content.
+    Supported contents, as .pth or .safetensors: the state dict with torchvision's names from pytorch-fid and
+    torch-fidelity, and the state dict (`layers.*`) of NVIDIA's TorchScript file.
+    Errors: UnavailableError if the file does not exist, DataError for other content.
     """
     try:
         tensors = checkpoint.load_tensors(Path(path))
     except MissingInputError as error:
-        hint = f"fetch {' or '.join(PUBLIC_FILES)} once and name its path"
-        raise UnavailableError("no Inception weights here", where=path, hint=hint) from error
+        hint = f"download {' or '.join(PUBLIC_FILES)} and give its path"
+        raise UnavailableError("Inception weights not found", where=path, hint=hint) from error
     except DataError as error:
-        hint = "pickles and TorchScript are not run; torch.save the network's state_dict() and name that file"
+        hint = "pickles and TorchScript are not loaded; save the state_dict() with torch.save"
         raise DataError(error.reason, where=path, hint=hint) from error
     weights = canonical_weights(tensors, where=path)
     net = FidInception()
-    net.load_state_dict(weights, strict=False)  # only BatchNorm's batch counters are absent
+    net.load_state_dict(weights, strict=False)  # only the batch counters of BatchNorm are missing
     net.fingerprint = checkpoint.fingerprint(weights)
     return net.fold().to(memory_format=torch.channels_last)
 
 
 def canonical_weights(tensors: dict[str, Tensor], *, where: object = None) -> dict[str, Tensor]:
-    """Foreign tensors under torchvision's names in float32, without BatchNorm's batch counters.
+    """Return tensors under torchvision's names in float32, without the batch counters of BatchNorm.
 
-    Errors: DataError for anything but the FID network's weights, ImageNet's Inception-v3 in particular.
+    Errors: DataError unless they are the weights of the FID network; ImageNet's Inception-v3 has its own message.
     """
     tensors = _plain_names(tensors)
     if any(name.startswith("AuxLogits.") for name in tensors) or len(tensors.get("fc.bias", ())) == 1000:
-        hint = f"its scores would be no FID; use {PUBLIC_FILES[0]}"
-        raise DataError("ImageNet's Inception-v3 of torchvision, not the FID network", where=where, hint=hint)
+        hint = f"its scores are not FID; use {PUBLIC_FILES[0]}"
+        raise DataError("torchvision's Inception-v3 for ImageNet, not the FID network", where=where, hint=hint)
     if any(name.startswith("layers.") for name in tensors):
         tensors = _from_nvidia(tensors)
     with torch.device("meta"):
         expected = _plain_names(FidInception().state_dict())
     matching = [n for n, t in expected.items() if n in tensors and tensors[n].shape == t.shape]
     if not len(matching) == len(expected) == len(tensors):
-        reason = f"not the FID Inception network: {len(matching)} of its {len(expected)} tensors are here"
+        reason = f"not the FID Inception network: {len(matching)} of {len(expected)} tensors match"
         raise DataError(reason, where=where, hint=f"use {PUBLIC_FILES[0]}")
     return {name: tensors[name].float() for name in expected}
 
 
 def nvidia_names() -> dict[str, str]:
-    """NVIDIA's module path (the TensorFlow graph's, with dots) of every convolution, by torchvision's."""
+    """Return NVIDIA's module path of each convolution (TensorFlow's, with dots) by torchvision's name."""
     names = {ours: f"layers.{_numbered('conv', i)}" for i, ours in enumerate(STEM)}
     for i, (block, (_, branches)) in enumerate(BLOCKS.items()):
         towers = 0
@@ -92,7 +92,7 @@ def _numbered(name: str, i: int) -> str:
 
 
 def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the batch counters and what stands before the first layer's name, such as `state_dict.` or `module.`."""
+    """Drop batch counters and any prefix of the names, such as `state_dict.` or `module.`."""
     tensors = {name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")}
     firsts = ("Conv2d_1a_3x3.conv.weight", "layers.conv.weight")
     prefix = next((n.removesuffix(f) for f in firsts for n in tensors if n.endswith(f)), "")
@@ -100,7 +100,7 @@ def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _from_nvidia(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename NVIDIA's tensors, whose path joins nested towers by dots or underscores; gamma is 1 where it is absent."""
+    """Rename NVIDIA's tensors, whose paths use dots or underscores; a missing gamma is 1."""
     modules: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         path, _, leaf = name.rpartition(".")
