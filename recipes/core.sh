@@ -1,30 +1,30 @@
 #!/usr/bin/env bash
 # CORE: an encoder and a generator improve each other for ROUNDS rounds (R2G, then G2R).
 # Usage: DATA=train TEST=test OUT=core-out ROUNDS=2 bash recipes/core.sh
-# Every step is a line a person could type. What is done is left alone: run the same line again after any stop.
+# Every step is a command line that you could type. Finished steps are skipped: run the same line again after any stop.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
-DATA=${DATA:?the image set to learn from}
-TEST=${TEST:?a labeled image set to score on}
-REFERENCE=${REFERENCE:-$DATA}            # the image set that samples are measured against
+DATA=${DATA:?set it to the image set to train on}
+TEST=${TEST:?set it to a labeled image set to test on}
+REFERENCE=${REFERENCE:-$DATA}            # image set that samples are compared with
 OUT=${OUT:-core-out}
 ROUNDS=${ROUNDS:-2}
 NPROC=${NPROC:-1}
 SSL_PRESET=${SSL_PRESET:-simclr-cifar}   # CORE Table 9
-G2R_PRESET=${G2R_PRESET:-core-cifar}     # the same, with the weak augmentation of Table 12
+G2R_PRESET=${G2R_PRESET:-core-cifar}     # the same with the weak augmentation of Table 12
 GEN_PRESET=${GEN_PRESET:-adm-cifar}      # CORE Table 10
 SSL_FLAGS=${SSL_FLAGS:-}                 # more options of every train-ssl, e.g. "--steps 2000"
 G2R_FLAGS=${G2R_FLAGS:-}                 # more options of the train-ssl on mixtures, e.g. "--augment weak"
 GEN_FLAGS=${GEN_FLAGS:-}                 # more options of every train-gen
 SAMPLE_FLAGS=${SAMPLE_FLAGS:-}           # more options of every sample
 PROBE_FLAGS=${PROBE_FLAGS:-}             # more options of every probe
-JUDGE=${JUDGE:-}                         # an encoder to measure with; default: one trained here, apart from the loop
+JUDGE=${JUDGE:-}                         # encoder for measuring (default: one trained here, outside the loop)
 JUDGE_FLAGS=${JUDGE_FLAGS:-$SSL_FLAGS}   # more options of the judge's training
-PER_ROW=${PER_ROW:-2}                    # samples a real image: CORE goes through CIFAR-10 twice
-REPEAT=${REPEAT:-2}                      # N, how often real images count (CORE Table 12)
-PSL=${PSL:-}                             # steps of pseudo-supervised learning before each G2R, e.g. 10000
-SYNTHETIC=${SYNTHETIC:-replace}          # replace: the newest samples; accumulate: those of all rounds
+PER_ROW=${PER_ROW:-2}                    # samples per real image; CORE samples CIFAR-10 twice
+REPEAT=${REPEAT:-2}                      # N, how often an epoch shows real images (CORE Table 12)
+PSL=${PSL:-}                             # steps of pseudo-supervised learning before each G2R, e.g. 10000 (default: none)
+SYNTHETIC=${SYNTHETIC:-replace}          # replace: samples of the latest round; accumulate: of all rounds
 
 mkdir -p "$OUT"
 need_judge "$DATA"
@@ -44,7 +44,7 @@ for ((round = 1; round <= ROUNDS; round++)); do
   sets+=(--synthetic "$samples")
   verb inflate --real "$DATA" "${sets[@]}" --repeat "$REPEAT" --out "$mix"
   learn=()
-  if [[ -n $PSL ]]; then  # pseudo-supervised first, within the same number of steps
+  if [[ -n $PSL ]]; then  # PSL first, within the same total number of steps
     total=$(corecli train-ssl --dry-run --json --preset "$G2R_PRESET" --data "$mix" $SSL_FLAGS $G2R_FLAGS --out x |
       python -c 'import json, sys; print(json.load(sys.stdin)["total_steps"])')
     learn=(--features "$z" --stage "psl:$PSL" --stage "simclr:$((total - PSL))")

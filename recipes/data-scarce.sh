@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# Few real images (CORE, Sections 4.6 and C.5): CORE on a share of a set, beside an encoder and a generator of that share
-# which know nothing of each other; samples are measured against the whole set.
+# Few real images (CORE, Sections 4.6 and C.5): CORE on a share of a set, beside an encoder and a generator that are
+# trained on that share independently. Samples are compared with the whole set.
 # Usage: DATA=train TEST=test SHARES="0.1 0.2" OUT=scarce-out bash recipes/data-scarce.sh
-# Each OUT/SHARE/ is an OUT of core.sh, which heeds its other variables here too. What is done is left alone.
+# Each OUT/SHARE/ is an OUT of core.sh, whose other variables apply here too. Finished steps are skipped.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
-DATA=${DATA:?the image set to take shares of}
-TEST=${TEST:?a labeled image set to score on}
+DATA=${DATA:?set it to the image set to take shares of}
+TEST=${TEST:?set it to a labeled image set to test on}
 OUT=${OUT:-scarce-out}
-SHARES=${SHARES:-0.1 0.2}                # of each class: Section 4.6 says a tenth, C.5 1,000 of CIFAR-10's 5,000
+SHARES=${SHARES:-0.1 0.2}                # of each class: a tenth in Section 4.6; 1,000 of 5,000 CIFAR-10 images in C.5
 NPROC=${NPROC:-1}
 SSL_PRESET=${SSL_PRESET:-simclr-cifar}
 GEN_PRESET=${GEN_PRESET:-adm-cifar}
 SSL_FLAGS=${SSL_FLAGS:-}
 GEN_FLAGS=${GEN_FLAGS:-}
 SAMPLE_FLAGS=${SAMPLE_FLAGS:-}
-JUDGE=${JUDGE:-}                         # an encoder to measure with; default: one of the whole set, trained here
+JUDGE=${JUDGE:-}                         # encoder for measuring (default: one trained here on the whole set)
 JUDGE_FLAGS=${JUDGE_FLAGS:-$SSL_FLAGS}
 ROUNDS=${ROUNDS:-1}
-PER_ROW=${PER_ROW:-10}                   # samples a real image: 100K of 10K
-REPEAT=${REPEAT:-10}                     # N, how often G2R shows real images (C.5)
+PER_ROW=${PER_ROW:-10}                   # samples per real image: 100K from 10K
+REPEAT=${REPEAT:-10}                     # N, how often an epoch of G2R shows real images (C.5)
 export TEST NPROC SSL_PRESET GEN_PRESET SSL_FLAGS GEN_FLAGS SAMPLE_FLAGS ROUNDS PER_ROW REPEAT
 
 mkdir -p "$OUT"

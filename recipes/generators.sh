@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# Every family of generators, told nothing, the label or the features of an image, at equal steps: one table of the
-# Frechet distance, precision and recall in the features of one judge, and a contact sheet of each.
+# Compare generator families without a condition, with labels and with features, at equal steps. Prints a table of the
+# Fréchet distance, precision and recall in the features of one judge, and draws a contact sheet of each.
 # Usage: DATA=train OUT=generators-out FAMILIES="adm icgan" STEPS=1000 bash recipes/generators.sh
-# Without FEATURES and JUDGE two encoders are trained here. What is done is left alone: run the same line again.
+# Without FEATURES and JUDGE, two encoders are trained here. Finished steps are skipped: run the same line again after any stop.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
-DATA=${DATA:?a labeled image set to learn}
+DATA=${DATA:?set it to a labeled image set to train on}
 OUT=${OUT:-generators-out}
 NPROC=${NPROC:-1}
 FAMILIES=${FAMILIES:-adm dit ldm icgan}
 CONDITIONS=${CONDITIONS:-none labels features}
 STEPS=${STEPS:-1000}
-NUM=${NUM:-1000}                         # samples of each generator
-FEATURES=${FEATURES:-}                   # a feature table of DATA to condition on
-JUDGE=${JUDGE:-}                         # another encoder, to measure with
+NUM=${NUM:-1000}                         # samples per generator
+FEATURES=${FEATURES:-}                   # feature table of DATA to condition on
+JUDGE=${JUDGE:-}                         # another encoder for measuring
 SSL_PRESET=${SSL_PRESET:-simclr-cifar}   # of the encoders trained here
 SSL_FLAGS=${SSL_FLAGS:-}
-PRESET=${PRESET:-tiny}                   # presets of train-gen: PRESET for adm, else PRESET-FAMILY
-GEN_FLAGS=${GEN_FLAGS:-}                 # more options of every train-gen, the autoencoder's too
-DIFFUSION_FLAGS=${DIFFUSION_FLAGS:-}     # more options of sample, but for icgan, e.g. "--steps 20"
+PRESET=${PRESET:-tiny}                   # preset of train-gen: PRESET for adm, PRESET-FAMILY for others
+GEN_FLAGS=${GEN_FLAGS:-}                 # more options of every train-gen, also for the autoencoder
+DIFFUSION_FLAGS=${DIFFUSION_FLAGS:-}     # more options of sample, except for icgan, e.g. "--steps 20"
 
 mkdir -p "$OUT"
 preset() { if [[ $1 == adm ]]; then echo "--preset $PRESET"; else echo "--preset $PRESET-$1"; fi; }
@@ -42,10 +42,10 @@ for family in $FAMILIES; do
     latents=(--first-stage "$OUT/autoencoder.safetensors")
   fi
   for condition in $CONDITIONS; do
-    run=$OUT/$family-$condition told=(--condition "$condition") rows=() flags=$DIFFUSION_FLAGS
-    if [[ $condition == features ]]; then told+=(--features "$FEATURES") rows=(--features "$FEATURES" --order shuffle); fi
+    run=$OUT/$family-$condition with=(--condition "$condition") rows=() flags=$DIFFUSION_FLAGS
+    if [[ $condition == features ]]; then with+=(--features "$FEATURES") rows=(--features "$FEATURES" --order shuffle); fi
     if [[ $family == icgan ]]; then flags=; fi
-    verb train-gen $(preset "$family") --nproc "$NPROC" --data "$DATA" --steps "$STEPS" "${latents[@]}" "${told[@]}" $GEN_FLAGS --out "$run.safetensors"
+    verb train-gen $(preset "$family") --nproc "$NPROC" --data "$DATA" --steps "$STEPS" "${latents[@]}" "${with[@]}" $GEN_FLAGS --out "$run.safetensors"
     verb sample --nproc "$NPROC" --ckpt "$run.safetensors" "${rows[@]}" --num "$NUM" $flags --out "$run"
     measure "$run.json" fid --reference "$DATA" --samples "$run" --extractor "$JUDGE" --metrics fd,precision-recall
     verb show "$run" --out "$run.png"

@@ -1,40 +1,40 @@
 #!/usr/bin/env bash
-# MixDiff: one view of every pair real, the other its synthetic twin; beside training on real or synthetic images alone.
+# MixDiff: one view of a pair is real, the other one synthetic; compared with training on real or synthetic images only.
 # Usage: DATA=train TEST=test GENERATOR=diffusers:sd-image-variations GUIDANCE="2 3 6 8 12" SIZE=256 bash recipes/mixdiff.sh
-# Without GENERATOR the twins are of a generator trained here on features of DATA, unguided. What is done is left alone.
+# Without GENERATOR, a generator is trained here on features of DATA and sampled unguided. Finished steps are skipped.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
-DATA=${DATA:?the image set to learn from}
-TEST=${TEST:?a labeled image set to score on}
+DATA=${DATA:?set it to the image set to train on}
+TEST=${TEST:?set it to a labeled image set to test on}
 OUT=${OUT:-mixdiff-out}
 NPROC=${NPROC:-1}
-GENERATOR=${GENERATOR:-}                 # diffusers:FOLDER or diffusers:ID of a pipeline that varies images
+GENERATOR=${GENERATOR:-}                 # diffusers:FOLDER or diffusers:ID of an image-variation pipeline
 METHODS=${METHODS:-simclr barlow-twins dino}
-PRESET=${PRESET:--mixdiff}               # presets METHOD$PRESET, or one preset for all where it begins with a letter
-GLOBALS=${GLOBALS:-2g}                   # the views of training on one kind of images, for all methods but dino
-SIZE=${SIZE:-}                           # px of what is sampled and read; empty: as they are
+PRESET=${PRESET:--mixdiff}               # presets METHOD$PRESET, or one preset for all if it begins with a letter
+GLOBALS=${GLOBALS:-2g}                   # views for training on one kind of images, except for dino
+SIZE=${SIZE:-}                           # size in px to sample and read images at (default: unchanged)
 SSL_FLAGS=${SSL_FLAGS:-}                 # more options of every train-ssl
-FIRST=${FIRST:---preset simclr-cifar}    # options of the encoder whose features condition the generator
+FIRST=${FIRST:---preset simclr-cifar}    # options of the encoder that conditions the generator
 GEN_PRESET=${GEN_PRESET:-adm-cifar}
 GEN_FLAGS=${GEN_FLAGS:-}
-SAMPLE_FLAGS=${SAMPLE_FLAGS:-}           # of sample; with GENERATOR the paper's unless given
+SAMPLE_FLAGS=${SAMPLE_FLAGS:-}           # options of sample (default with GENERATOR: as in the paper)
 PROBE_FLAGS=${PROBE_FLAGS:-}
 
 mkdir -p "$OUT"
 size=(${SIZE:+--image-size "$SIZE"})
 
 if [[ -n $GENERATOR ]]; then
-  GUIDANCE=${GUIDANCE:-8}                # MixDiff's main runs; its ablation has 2, 3, 6, 8 and 12
+  GUIDANCE=${GUIDANCE:-8}                # main runs of MixDiff; its ablation uses 2, 3, 6, 8 and 12
   SAMPLE_FLAGS=${SAMPLE_FLAGS:---steps 50}
   source=(--ckpt "$GENERATOR" --images "$DATA")
 else
-  GUIDANCE=${GUIDANCE:-1}                # more needs GEN_FLAGS="--condition-dropout 0.1"
+  GUIDANCE=${GUIDANCE:-1}                # higher values need GEN_FLAGS="--condition-dropout 0.1"
   train_r2g $FIRST
   source=(--ckpt "$OUT/g.safetensors" --features "$OUT/z0.safetensors")
 fi
 
-learn() {  # learn NAME METHOD OPTIONS...: an encoder and its score
+learn() {  # learn NAME METHOD OPTIONS...: train an encoder and score it
   local encoder=$OUT/$1.safetensors scores=$OUT/$1.json
   verb train-ssl $(preset_of "$2") --nproc "$NPROC" "${@:3}" "${size[@]}" $SSL_FLAGS --out "$encoder"
   measure "$scores" probe --encoder "$encoder" --train "$DATA" --test "$TEST" "${size[@]}" $PROBE_FLAGS

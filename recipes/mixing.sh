@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Every way of mixing real and synthetic images, for every method, at equal image presentations: one table.
+# Compare all ways to mix real and synthetic images for all methods, at equal image presentations, in one table.
 # Usage: DATA=train TEST=test OUT=mixing-out METHODS="simclr byol" bash recipes/mixing.sh
-# The synthetic images are made here (an encoder, a generator on its features, VARIANTS samples a real image), unless
-# SYNTHETIC names a set whose groups are those of DATA. What is done is left alone: run the same line again.
+# Synthetic images are made here (an encoder, a generator on its features, VARIANTS samples per real image) unless
+# SYNTHETIC names a set with the groups of DATA. Finished steps are skipped: run the same line again after any stop.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
-DATA=${DATA:?the image set to learn from}
-TEST=${TEST:?a labeled image set to score on}
+DATA=${DATA:?set it to the image set to train on}
+TEST=${TEST:?set it to a labeled image set to test on}
 OUT=${OUT:-mixing-out}
 NPROC=${NPROC:-1}
 METHODS=${METHODS:-simclr moco mocov3 byol simsiam barlow-twins dino}
 POLICIES=${POLICIES:-real synthetic union sequential g2r mixdiff genssl}
 SYNTHETIC=${SYNTHETIC:-}
-VARIANTS=${VARIANTS:-2}                  # samples a real image, for GenSSL's choice among them
-PRESET=${PRESET:--cifar}                 # presets METHOD$PRESET, or one preset for all where it begins with a letter
+VARIANTS=${VARIANTS:-2}                  # samples per real image, among which GenSSL chooses
+PRESET=${PRESET:--cifar}                 # presets METHOD$PRESET, or one preset for all if it begins with a letter
 SSL_FLAGS=${SSL_FLAGS:-}                 # more options of every train-ssl, e.g. "--steps 2000"
 GEN_PRESET=${GEN_PRESET:-adm-cifar}
 GEN_FLAGS=${GEN_FLAGS:-}
@@ -31,7 +31,7 @@ verb inflate --real "$DATA" --synthetic "$SYNTHETIC" --out "$OUT/union.json"
 verb inflate --real "$DATA" --synthetic "$SYNTHETIC" --order sequential --out "$OUT/sequential.json"
 verb inflate --real "$DATA" --synthetic "$SYNTHETIC" --repeat 2 --out "$OUT/g2r.json"
 
-policy() {  # policy NAME METHOD: the options of train-ssl that make it
+policy() {  # policy NAME METHOD: print the options of train-ssl
   case $1 in
     real) echo "--data $DATA" ;;
     synthetic) echo "--data $SYNTHETIC" ;;

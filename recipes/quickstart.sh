@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One round of CORE on 1,797 real digits, against its two independent baselines at equal training cost:
-# an unconditional generator, and self-supervised learning on real images alone.
+# One round of CORE on 1,797 real digits, compared at equal training cost with two independent baselines:
+# an unconditional generator, and self-supervised learning on real images only.
 # Usage: bash recipes/quickstart.sh       (results in $OUT, default quickstart-out/)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -19,20 +19,20 @@ mkdir -p "$OUT"
 verb() { echo "+ corecli $*" >&2; corecli "$@" >&2; }
 measure() { echo "+ corecli ${*:2}" >&2; corecli "${@:2}" --json >"$OUT/$1.json"; }
 
-# The judge measures distances and takes no part in the loop: another seed, trained on labels of real images.
+# The judge measures distances and takes no part in the loop. It is trained with labels and another seed.
 verb train-ssl --preset tiny --method supervised --seed 7 --data $TRAIN --steps "$JUDGE_STEPS" --out "$OUT/judge.safetensors"
 
-# The baselines: an encoder from real images, and a generator without condition.
+# Baselines: an encoder trained on real images, and an unconditional generator.
 verb train-ssl --preset tiny --data $TRAIN --steps "$SSL_STEPS" --out "$OUT/f0.safetensors"
 verb train-gen --preset tiny --no-flip --data $TRAIN --steps "$GEN_STEPS" --out "$OUT/g0.safetensors"
 verb sample --ckpt "$OUT/g0.safetensors" --num 1442 --steps "$SAMPLE_STEPS" --out "$OUT/unconditional"
 
-# R2G: the encoder's features guide the generator.
+# R2G: a generator conditioned on the features of the encoder.
 verb extract --data $TRAIN --encoder "$OUT/f0.safetensors" --out "$OUT/z0.safetensors"
 verb train-gen --preset tiny --no-flip --data $TRAIN --features "$OUT/z0.safetensors" --steps "$GEN_STEPS" --out "$OUT/g1.safetensors"
 verb sample --ckpt "$OUT/g1.safetensors" --features "$OUT/z0.safetensors" --per-row 1 --steps "$SAMPLE_STEPS" --out "$OUT/r2g"
 
-# G2R: real images twice and samples once, weakly augmented, for as many steps as the baseline.
+# G2R: real images twice and samples once, weakly augmented, for the same steps as the baseline.
 verb inflate --real $TRAIN --synthetic "$OUT/r2g" --repeat 2 --out "$OUT/mix.json"
 verb train-ssl --preset tiny --augment weak --data "$OUT/mix.json" --steps "$SSL_STEPS" --out "$OUT/f1.safetensors"
 
@@ -41,7 +41,7 @@ measure fd-r2g fid --reference $TRAIN --samples "$OUT/r2g" --extractor "$OUT/jud
 measure probe-baseline probe --encoder "$OUT/f0.safetensors" --train $TRAIN --test $TEST
 measure probe-g2r probe --encoder "$OUT/f1.safetensors" --train $TRAIN --test $TEST
 
-# A sheet as in CORE's Figure 7: a column is a real digit and the samples made from its features.
+# A sheet as in Figure 7 of CORE: each column has a real digit and samples made from its features.
 verb sample --ckpt "$OUT/g1.safetensors" --features "$OUT/z0.safetensors" --rows ::144 --per-row 5 --steps "$SAMPLE_STEPS" --out "$OUT/columns"
 verb show "$OUT/columns" --real $TRAIN --columns 10 --rows 6 --out "$OUT/sheet.png"
 
@@ -54,7 +54,7 @@ out, seconds = Path(sys.argv[1]), int(sys.argv[2])
 read = lambda name: json.loads((out / f"{name}.json").read_text())
 unconditional, r2g = read("fd-unconditional"), read("fd-r2g")
 results = {
-    # The corrected distance: with 1,442 images in 256 dimensions the plain one is half bias.
+    # With 1,442 images in 256 dimensions, half of the uncorrected distance is bias.
     "unconditional": {"fd": unconditional["corrected"], "fd_uncorrected": unconditional["value"]},
     "r2g": {"fd": r2g["corrected"], "fd_uncorrected": r2g["value"]},
     "baseline": {"top1": read("probe-baseline")["top1"]},

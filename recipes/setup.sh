@@ -1,8 +1,8 @@
-# Sourced by the recipes and tests/run.sh: a virtual environment with corecli in it, made once.
+# Sourced by the recipes and tests/run.sh: make a virtual environment and install corecli, once.
 # Usage: source recipes/setup.sh EXTRAS, from the repository root.
 if [[ -z ${VIRTUAL_ENV:-} ]]; then
   if [[ ! -x .venv/bin/python ]]; then
-    for python in python3 python3.13 python3.12 python3.11 none; do  # a name on PATH may still not run
+    for python in python3 python3.13 python3.12 python3.11 none; do  # a program on PATH may still fail to run
       "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
     done
     [[ $python != none ]] || { echo "corecli needs Python 3.11 or newer" >&2; exit 69; }

@@ -1,29 +1,29 @@
-# Sourced by the recipes: how they run verbs, keep and print what is measured, and train what several of them need.
+# Sourced by the recipes: functions that run verbs, store and print results, and train shared models.
 # shellcheck shell=bash
 verb() { echo "+ corecli $*" >&2; corecli "$@" >&2; }
-measure() {  # measure FILE VERB...: keep the JSON result of a measuring verb
+measure() {  # measure FILE VERB...: store the JSON result of a verb in FILE
   [[ -s $1 ]] && return
   echo "+ corecli ${*:2}" >&2
   corecli "${@:2}" --json >"$1.tmp" && mv "$1.tmp" "$1"
 }
-need_judge() {  # need_judge SET: unless JUDGE names an encoder, learn one from real images alone, with another seed
+need_judge() {  # need_judge SET: unless JUDGE names an encoder, train one on SET with another seed
   [[ -n $JUDGE ]] && return
-  JUDGE=$OUT/judge.safetensors  # it conditions nothing, and its distance is fd[judge], never FID
+  JUDGE=$OUT/judge.safetensors  # it conditions no generator; its distance is called fd[judge], not FID
   verb train-ssl --preset "$SSL_PRESET" --seed 1000 --nproc "$NPROC" --data "$1" $JUDGE_FLAGS --out "$JUDGE"
 }
-num_real() {  # num_real OPTIONS...: how many real images a mixture of these options shows
+num_real() {  # num_real OPTIONS...: print the number of real images in a mixture
   corecli inflate "$@" --json --quiet | python -c 'import json, sys; print(json.load(sys.stdin)["real"])'
 }
-preset_of() {  # preset_of METHOD: METHOD$PRESET, or one preset for all methods where PRESET begins with a letter
+preset_of() {  # preset_of METHOD: METHOD$PRESET, or one preset for all methods if PRESET begins with a letter
   if [[ $PRESET == -* ]]; then echo "--preset $1$PRESET"; else echo "--preset $PRESET --method $1"; fi
 }
-train_r2g() {  # train_r2g OPTIONS...: an encoder trained with them, f0, and a generator on its features z0, g
+train_r2g() {  # train_r2g OPTIONS...: train an encoder f0, extract its features z0, and train a generator g on them
   local size=(${SIZE:+--image-size "$SIZE"})
   verb train-ssl "$@" --nproc "$NPROC" --data "$DATA" "${size[@]}" $SSL_FLAGS --out "$OUT/f0.safetensors"
   verb extract --nproc "$NPROC" --data "$DATA" "${size[@]}" --encoder "$OUT/f0.safetensors" --out "$OUT/z0.safetensors"
   verb train-gen --preset "$GEN_PRESET" --nproc "$NPROC" --data "$DATA" "${size[@]}" --features "$OUT/z0.safetensors" $GEN_FLAGS --out "$OUT/g.safetensors"
 }
-top1_table() {  # top1_table "METHODS" "COLUMNS" [LABEL MARK]: top1 of OUT/METHOD-[MARK]COLUMN.json below [LABEL]COLUMN
+top1_table() {  # top1_table "METHODS" "COLUMNS" [LABEL MARK]: print top1 of OUT/METHOD-[MARK]COLUMN.json under [LABEL]COLUMN
   python - "$OUT" "$1" "$2" "${3:-}" "${4:-}" <<'PY'
 import json
 import sys

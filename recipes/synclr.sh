@@ -1,30 +1,30 @@
 #!/usr/bin/env bash
-# SynCLR: concepts -> captions -> images -> an encoder that has seen no real image -> its linear probe on real ones.
-# Usage: bash recipes/synclr.sh, for everything at the smallest size, on real digits, without a downloaded weight; or
+# SynCLR: concepts -> captions -> images -> an encoder trained without real images -> its linear probe on real images.
+# Usage: bash recipes/synclr.sh, for the smallest size, on digits, without downloaded weights; or
 #   CONCEPTS="in1k.txt" CAPTION_FLAGS="--backend server --model llama --backgrounds bg.json" NUM=1000000 \
 #   GENERATOR=diffusers:stable-diffusion SAMPLE_FLAGS="--guidance 2.5 --image-size 256 --shards 1000" \
 #   TRAIN=imagenet/train TEST=imagenet/val SSL_FLAGS="--preset synclr-paper" BATCH=8192 NPROC=8 OUT=synclr bash recipes/synclr.sh
-# The table compares what counts as alike at equal image presentations (SynCLR, Table 5): the images of one caption
-# (SynCLR), views of one image (SimCLR), images of one concept (supervised). What is done is left alone: run it again.
+# The table compares definitions of a positive pair at equal image presentations (SynCLR, Table 5): images of one caption
+# (SynCLR), views of one image (SimCLR), images of one concept (supervised). Finished steps are skipped: run it again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 command -v corecli >/dev/null || source recipes/setup.sh digits,timm
 
 OUT=${OUT:-synclr-out}
 NPROC=${NPROC:-1}
-TRAIN=${TRAIN:-digits:8:train}           # labeled real images to probe on, and of the generator trained here
+TRAIN=${TRAIN:-digits:8:train}           # labeled real images for the probe, and for the generator trained here
 TEST=${TEST:-digits:8:test}
-CONCEPTS=${CONCEPTS:-digits}             # lists of concepts, each FILE[:WEIGHT[:KIND]]
-NUM=${NUM:-600}                          # captions
-CAPTION_FLAGS=${CAPTION_FLAGS:-}         # more options of captions, e.g. a language model's
-GENERATOR=${GENERATOR:-}                 # a pipeline or generator that takes captions; else one is trained on TRAIN
+CONCEPTS=${CONCEPTS:-digits}             # concept lists, each FILE[:WEIGHT[:KIND]]
+NUM=${NUM:-600}                          # number of captions
+CAPTION_FLAGS=${CAPTION_FLAGS:-}         # more options of captions, e.g. of a language model
+GENERATOR=${GENERATOR:-}                 # text-to-image pipeline or generator (default: one trained on TRAIN)
 GEN_FLAGS=${GEN_FLAGS:---preset tiny --no-flip --steps 1500}
-PER_ROW=${PER_ROW:-4}                    # images a caption
+PER_ROW=${PER_ROW:-4}                    # images per caption
 SAMPLE_FLAGS=${SAMPLE_FLAGS:---guidance 2 --steps 20 --batch-size 256}
-# A digit of 8 px survives neither the published crops, nor half of its 16 patches masked: mild crops, no patch loss.
+# Digits of 8 px need milder crops than published ones, and no patch loss: they have only 16 patches.
 SSL_FLAGS=${SSL_FLAGS:---preset synclr-micro --backbone vit-micro/2 --lr 5e-3 --set ibot=0 --views 1g --augment crop \
   --augment-set crop=0.8,1 --augment-set flip=0 --steps 800}
-BATCH=${BATCH:-256}                      # images a step; of two views each for SimCLR, half as many
+BATCH=${BATCH:-256}                      # images per step; half as many for SimCLR, which uses two views of each
 ROWS=${ROWS:-synclr simclr supervised untrained}
 PROBE_FLAGS=${PROBE_FLAGS:-}
 source recipes/steps.sh

@@ -170,7 +170,7 @@ def records(log: Path) -> list[dict[str, Any]]:
 
 
 def _nurse() -> None:
-    """Fork a child for each line read from stdin; tell of each that has started or ended on stdout."""
+    """Fork a child for each line read from stdin; report on stdout which have started or ended."""
     import diffusers  # noqa: F401
     import sklearn.datasets  # noqa: F401
     import torch
@@ -185,7 +185,7 @@ def _nurse() -> None:
     import corecli.commands.train_ssl.learner
     import corecli.generators.adm  # noqa: F401
 
-    _tell("ready")
+    _report("ready")
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     while True:
         if select.select([requests], [], [], 0.005)[0]:
@@ -202,10 +202,10 @@ def _nurse() -> None:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)  # torch takes a second to leave otherwise
-            _tell("started", pid)
+            _report("started", pid)
         pid, status = os.waitpid(-1, os.WNOHANG) if _has_children() else (0, 0)
         if pid:
-            _tell("ended", pid, os.waitstatus_to_exitcode(status))
+            _report("ended", pid, os.waitstatus_to_exitcode(status))
 
 
 def _has_children() -> bool:
@@ -216,7 +216,7 @@ def _has_children() -> bool:
     return True
 
 
-def _tell(*facts: object) -> None:
+def _report(*facts: object) -> None:
     sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
 

@@ -57,27 +57,33 @@ def option(default: Any = MISSING, **described: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """The options every verb has."""
+    """The options that all verbs have."""
 
     config: Path | None = option(None, help="read options from this JSON or TOML file", role="runtime", metavar="FILE")
     preset: str | None = option(None, help="start from a named set of options", role="runtime", metavar="NAME")
-    seed: int = option(0, help="every random draw is a function of this", minimum=0)
-    device: Literal["auto", "cpu", "cuda"] = option("auto", help="where to compute", role="runtime")
+    seed: int = option(0, help="random seed; every random draw is a function of it", minimum=0)
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto", help="device to compute on; auto is CUDA if available", role="runtime"
+    )
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto",
-        help="arithmetic of the networks; losses and statistics stay float32; auto is bf16 on CUDA, else fp32",
+        help="precision of networks; auto is bf16 on CUDA, else fp32; losses stay in float32",
     )
-    nproc: str = option("1", help="processes on this node, or auto for one a GPU", role="runtime", metavar="N|auto")
-    nnodes: str = option("1", help="nodes, passed on to torchrun", role="runtime", metavar="N")
+    nproc: str = option(
+        "1", help="number of processes on this node; auto is one per GPU", role="runtime", metavar="N|auto"
+    )
+    nnodes: str = option("1", help="number of nodes, passed on to torchrun", role="runtime", metavar="N")
     rdzv_endpoint: str | None = option(
-        None, help="where nodes meet, passed on to torchrun", role="runtime", metavar="HOST:PORT"
+        None, help="address where nodes meet, passed on to torchrun", role="runtime", metavar="HOST:PORT"
     )
-    json: bool = option(False, help="print the result as JSON, one object a line", role="runtime")
-    quiet: bool = option(False, help="no progress and no notes on stderr", role="runtime", short="-q")
+    json: bool = option(False, help="print the result as JSON, one object per line", role="runtime")
+    quiet: bool = option(False, help="print neither progress nor notes", role="runtime", short="-q")
     force: bool = option(
-        False, help="start over, replace a finished target, accept a foreign fingerprint", role="runtime"
+        False, help="start over, replace a finished target, and accept a foreign fingerprint", role="runtime"
     )
-    dry_run: bool = option(False, help="check everything, say what would be done, do nothing", role="runtime")
+    dry_run: bool = option(
+        False, help="check everything and print what would be done, without doing it", role="runtime"
+    )
 
 
 def described(config_class: type[Any]) -> dict[str, tuple[Field[Any], Option, Any]]:

@@ -19,7 +19,6 @@ from corecli.base.errors import CorecliError, ReportedElsewhere, StorageError
 from corecli.base.files import unreadable
 from corecli.base.outcome import Outcome, to_json_line
 from corecli.cli.verbs import SUMMARY, VERBS, command_of, help_text, options_of
-from corecli.engine import launch
 from corecli.engine.signals import die_with_launcher
 
 _PARSER_ERROR: Any = typer.BadParameter.__bases__[
@@ -150,27 +149,22 @@ def dispatch(verb: str, config: Any, argv: list[str]) -> int:
         _print(_dry(verb, config, plan), as_json=shared.json)
         return 0
     is_alone = getattr(module, "IS_ALONE", False)  # such a verb runs in one process and imports torch only where needed
+    from corecli.engine import launch  # imports NumPy, which help does not need
+
     with _stdout_for_results():
         needs_processes = not is_alone and launch.needed(shared)
     if needs_processes:
         return launch.launch(shared, argv)
     with _stdout_for_results():
-        outcome = _run_alone(module, config) if is_alone else _run_joined(module, config)
-    if outcome is not None:
+        if is_alone:
+            with launch.alone(config):
+                outcome, is_main = module.run(config), True
+        else:
+            with launch.joined(config) as world:
+                outcome, is_main = module.run(config, world), world.is_main
+    if is_main:
         _report(verb, shared, outcome)
     return 0
-
-
-def _run_alone(module: ModuleType, config: Any) -> Outcome:
-    with launch.alone(config):
-        return module.run(config)
-
-
-def _run_joined(module: ModuleType, config: Any) -> Outcome | None:
-    """Run a verb among the processes of this run; return its outcome in the first of them, None in the others."""
-    with launch.joined(config) as world:
-        outcome = module.run(config, world)
-    return outcome if world.is_main else None
 
 
 def _report(name: str, config: Any, outcome: Outcome) -> None:

@@ -90,7 +90,7 @@ for line in {lines!r}:
 
 
 @pytest.mark.parametrize("verb", WORKING)
-def test_dry_run_tells_the_config_and_what_would_be_written(run: Run, tiny: Path, verb: str) -> None:
+def test_dry_run_prints_the_config_and_what_would_be_written(run: Run, tiny: Path, verb: str) -> None:
     line = [*words_of(LINES[verb], tiny=tiny), "--dry-run"]
     ran = run(*line, "--json")
     assert (ran.code, ran.err) == (0, "")
@@ -101,10 +101,10 @@ def test_dry_run_tells_the_config_and_what_would_be_written(run: Run, tiny: Path
     assert plan
     if verb != "probe":
         assert "o" in (plan.get("out"), *plan.get("writes", ()))
-    told = dict(text.split("\t", 1) for text in run(*line).out.splitlines())
-    assert told["dry_run"] == "true"
-    assert told["seed"] == "0"
-    assert told.keys() >= plan.keys()
+    printed = dict(text.split("\t", 1) for text in run(*line).out.splitlines())
+    assert printed["dry_run"] == "true"
+    assert printed["seed"] == "0"
+    assert printed.keys() >= plan.keys()
     assert list(Path().iterdir()) == []
 
 
@@ -158,7 +158,7 @@ def test_progress_and_notes_go_to_stderr_and_quiet_silences_them(run: Run, tiny:
         assert (quiet.code, quiet.out, quiet.err) == (0, "o\n", "")
 
 
-def test_training_tells_its_progress_once_a_log_step(run: Run, tiny: Path) -> None:
+def test_training_prints_its_progress_at_log_steps(run: Run, tiny: Path) -> None:
     line = (*words_of(LINES["train-ssl"], tiny=tiny), "--steps", "4", "--log-every", "2")
     account, *shown = run(*line).err.splitlines()
     assert account.startswith("train-ssl: plan simclr for 4 steps")
@@ -287,8 +287,8 @@ def test_option_environment_file_preset_default(run: Run, monkeypatch: pytest.Mo
     monkeypatch.setenv("CORECLI_CONFIG", "c.toml")
     monkeypatch.setenv("CORECLI_LEARN_SIGMA", "yes")
     config = json.loads(run(*line).out)["config"]
-    told = [config[name] for name in ("preset", "flip", "learn_sigma")]
-    assert told == ["tiny", False, True]
+    found = [config[name] for name in ("preset", "flip", "learn_sigma")]
+    assert found == ["tiny", False, True]
     # Options of the family from all sources together, the nearest source's word for a name winning.
     from_preset = cfg.named_values(of_tiny["set"])
     assert cfg.named_values(config["set"]) == {**from_preset, "channel_mult": "1,3"}
@@ -309,7 +309,7 @@ def test_every_preset_resolves(run: Run, tiny: Path) -> None:
             assert json.loads(ran.out)["config"]["preset"] == name
 
 
-def test_choices_told_without_torch_are_those_there_are() -> None:
+def test_choices_listed_without_torch_are_complete() -> None:
     from corecli.commands.train_ssl.options import Config
     from corecli.nets.backbones import NAMES
 
@@ -737,7 +737,7 @@ def test_options_with_nothing_to_act_on_are_refused(run: Run, tiny: Path, line: 
         ("probe --channels 32", "No such option: --channels"),
     ],
 )
-def test_an_unknown_option_tells_what_may_be_meant(run: Run, line: str, message: str) -> None:
+def test_an_unknown_option_suggests_another(run: Run, line: str, message: str) -> None:
     ran = run(*line.split())
     assert (ran.code, ran.out) == (2, "")
     assert message in ran.err

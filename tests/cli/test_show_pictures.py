@@ -120,16 +120,16 @@ def test_images_stand_below_the_captions_their_groups_are_named_after(run: Run, 
 
 
 def test_a_table_is_scattered_and_a_run_drawn_as_curves(run: Run, tiny: Path) -> None:
-    told = {}
+    plans = {}
     records = ('{"step": 1, "loss": 2.5, "lr": 0.1, "seconds": 3}', '{"step": 2, "loss": 2.0, "probe": null}', '{"st')
     for name, subject in (("scatter", "z.safetensors"), ("curves", "f.safetensors.d"), ("sheet", "real.safetensors")):
         Path("f.safetensors.d").mkdir(exist_ok=True)
         Path("f.safetensors.d/log.jsonl").write_text("\n".join(records))
         place = subject if name == "curves" else tiny / subject
-        told[name] = json.loads(run("show", place, "--out", "o.png", "--dry-run", "--json").out)
+        plans[name] = json.loads(run("show", place, "--out", "o.png", "--dry-run", "--json").out)
         assert run("show", place, "--out", f"{name}.png").code == 0
-    assert {name: plan["picture"] for name, plan in told.items()} == {name: name for name in told}
-    assert told["curves"]["curves"] == ["loss", "lr"]
+    assert {name: plan["picture"] for name, plan in plans.items()} == {name: name for name in plans}
+    assert plans["curves"]["curves"] == ["loss", "lr"]
     assert pixels("curves.png").shape == (270, 800, 3)
     assert run("show", "f.safetensors.d", "--columns", "1", "--out", "one.png").code == 0
     assert pixels("one.png").shape == (540, 400, 3)

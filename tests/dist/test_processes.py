@@ -1,9 +1,9 @@
-"""Two processes and one give the same results, and a launched run fails, stops and dies as one.
+"""Two processes give the results of one, and launched processes fail, stop and die together.
 
-Equality is tested in a pool of two ranks that stays; what a launcher does, on real launches, most of them slow.
+Equality is tested in a pool of two ranks; the behavior of the launcher is tested on real launches, most of them slow.
 
-Two ranks sum in another order than one. A step later the difference is that of rounding, but gradients of ReLU nets
-jump where an activation changes sign, so that at a high rate two trainings part after some ten steps.
+Two ranks sum in another order than one. After one step the difference is that of rounding. Gradients of ReLU networks
+jump where an activation changes sign, so that at a high learning rate two trainings diverge after about ten steps.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def test_two_ranks_score_alike(name: str, inputs: Inputs, two_ranks: Any) -> Non
 
 
 def numbers_of(lines: Iterable[str]) -> list[float]:
-    """Every number of the lines of a result; the feature space is told in words."""
+    """Return every number in the lines of a result, without the name of the feature space."""
     return [float(text) for line in lines if not line.startswith("space\t") for text in line.split("\t")[1:]]
 
 
@@ -151,14 +151,14 @@ Start = Callable[..., Line]
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts a line in processes; whatever is left of them at the end is killed."""
     (tmp_path / "streams").mkdir()
-    begun: list[Line] = []
+    started: list[Line] = []
 
     def start(argv: list[Any], **more: Any) -> Line:
-        begun.append(Line(argv, folder=tmp_path / "streams", **more))
-        return begun[-1]
+        started.append(Line(argv, folder=tmp_path / "streams", **more))
+        return started[-1]
 
     yield start
-    for line in begun:
+    for line in started:
         for pid in (*children(line.pid), line.pid):
             if alive(pid):
                 os.kill(pid, signal.SIGKILL)
@@ -192,10 +192,10 @@ def test_a_run_stopped_on_some_processes_goes_on_with_others(
     run_verb(World(), [*line, "--out", str(whole)])
     first = start([*line, "--nproc", sizes[0], "--out", parts])
     wait_for(logged(parts), first)
-    begun = time.monotonic()
+    stopped = time.monotonic()
     first.signal(signal.SIGTERM)
     how = first.end()
-    assert time.monotonic() - begun < 25
+    assert time.monotonic() - stopped < 25
     (state,) = folder_of(parts).glob("state-*.safetensors")
     step = int(state.stem[6:])
     said = f"corecli train-ssl: error: stopped at step {step} of 12, saved (the same line resumes)\n"
@@ -209,7 +209,7 @@ def test_a_run_stopped_on_some_processes_goes_on_with_others(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*TRAINING, *MAKING])
+@pytest.mark.parametrize("name", ["simclr", "adm", *MAKING])  # one line per verb
 def test_a_launch_makes_what_one_process_makes(name: str, inputs: Inputs, start: Start, tmp_path: Path) -> None:
     line = inputs.fill({**TRAINING, **MAKING}[name])
     if name in TRAINING:
@@ -249,7 +249,7 @@ def broken_pngs(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_error_of_one_rank_is_told_once(inputs: Inputs, start: Start, tmp_path: Path) -> None:
+def test_the_error_of_one_rank_is_printed_once(inputs: Inputs, start: Start, tmp_path: Path) -> None:
     """Rank 1 reads the broken image while rank 0 waits for its features in a sum over ranks."""
     broken = broken_pngs(tmp_path / "broken")
     line = ["probe", "--encoder", inputs.encoder, "--train", tmp_path / "broken", "--test", tmp_path / "broken"]
@@ -270,7 +270,7 @@ def test_the_error_of_one_rank_is_told_once(inputs: Inputs, start: Start, tmp_pa
     ],
     ids=["batch", "loss", "missing", "nproc"],
 )
-def test_the_same_error_of_all_ranks_is_told_once(
+def test_the_same_error_of_all_ranks_is_printed_once(
     change: list[str], code: int, said: str, start: Start, tmp_path: Path
 ) -> None:
     line = [*TRAINING["simclr"], "--log-every", 1, *CPU, "--nproc", 2, "--out", tmp_path / "f.safetensors", *change]
@@ -390,7 +390,7 @@ def test_a_line_under_torchrun_joins_it(inputs: Inputs, start: Start, tmp_path: 
 
 @pytest.mark.slow
 def test_two_nodes_stop_as_one(start: Start, tmp_path: Path) -> None:
-    """Two launchers of one process each; only one of them is told to stop."""
+    """Two launchers of one process each; only one of them receives the signal."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -415,7 +415,7 @@ STEP = {
 
 
 def step_of_srun(rank: int, job: int) -> dict[str, str]:
-    """What srun tells the tasks of a step, as far as it matters here."""
+    """Return the variables that srun sets for a task of a step, as far as they matter here."""
     return {**STEP, "SLURM_JOB_ID": str(job), "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
 
 
@@ -504,11 +504,11 @@ def resumed(world: World, folder: Path) -> str:
     return ""
 
 
-def test_ranks_on_disks_that_are_not_shared_do_not_part_in_silence(two_ranks: Any, tmp_path: Path) -> None:
+def test_ranks_on_different_disks_are_refused(two_ranks: Any, tmp_path: Path) -> None:
     assert "processes see different states" in "".join(two_ranks.run(resumed, tmp_path))
 
 
-def test_a_batch_script_outside_srun_waits_for_nobody(
+def test_a_batch_script_outside_srun_runs_as_one_process(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}.items():

@@ -26,7 +26,7 @@ TINY = {
     "PROBE_FLAGS": "--epochs 1 --seeds 1",
 }
 SCORES = {"real": 70, "value": 2, "corrected": 1.5, "precision": 1, "recall": 0, "copy_ratio": 1, "top1": 0.5}
-# Stands for corecli: notes the line, makes an empty file where it would write one, and prints scores when asked.
+# Stands for corecli: notes the line, makes an empty file where it would write one, and prints scores on request.
 STAND_IN = f"""#!/usr/bin/env bash
 echo "$*" >>"$LINES"
 for word; do if [[ ${{before:-}} == --out ]]; then mkdir -p "${{word%/*}}" && touch "$word"; fi; before=$word; done

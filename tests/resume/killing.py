@@ -102,16 +102,16 @@ class Alone:
 
 def left_alone(work: Work, start: Start, folder: Path) -> Alone:
     folder.mkdir()
-    begun = time.monotonic()
+    started = time.monotonic()
     ended = start(work.line(folder)).end()
     assert ended.code == 0, ended
     assert ended.out == f"{folder / work.target}\n"
-    return Alone(contents(folder), time.monotonic() - begun)
+    return Alone(contents(folder), time.monotonic() - started)
 
 
 def killed(work: Work, start: Start, folder: Path, alone: Alone, *, kills: int, seed: int) -> int:
     """Kill a line so many times, at random moments or while a file is being written, and let it end; returns the
-    number of runs that took, for where one ends before it can be killed another is begun.
+    number of runs that took, for where one ends before it can be killed another is started.
     """
     draw, rounds = random.Random(seed), 0
     while kills > 0:

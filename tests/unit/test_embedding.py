@@ -58,7 +58,7 @@ def test_tsne_keeps_neighbors_as_well_as_scikit_learn() -> None:
 
 
 def test_every_row_has_the_perplexity_asked_for(features: torch.Tensor) -> None:
-    """Of the conditional probabilities, told from the joint ones of two far-away halves by their definition."""
+    """Of the conditional probabilities, computed from the joint ones of two far-away halves by their definition."""
     num, perplexity = len(features), 12.0
     joint = embedding._joint(features, perplexity).double()
     assert float(joint.sum()) == pytest.approx(1, abs=1e-6)

@@ -149,7 +149,7 @@ def test_bash_completes(tmp_path: Path, words: list[str], offered: list[str]) ->
 @needs("fish")
 def test_fish_completes(tmp_path: Path) -> None:
     (tmp_path / "g.pt").touch()
-    asked = {
+    typed = {
         "corecli sam": ["sample"],
         "corecli sample --sampler d": ["ddim", "ddpm", "dpmpp"],
         "corecli sample --sam": ["--sampler"],
@@ -158,13 +158,13 @@ def test_fish_completes(tmp_path: Path) -> None:
         "corecli completion ": ["bash", "fish", "zsh"],
     }
     lines = [f"source '{COMPLETIONS / pages.SHELLS['fish']}'"]
-    lines += [f'complete -C "{line}"; echo ---' for line in asked]
+    lines += [f'complete -C "{line}"; echo ---' for line in typed]
     ended = subprocess.run(
         ["fish", "--no-config", "-c", "\n".join(lines)], capture_output=True, text=True, cwd=tmp_path, timeout=60
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     found = [[text.split("\t")[0] for text in part.split()] for part in re.sub(r"\t.*", "", ended.stdout).split("---")]
-    assert found[:-1] == list(asked.values())
+    assert found[:-1] == list(typed.values())
 
 
 @needs("zsh")

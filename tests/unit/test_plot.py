@@ -84,12 +84,12 @@ def test_ticks_are_round_and_within_the_range() -> None:
 def test_captions_stand_below_their_images_and_heads_apart(tmp_path: Path) -> None:
     images = torch.full((4, 3, 64, 64), 10, dtype=torch.uint8)
     write_sheet(tmp_path / "plain.png", images.numpy(), columns=2)
-    write_sheet(tmp_path / "told.png", images.numpy(), columns=2, head_columns=1, captions=["", "0.98", "", "0.5"])
-    plain, told = pixels(tmp_path / "plain.png"), pixels(tmp_path / "told.png")
+    write_sheet(tmp_path / "captioned.png", images.numpy(), columns=2, head_columns=1, captions=["", "0.98", "", "0.5"])
+    plain, captioned = pixels(tmp_path / "plain.png"), pixels(tmp_path / "captioned.png")
     assert plain.shape[:2] == (2 * 66 + 2, 2 * 66 + 2)
-    assert told.shape[:2] == (2 * 80 + 2, 2 * 66 + 2 + 8)
-    assert (told[66:80, :74] == 255).all()  # no caption
-    below = np.argwhere(told[66:80, 76:] < 200)
+    assert captioned.shape[:2] == (2 * 80 + 2, 2 * 66 + 2 + 8)
+    assert (captioned[66:80, :74] == 255).all()  # no caption
+    below = np.argwhere(captioned[66:80, 76:] < 200)
     assert len(below) > 10
     assert below[:, 1].mean() == pytest.approx(32, abs=3)
     big = tmp_path / "big.png"

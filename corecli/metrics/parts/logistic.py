@@ -7,6 +7,7 @@ out is fitted again on all rows. The 45 values are those of DINOv2 and SynCLR (a
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -114,11 +115,18 @@ class _Rows:
         return float((logits.argmax(1) == self.targets).double().mean()), -loss
 
 
+class _LBFGS(torch.optim.LBFGS):
+    """L-BFGS without the wrappers of torch that import its compiler, a second of start-up."""
+
+    add_param_group = inspect.unwrap(torch.optim.LBFGS.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.LBFGS.zero_grad)
+
+
 def _minimize(rows: _Rows, cost: float, start: Parameters, options: LogisticOptions) -> Parameters:
     """The weight [D, C] and bias [C] of the least regularized loss, from `start` on."""
     weight, bias = (part.clone().requires_grad_() for part in start)
     num = len(rows.x)
-    optimizer = torch.optim.LBFGS(
+    optimizer = _LBFGS(
         [weight, bias],
         max_iter=options.max_steps,
         max_eval=2 * options.max_steps,
