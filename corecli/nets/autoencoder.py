@@ -31,9 +31,9 @@ _OF_PIPELINES = {  # arguments that only pipelines read, or that only diffusers'
 
 
 class Spec(TypedDict):
-    """All that is needed to build a first stage again; JSON.
+    """What is needed to build a first stage again, as JSON.
 
-    kind: diffusers' class, config: its arguments. measured: latents have no published scale; it is to be measured.
+    kind: class name in diffusers. config: its arguments. measured: the scale of latents is measured, not published.
     """
 
     kind: str
@@ -44,9 +44,9 @@ class Spec(TypedDict):
 class FirstStage(nn.Module):
     """A frozen autoencoder with the scale of its latents, for images of one size; float32 throughout.
 
-    z = (latent - shift) * scale, by channel. Where a scale is published it is the config's `scaling_factor` of an
-    AutoencoderKL (0.18215 for Stable Diffusion) or AutoencoderTiny (1), and 1 for a VQModel (LDM).
-    Errors: DataError for a config that is none; UsageError for a size that does not divide.
+    z = (latent - shift) * scale, per channel. The published scale is the config's `scaling_factor` for an AutoencoderKL
+    (0.18215 for Stable Diffusion) or AutoencoderTiny (1), and 1 for a VQModel (LDM).
+    Errors: DataError for an invalid config; UsageError for a size that the downsampling factor does not divide.
     """
 
     shift: Tensor
@@ -59,7 +59,7 @@ class FirstStage(nn.Module):
         factor = downsampling(spec)
         if image_size % factor or image_size < factor:
             hint = f"use a multiple of {factor} px"
-            raise UsageError(f"images of {image_size} px do not shrink {factor} times in the first stage", hint=hint)
+            raise UsageError(f"the first stage cannot downsample images of {image_size} px by {factor}", hint=hint)
         channels = latent_channels(spec)
         self.data_shape = (channels, image_size // factor, image_size // factor)
         self.is_random = spec["kind"] == KL
@@ -70,37 +70,37 @@ class FirstStage(nn.Module):
 
     @property
     def moments_shape(self) -> tuple[int, int, int]:
-        """Of what `encode` gives for an image: its latents, or of a KL autoencoder their means, then their stds."""
+        """Shape of what `encode` returns per image: latents, or for a KL autoencoder their means, then their stds."""
         channels, height, width = self.data_shape
         return (2 * channels if self.is_random else channels), height, width
 
     def train(self, mode: bool = True) -> FirstStage:
-        """Stays in evaluation mode."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Uint8 images [B, 3, S, S] as moments, float32 [B, *moments_shape], before shift and scale."""
+        """Encode uint8 images [B, 3, S, S] as moments, float32 [B, *moments_shape], before shift and scale."""
         with torch.autocast(images.device.type, enabled=False):
             return encoded(self.autoencoder, to_unit_range(images))
 
     def latents(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The latents of moments, float32 [B, *data_shape]: the means, and with `noise` a sample around them."""
+        """Return the latents of moments, float32 [B, *data_shape]: their means, or with `noise` a sample."""
         mean, std = _split(moments.float(), self.data_shape[0])
         latents = mean if noise is None or std is None else mean + std * noise
         return (latents - self.shift) * self.scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """The uint8 images [B, 3, S, S] of latents [B, *data_shape]; those of a VQModel are quantized first."""
+        """Decode latents [B, *data_shape] to uint8 images [B, 3, S, S]; a VQModel quantizes them first."""
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float() / self.scale + self.shift
             return to_pixels(decoded(self.autoencoder, latents))
 
     def measure(self, moments: Tensor) -> None:
-        """Set shift and scale so that the latents of these moments [N, *moments_shape] have, by channel, mean 0, std 1.
+        """Set shift and scale so that the latents of moments [N, *moments_shape] have mean 0 and std 1 per channel.
 
-        Errors: DataError where they are all equal or not finite.
+        Errors: DataError if the latents are constant or not finite.
         """
         mean, std = _split(moments.double(), self.data_shape[0])
         shift = mean.mean(dim=(0, 2, 3), keepdim=True)
@@ -108,7 +108,7 @@ class FirstStage(nn.Module):
         if std is not None:
             variance = variance + std.square().mean(dim=(0, 2, 3))
         if not bool((variance > 0).all()) or not bool(variance.isfinite().all()):
-            raise DataError("latents of the first stage are constant or not finite", hint="train it longer, or anew")
+            raise DataError("latents of the first stage are constant or not finite", hint="train it longer or again")
         self.shift.copy_(shift[0])
         self.scale.copy_(variance.rsqrt()[:, None, None])
 
@@ -128,7 +128,7 @@ def build_autoencoder(spec: Spec) -> nn.Module:
 
 
 def diffusers_class(kind: str) -> Any:
-    """The class of diffusers for a kind."""
+    """Return the class of diffusers for a kind."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
     from diffusers.models.autoencoders.vq_model import VQModel
@@ -146,14 +146,14 @@ def _is_expressible(kind: str, config: dict[str, Any]) -> bool:
 
 
 def spec_of(autoencoder: Any) -> Spec:
-    """The spec of a module of diffusers."""
+    """Return the spec of an autoencoder of diffusers."""
     known = inspect.signature(type(autoencoder).__init__).parameters
     config = {name: value for name, value in dict(autoencoder.config).items() if name in known}
     return {"kind": type(autoencoder).__name__, "config": config}
 
 
 def encoded(autoencoder: Any, x: Tensor) -> Tensor:
-    """The latents of images in [-1, 1], or for an AutoencoderKL their means and stds, [B, K, h, w]."""
+    """Return the latents of images in [-1, 1], for an AutoencoderKL their means and stds, [B, K, h, w]."""
     if isinstance(autoencoder, KlAutoencoder | VqAutoencoder | TinyAutoencoder):
         return autoencoder.encode(x)
     found = autoencoder.encode(x, return_dict=False)[0]
@@ -161,28 +161,28 @@ def encoded(autoencoder: Any, x: Tensor) -> Tensor:
 
 
 def decoded(autoencoder: Any, z: Tensor) -> Tensor:
-    """The images in [-1, 1] of latents [B, C, h, w]; those of a VQModel are quantized first."""
+    """Return the images in [-1, 1] of latents [B, C, h, w]; a VQModel quantizes them first."""
     if isinstance(autoencoder, KlAutoencoder | VqAutoencoder | TinyAutoencoder):
         return autoencoder.decode(z)
     return autoencoder.decode(z, return_dict=False)[0]
 
 
 def downsampling(spec: Spec) -> int:
-    """How many pixels of a side one latent covers."""
+    """Return the downsampling factor: the side in pixels that one latent covers."""
     name = "encoder_block_out_channels" if spec["kind"] == TINY else "block_out_channels"
     default = (64, 64, 64, 64) if spec["kind"] == TINY else (64,)
     return 2 ** (len(spec["config"].get(name, default)) - 1)
 
 
 def latent_channels(spec: Spec) -> int:
-    """Channels of the latents."""
+    """Return the number of channels of the latents."""
     config, default = spec["config"], 3 if spec["kind"] == VQ else 4
     channels = config.get("latent_channels", default)
     return (config.get("vq_embed_dim") or channels) if spec["kind"] == VQ else channels
 
 
 def published_scale(spec: Spec) -> tuple[list[float], list[float]]:
-    """(shift, scale) of the config, each of 1 or C numbers; 0 and 1 where the scale is to be measured."""
+    """Return (shift, scale) of a config, 1 or C numbers each; 0 and 1 if the scale is measured."""
     config = spec["config"]
     if spec.get("measured"):
         return [0.0], [1.0]
@@ -196,5 +196,5 @@ def published_scale(spec: Spec) -> tuple[list[float], list[float]]:
 
 
 def _split(moments: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
-    """(means, stds or None) of moments [B, K, h, w]."""
+    """Split moments [B, K, h, w] into means, and stds or None."""
     return moments[:, :channels], moments[:, channels:] if moments.shape[1] > channels else None

@@ -1,8 +1,7 @@
-"""The generator and the discriminator of BigGAN (Brock et al. 2019) as IC-GAN conditions them on an image's features.
+"""The generator and the discriminator of BigGAN (Brock et al. 2019) as IC-GAN conditions them on features of an image.
 
-Both follow the released code of IC-GAN (Casanova et al. 2021), to its number of parameters, except that its generator
-also holds a table of 1000 classes that it never uses: 128,000 parameters, which ours does without. Labels in place of
-features give BigGAN itself.
+Both follow the released code of IC-GAN (Casanova et al. 2021) and have its numbers of parameters, except for a table of
+1000 classes (128,000 parameters) that its generator never uses. With labels instead of features, this is BigGAN itself.
 """
 
 from __future__ import annotations
@@ -28,10 +27,13 @@ _PUBLISHED = {  # widths by image size, in units of `channels`
 class BigGanGenerator(nn.Module):
     """(z [B, z_dim], condition) -> images [B, 3, S, S] in [-1, 1].
 
-    mult: widths at 4, 8, .. S px, in units of `channels`. z is cut into equal chunks, the first for the 4 px start and
-    one more for every block, whose BatchNorms it shifts and scales together with an embedding of the condition:
-    features [B, condition_dim] or, if that is 0, labels [B] of num_classes. `z_dim` is rounded down to a multiple of
-    the number of chunks. attention_px: the sizes below S after whose block there is attention.
+    mult: widths at 4, 8, .. S px, in units of `channels`. z is split into equal chunks: the first makes the map of
+    4 px, and every block gets one more. In a block, the chunk and an embedding of the condition shift and scale the
+    BatchNorms. The condition is features [B, condition_dim], or labels [B] of `num_classes` classes if `condition_dim`
+    is 0. `z_dim` is rounded down to a multiple of the number of chunks. attention_px: sizes below S whose block is
+    followed by attention.
+
+    Errors: UsageError if the widths do not lead to the image size, or z is too short.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class BigGanGenerator(nn.Module):
         widths = [channels * m for m in mult]
         sizes = [FIRST_PX << level for level in range(1, len(widths))]
         if not sizes or sizes[-1] != image_size:
-            hint = "channel_mult says a width for 4 px and for each doubling"
+            hint = "channel_mult has one width for 4 px and one for each doubling"
             raise UsageError(f"{len(mult)} widths do not lead from {FIRST_PX} to {image_size} px", hint=hint)
         self._chunk = z_dim // len(widths)
         if self._chunk < 1:
@@ -71,7 +73,7 @@ class BigGanGenerator(nn.Module):
         self.last = SpectralConv2d(widths[-1], 3, 3)
 
     def forward(self, z: Tensor, condition: Tensor) -> Tensor:
-        """Images float32 [B, 3, S, S] in [-1, 1]."""
+        """Return images, float32 [B, 3, S, S] in [-1, 1]."""
         start, *chunks = z.split(self._chunk, dim=1)
         embedded = self.embed(condition)
         h = self.first(start).unflatten(1, (-1, FIRST_PX, FIRST_PX))
@@ -83,8 +85,8 @@ class BigGanGenerator(nn.Module):
 class BigGanDiscriminator(nn.Module):
     """(images [B, 3, S, S] in [-1, 1], condition) -> scores [B], by projection (Miyato and Koyama 2018).
 
-    mult: the width of every block, in units of `channels`. Blocks halve the size down to 4 px, or to 8 px for images
-    of at most 32 px; further ones keep it. The condition is as the generator's. attention_px: sizes below S.
+    mult: width of every block, in units of `channels`. Blocks halve the size down to 4 px, or to 8 px for images of at
+    most 32 px; any further blocks keep it. The condition is the generator's. attention_px: sizes below S.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class BigGanDiscriminator(nn.Module):
         )
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Scores float32 [B], high for what looks real."""
+        """Return scores, float32 [B]; high means real."""
         for block, attention in zip(self.blocks, self.attention, strict=True):
             x = attention(block(x))
         with torch.autocast(x.device.type, enabled=False):
@@ -148,13 +150,11 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, vector: Tensor) -> Tensor:
         h = self.conv1(_doubled(F.relu(self.norm1(x, vector))))
         h = self.conv2(F.relu(self.norm2(h, vector)))
-        return h + _doubled(
-            self.skip(x)
-        )  # as if the map of each pixel came after the doubling, at a quarter of its cost
+        return h + _doubled(self.skip(x))  # equal to mapping the doubled pixels, at a quarter of the cost
 
 
 class DownBlock(nn.Module):
-    """A residual block that halves the size or keeps it; the first of a network takes pixels as they are."""
+    """A residual block that halves the size or keeps it; the first block of a network does not activate its input."""
 
     def __init__(self, channels_in: int, channels_out: int, *, first: bool, halves: bool) -> None:
         super().__init__()
@@ -168,11 +168,11 @@ class DownBlock(nn.Module):
         h = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
         if self.halves:
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
-        return h + self.skip(x)  # averaging before the 1 x 1 map is averaging after it
+        return h + self.skip(x)  # averaging before a 1 x 1 convolution equals averaging after it
 
 
 class Attention(nn.Module):
-    """Self-attention over pixels, to keys and values of half the size, begun at nothing (SAGAN)."""
+    """Self-attention over pixels, with keys and values at half the size; its initial gain is 0 (SAGAN)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -192,9 +192,9 @@ class Attention(nn.Module):
 
 
 def default_mult(image_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The published widths of generator and discriminator; images below 32 px take those of 32 px, with fewer blocks.
+    """Return the published widths of generator and discriminator; below 32 px, those of 32 px with fewer blocks.
 
-    Errors: UsageError for sizes that are not 4 px doubled, and above 256 px.
+    Errors: UsageError for sizes that are not 4 px times a power of 2, and for sizes above 256 px.
     """
     doublings = (image_size // FIRST_PX).bit_length() - 1
     if doublings < 1 or image_size != FIRST_PX << doublings:
@@ -215,7 +215,7 @@ def _attention(channels: int, *, here: bool) -> nn.Module:
 
 
 def _table(num_classes: int, width: int) -> nn.Embedding:
-    """Vectors of classes, orthogonal at first; not normalized, which BigGAN found to cripple generators."""
+    """Return a table of class embeddings, initially orthogonal; BigGAN found that spectral normalization hurts it."""
     table = nn.Embedding(num_classes, width)
     nn.init.orthogonal_(table.weight)
     return table

@@ -1,7 +1,7 @@
 """DiT: a transformer over the patches of an image or of its latents (Peebles and Xie 2023).
 
-Written here since diffusers' differs: it embeds the time in every block anew, with other frequencies, and draws the
-label dropout of each block by itself. Names of weights are the official ones.
+diffusers' DiT differs: every block has its own time embedding, with other frequencies, and draws its own label dropout.
+Parameters have the names of the official repository.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MLP_RATIO = 4
 
 
 class Size(NamedTuple):
-    """Width, blocks and heads of a DiT."""
+    """Width, number of blocks and number of heads of a DiT."""
 
     width: int
     depth: int
@@ -34,12 +34,12 @@ SIZES = {  # DiT, Table 1
     "b": Size(768, 12, 12),
     "l": Size(1024, 24, 16),
     "xl": Size(1152, 28, 16),
-    "tiny": Size(128, 4, 4),  # for images of a few pixels, where S wastes its width
+    "tiny": Size(128, 4, 4),  # for small images
 }
 
 
 def size_of(name: str) -> Size:
-    """The DiT of a name in `SIZES`. Errors: UsageError."""
+    """Return the size with a name in `SIZES`. Errors: UsageError for another name."""
     if name not in SIZES:
         raise unknown_name("DiT size", name, SIZES)
     return SIZES[name]
@@ -48,8 +48,10 @@ def size_of(name: str) -> Size:
 class DiT(nn.Module):
     """(x [B, C, S, S], t [B], optional vector [B, width]) -> [B, out_channels, S, S].
 
-    The vector is added to the time embedding, which shifts, scales and gates every block (adaLN-Zero): a new network
-    gives zeros. S is `image_size`, in pixels or latents. Errors: UsageError where the patches do not tile S.
+    The vector is added to the time embedding, which shifts, scales and gates every block (adaLN-Zero). The output of a
+    new network is zero. S is `image_size`, in pixels or latents.
+
+    Errors: UsageError if the patches do not tile S.
     """
 
     positions: Tensor
@@ -68,7 +70,7 @@ class DiT(nn.Module):
         self._initialize()
 
     def forward(self, x: Tensor, t: Tensor, vector: Tensor | None = None) -> Tensor:
-        """The network's output; t may be fractional."""
+        """Return the output of the network; t may be fractional."""
         tokens = self.x_embedder(x) + self.positions
         c = self.t_embedder(t)
         c = c if vector is None else c + vector
@@ -83,7 +85,7 @@ class DiT(nn.Module):
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
     def _initialize(self) -> None:
-        """Xavier-uniform maps without bias, a narrow time embedding, and zeros in whatever gates a branch (3.2)."""
+        """Initialize linear layers Xavier-uniformly, the time embedding with std 0.02, and all gates with 0 (3.2)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -100,7 +102,7 @@ class DiT(nn.Module):
 
 
 class PatchEmbedder(nn.Module):
-    """[B, C, S, S] -> [B, T, width], one token a patch, row by row."""
+    """[B, C, S, S] -> [B, T, width]: one token per patch, row by row."""
 
     def __init__(self, in_channels: int, width: int, patch: int) -> None:
         super().__init__()
@@ -111,7 +113,7 @@ class PatchEmbedder(nn.Module):
 
 
 class TimeEmbedder(nn.Module):
-    """t [B] -> [B, width]: cosines, then sines, of 256 / 2 frequencies from 1 to 1 / 10,000, through an MLP."""
+    """t [B] -> [B, width]: cosines, then sines, at 128 frequencies from 1 to 1 / 10,000, followed by an MLP."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -140,7 +142,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over tokens [B, T, width], of which those are seen where `seen` [B, T] is true."""
+    """Self-attention over tokens [B, T, width]; tokens where `seen` [B, T] is False are masked."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -155,7 +157,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two layers with a GELU (its tanh form) between."""
+    """Two linear layers with a GELU (tanh approximation) between them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -167,7 +169,7 @@ class Mlp(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Tokens to the pixels of their patches, [B, T, width] -> [B, T, dim]."""
+    """[B, T, width] -> [B, T, dim]: the pixels of every patch."""
 
     def __init__(self, width: int, dim: int) -> None:
         super().__init__()
@@ -180,12 +182,12 @@ class FinalLayer(nn.Module):
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """LayerNorm without weights of its own, then scale and shift."""
+    """Apply a LayerNorm without parameters, then scale and shift."""
     return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift
 
 
 def positions(grid: int, width: int) -> Tensor:
-    """Fixed positions of the patches, [grid^2, width]: sines and cosines of the column, then of the row."""
+    """Return fixed position embeddings [grid^2, width]: sines and cosines of the column, then of the row."""
     return sincos_positions(grid, grid, width).roll(width // 2, dims=1)
 
 

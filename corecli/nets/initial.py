@@ -1,4 +1,4 @@
-"""Random initial weights as a function of a seed."""
+"""Random initial weights that are a function of a seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from corecli.base.rng import derive
 
 @contextmanager
 def seeded(seed: int, *path: str | int) -> Iterator[None]:
-    """CPU initialization inside is a function of (seed, path); the global generator is left as it was."""
+    """Make initialization on the CPU a function of (seed, path), and restore torch's global generator afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "init", *path))
         yield

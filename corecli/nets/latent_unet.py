@@ -85,7 +85,7 @@ class LatentUnet(nn.Module):
             self.diffusers_config |= {"attention_head_dim": head_channels, "class_embed_type": embedding}
 
     def forward(self, x: Tensor, t: Tensor, vector: Tensor | None = None) -> Tensor:
-        """The network's output; a condition is required if and only if the network takes one."""
+        """Return the output; a condition is required if and only if the network was built with `takes_vector`."""
         assert (vector is not None) == self.takes_vector, "the network and the condition do not fit"
         if vector is None or not self.context_dim:
             return self.unet(x, t, vector=vector)
@@ -156,5 +156,5 @@ class Gate(nn.Module):
 
 
 def _cross_attention(head_channels: int, norm_groups: int, context_dim: int) -> Attend:
-    """A maker of transformers that attend to a context."""
+    """Return a maker of transformers that attend to a context."""
     return partial(Transformer, head_channels=head_channels, norm_groups=norm_groups, context_dim=context_dim)

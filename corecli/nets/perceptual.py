@@ -1,4 +1,4 @@
-"""How different two images look to a frozen encoder: a distance of its features at several depths."""
+"""A perceptual distance between images: between features of a frozen encoder at several depths."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _MOST_DEPTHS = 4
 
 
 class PerceptualDistance:
-    """LPIPS without its learned weights (Zhang et al. 2018, Eq. 1), in any ResNet's stages or ViT's blocks.
+    """LPIPS without its learned weights (Zhang et al. 2018, Eq. 1), with a ResNet's stages or a ViT's blocks.
 
-    No module, so that the encoder belongs to no state_dict. Errors: UsageError for a backbone without stages.
+    This is not a module, so that the encoder is part of no state_dict.
+    Errors: UsageError for a backbone that is neither a ResNet nor a ViT.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -26,8 +27,9 @@ class PerceptualDistance:
         self._layers = _depths(encoder.backbone)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """x, y: [B, 3, H, W] in [-1, 1]. The mean over images, positions and depths of the squared difference of
-        features of unit length; float32 scalar with a gradient to x alone.
+        """Return the squared difference of unit-length features, averaged over images, positions and depths.
+
+        x, y: [B, 3, H, W] in [-1, 1]. The result is a float32 scalar with a gradient for x only.
         """
         with torch.no_grad():
             wanted = self._features(y)
@@ -35,7 +37,7 @@ class PerceptualDistance:
         return torch.stack([(a - b).square().sum(dim=1).mean() for a, b in pairs]).mean()
 
     def _features(self, x: Tensor) -> list[Tensor]:
-        """Features [B, D, positions] at every depth, of unit length over D."""
+        """Return features [B, D, positions] at every depth, of unit length over D."""
         found: list[Tensor] = []
 
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -52,7 +54,7 @@ class PerceptualDistance:
 
 
 def _depths(backbone: Any) -> list[nn.Module]:
-    """The stages of a ResNet, or up to four blocks of a ViT, evenly spaced, the last one among them."""
+    """Return the stages of a ResNet, or up to four evenly spaced blocks of a ViT that include the last."""
     stages = [getattr(backbone, f"layer{i}", None) for i in range(1, 5)]
     if all(isinstance(stage, nn.Module) for stage in stages):
         return [stage for stage in stages if stage is not None]

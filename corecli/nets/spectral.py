@@ -10,43 +10,43 @@ _EPS = 1e-6  # IC-GAN's
 
 
 class SpectralConv2d(nn.Conv2d):
-    """A convolution that keeps the size of its input, orthogonal at first."""
+    """A convolution that keeps the size of its input, with orthogonal initial weights."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, *, bias: bool = True) -> None:
         super().__init__(channels_in, channels_out, kernel, padding=kernel // 2, bias=bias)
-        _begin(self)
+        _initialize(self)
 
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(input, normalized(self), self.bias)
 
 
 class SpectralLinear(nn.Linear):
-    """A linear map, orthogonal at first."""
+    """A linear layer with orthogonal initial weights."""
 
     def __init__(self, features_in: int, features_out: int, *, bias: bool = True) -> None:
         super().__init__(features_in, features_out, bias=bias)
-        _begin(self)
+        _initialize(self)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, normalized(self), self.bias)
 
 
 class SpectralEmbedding(nn.Embedding):
-    """A table of vectors, orthogonal at first."""
+    """An embedding table with orthogonal initial weights."""
 
     def __init__(self, num: int, width: int) -> None:
         super().__init__(num, width)
-        _begin(self)
+        _initialize(self)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.embedding(input, normalized(self))
 
 
 def normalized(layer: nn.Module) -> Tensor:
-    """The layer's weight over its largest singular value, estimated by one power iteration from the vector `u`.
+    """Return the layer's weight divided by its largest singular value, from one power iteration of the vector `u`.
 
-    In training the iterate is kept in `u`, so the estimate follows the weight; evaluation leaves `u` as it is. In
-    float32 whatever autocast says. The gradient takes the singular vectors as constants (Eq. 11).
+    In training the result is stored in `u`, so that the estimate follows the weight; evaluation does not change `u`.
+    Computed in float32, even under autocast. The gradient treats the singular vectors as constants (Eq. 11).
     """
     weight, u = layer.weight, layer.u
     assert isinstance(weight, Tensor)
@@ -61,7 +61,7 @@ def normalized(layer: nn.Module) -> Tensor:
         return weight / (new @ (matrix @ v))
 
 
-def _begin(layer: nn.Conv2d | nn.Linear | nn.Embedding) -> None:
-    """An orthogonal weight, whose singular values are all 1, and a random first vector for the power iteration."""
+def _initialize(layer: nn.Conv2d | nn.Linear | nn.Embedding) -> None:
+    """Make the weight orthogonal (all singular values are 1), and draw the first vector of the power iteration."""
     nn.init.orthogonal_(layer.weight)
     layer.register_buffer("u", F.normalize(torch.randn(layer.weight.shape[0]), dim=0))

@@ -170,18 +170,18 @@ class AdmUnet(nn.Module):
         }
 
     def forward(self, x: Tensor, t: Tensor, vector: Tensor | None = None) -> Tensor:
-        """The network's output; `vector` is required if and only if the network takes one."""
+        """Return the output; `vector` is required if and only if the network was built with `takes_vector`."""
         assert (vector is not None) == self.takes_vector, "the network and the vector do not fit"
         return self.unet(x, t, vector=vector)
 
 
 def self_attention(head_channels: int, norm_groups: int) -> Attend:
-    """A maker of attention over the places of a map, with heads of some channels."""
+    """Return a maker of attention layers over a map, with heads of `head_channels` channels."""
     return lambda channels: Attention(channels, heads=channels // head_channels, groups=norm_groups, eps=NORM_EPS)
 
 
 def zero_layers(unet: Unet, last: tuple[str, ...]) -> None:
-    """Zero the last layers of branches, whose names end with `last`, and of the network."""
+    """Set the last layers of branches (whose names end with one of `last`) and of the network to zero."""
     for name, module in unet.named_modules():
         if name.endswith(last) or name == "conv_out":
             for parameter in module.parameters():
@@ -189,7 +189,7 @@ def zero_layers(unet: Unet, last: tuple[str, ...]) -> None:
 
 
 def norm_groups_for(channels: int, channel_mult: tuple[int, ...]) -> int:
-    """The most groups, up to ADM's 32, that divide every width and leave a group at least 4 channels if possible."""
+    """Return the most groups, up to 32 (ADM), that divide every width; with at least 4 channels each if possible."""
     common = math.gcd(*(channels * m for m in channel_mult))
     most = min(MAX_NORM_GROUPS, max(1, common // MIN_GROUP_CHANNELS))
     return max(n for n in range(1, most + 1) if common % n == 0)
@@ -198,10 +198,7 @@ def norm_groups_for(channels: int, channel_mult: tuple[int, ...]) -> int:
 def check_widths(
     image_size: int, widths: tuple[int, ...], has_attention: list[bool], head_channels: int, norm_groups: int
 ) -> None:
-    """Refuse sizes that a U-Net of these levels cannot halve, and heads or groups that do not divide its widths.
-
-    Errors: UsageError.
-    """
+    """Errors: UsageError for sizes that cannot be halved at every level, and heads or groups that divide no width."""
     halvings = len(widths) - 1
     if image_size % 2**halvings or image_size < 2**halvings:
         raise UsageError(

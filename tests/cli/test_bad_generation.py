@@ -158,7 +158,11 @@ def test_first_stages_that_are_none(
 @pytest.mark.parametrize(
     ("line", "code", "words"),
     [
-        (f"{DIT} --image-size 9", 2, ["images of 9 px do not shrink 2 times", "use a multiple of 2 px"]),
+        (
+            f"{DIT} --image-size 9",
+            2,
+            ["the first stage cannot downsample images of 9 px by 2", "use a multiple of 2 px"],
+        ),
         (f"{DIT} --set patch=8", 2, ["patches of 8 px do not tile 4 px"]),
         (f"{LDM} --set channel_mult=1,2,4,4", 2, ["4 px cannot be halved 3 times"]),
         (ADM, 2, ["adm does not work in latents (drop --first-stage; dit and ldm do)"]),

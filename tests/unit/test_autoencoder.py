@@ -204,7 +204,7 @@ def test_a_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"17 px do not shrink 2 times.*multiple of 2"):
+    with pytest.raises(UsageError, match=r"cannot downsample images of 17 px by 2.*multiple of 2"):
         stage_of("kl", image_size=17)
     with pytest.raises(DataError, match="'UNet' is not a kind of first stage"):
         build_autoencoder({"kind": "UNet", "config": {}})

@@ -186,7 +186,7 @@ def test_sizes_that_do_not_fit_are_refused(changes: dict, message: str) -> None:
 
 def test_foreign_sizes_and_positions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = official(small())
-    with pytest.raises(DataError, match="width 24 and depth 2"):
+    with pytest.raises(DataError, match="unknown DiT size: width 24, depth 2"):
         dit_weights.convert(weights, where="DiT.pt")
     monkeypatch.setitem(SIZES, "test", SMALL)
     with pytest.raises(DataError, match="positions are not"):

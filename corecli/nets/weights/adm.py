@@ -1,8 +1,8 @@
-"""The weights of guided-diffusion's U-Net under the names of ours (Dhariwal and Nichol 2021).
+"""Convert the weights of guided-diffusion's U-Net (Dhariwal and Nichol 2021) to the names of ours.
 
-Widths, levels, blocks, attention and classes are told by names and shapes. Three things show nowhere: the size of the
-images, the width of a head, and the order of queries, keys and values. Unless told they are taken from the published
-checkpoint with these levels.
+Widths, levels, blocks, attention and classes follow from names and shapes. Three settings do not: the size of the
+images, the width of a head, and the order of queries, keys and values. Their defaults are those of the published
+checkpoint with the same levels.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _ENDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class AdmWeights:
-    """settings: what `AdmUnet` is built with, apart from dropout and norm groups (32); tensors: its weights.
+    """settings: arguments of `AdmUnet` except dropout and norm groups (32). tensors: its weights.
 
-    labels: the embeddings of classes, [classes, width], which are added to the time embedding; None without classes.
+    labels: class embeddings [classes, width], which are added to the time embedding; None without classes.
     """
 
     settings: dict[str, Any]
@@ -51,7 +51,7 @@ class AdmWeights:
 
 
 def is_adm(tensors: Tensors) -> bool:
-    """Whether these are the weights of guided-diffusion's U-Net, or of a relative that `convert` refuses in words."""
+    """Whether these are weights of guided-diffusion's U-Net, or of a variant that `convert` refuses."""
     return {"input_blocks.0.0.weight", "middle_block.1.qkv.weight", "out.2.weight"} <= tensors.keys()
 
 
@@ -63,9 +63,9 @@ def convert(
     new_order: bool | None = None,
     where: object,
 ) -> AdmWeights:
-    """The network of a checkpoint. new_order: it was trained with `use_new_attention_order`.
+    """Convert a checkpoint. new_order: whether it was trained with `use_new_attention_order`.
 
-    Errors: UsageError where something must be told; DataError for a network that ours cannot be.
+    Errors: UsageError if a setting must be given; DataError for a network that `AdmUnet` cannot express.
     """
     _refuse_relatives(tensors, where)
     num_levels, num_res_blocks = _levels(tensors, where)
@@ -109,7 +109,7 @@ def convert(
 
 
 def _renamed(ours: str, part: str, tensor: torch.Tensor, *, head_channels: int, new_order: bool) -> Tensors:
-    """One tensor under our names, without the length-1 axis of attention's convolutions."""
+    """Return one tensor under our names, without the length-1 axis of attention convolutions."""
     if not ours.endswith(("to_qkv", "to_out.0")):
         return {f"unet.{ours}.{part}": tensor}
     tensor = tensor.flatten(1) if part == "weight" else tensor
@@ -121,7 +121,7 @@ def _renamed(ours: str, part: str, tensor: torch.Tensor, *, head_channels: int, 
 
 
 def _names(num_levels: int, num_res_blocks: int) -> dict[str, str]:
-    """Our name of every layer that such a network may have."""
+    """Return our name for every layer that such a network can have."""
     names = dict(_ENDS)
     theirs = ((f"middle_block.{i}", ours) for i, ours in enumerate(("resnets.0", "attentions.0", "resnets.1")))
     blocks = [(their, f"mid_block.{ours}") for their, ours in theirs]
@@ -142,7 +142,7 @@ def _names(num_levels: int, num_res_blocks: int) -> dict[str, str]:
 
 
 def _levels(tensors: Tensors, where: object) -> tuple[int, int]:
-    """(levels, residual blocks a level), told by the residual blocks that halve or double and end a level."""
+    """Return (levels, residual blocks per level), from the blocks that change the size."""
     num_in, num_out = (_count(tensors, blocks) for blocks in ("input_blocks", "output_blocks"))
     ups = (i for i in range(num_out) for j in (1, 2) if f"output_blocks.{i}.{j}.in_layers.0.weight" in tensors)
     per_level = next(ups, num_out - 1) + 1
@@ -156,7 +156,7 @@ def _count(tensors: Tensors, blocks: str) -> int:
 
 
 def _refuse_relatives(tensors: Tensors, where: object) -> None:
-    """DataError for the networks that share the names and not the function."""
+    """Errors: DataError for networks with the same names and another function."""
     if any(re.match(r"(input|output)_blocks\.\d+\.\d+\.(op|conv)\.", name) for name in tensors):
         raise DataError("halves images by plain convolutions", where=where, hint="only resblock_updown is read")
     rows = tensors["input_blocks.1.0.emb_layers.1.weight"].shape[0]

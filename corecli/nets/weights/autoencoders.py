@@ -1,4 +1,4 @@
-"""First stages from files: folders of diffusers, ids of a hub, and what `train-gen` wrote."""
+"""Load first stages from folders of diffusers, from a hub, or from files that `train-gen` wrote."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ _PREFIX = "first_stage."
 
 
 def load_first_stage(place: str | Path, *, image_size: int) -> FirstStage:
-    """A first stage for images of a size: a folder that diffusers wrote (or a pipeline with one in it), the id of such
-    a repository, or a file of `train-gen`: an autoencoder, or a generator that holds its own.
+    """Load a first stage for images of a size.
 
-    Errors: MissingInputError, DataError for a file or folder of another kind or with weights that do not fit,
-    UnavailableError for a repository that cannot be had, UsageError for a size that does not divide.
+    place: a folder that diffusers wrote, the folder of a pipeline, the id of such a repository, or a file of
+    `train-gen` that holds an autoencoder or a latent generator.
+    Errors: MissingInputError; DataError for a file or folder of another kind, or with weights that do not fit;
+    UnavailableError for a repository that cannot be downloaded; UsageError for a size that does not fit.
     """
     spec, tensors = read_first_stage(place)
     with about(place):
@@ -34,7 +35,7 @@ def load_first_stage(place: str | Path, *, image_size: int) -> FirstStage:
 
 
 def read_first_stage(place: str | Path) -> tuple[Spec, Tensors]:
-    """(spec, weights of a `FirstStage` of any size, less its scale where that is the published one).
+    """Return (spec, weights) of a `FirstStage` of any size; without its scale if that is the published one.
 
     Errors: as `load_first_stage`.
     """
@@ -45,7 +46,7 @@ def read_first_stage(place: str | Path) -> tuple[Spec, Tensors]:
 
 
 def read_folder(folder: Path) -> Any:
-    """The autoencoder of a folder of diffusers, or of a pipeline's. Errors: DataError."""
+    """Load the autoencoder in a folder of diffusers or of a pipeline. Errors: DataError."""
     places = [folder, *(folder / part for part in _PARTS)]
     found = next((p for p in places if _class_of(p) in KINDS), None)
     if found is None:

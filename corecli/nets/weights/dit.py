@@ -1,8 +1,8 @@
-"""The weights of DiTs of other tools under the names of ours: the official repository's, and those of diffusers.
+"""Convert the weights of DiTs of the official repository and of diffusers to the names of ours.
 
-Size, patch, channels and classes are told by names and shapes, the number of heads by the published sizes. diffusers
-keeps a time embedding in every block, all equal where it converted an official checkpoint; it also has other
-frequencies and another epsilon than the weights were trained with, which are not followed here.
+Size, patch, channels and classes follow from names and shapes, the number of heads from the published sizes. diffusers
+keeps a time embedding in every block; all are equal in a converted official checkpoint. diffusers also uses other
+frequencies and another epsilon than those the weights were trained with; ours are the original ones.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _LATER_EMBEDDER = re.compile(r"^transformer_blocks\.[1-9]\d*\.norm1\.emb\.")
 
 @dataclass(frozen=True, kw_only=True)
 class DitWeights:
-    """size: a name in `dit.SIZES`; grid: patches a side, None where it does not show; tensors: the weights of `DiT`.
+    """size: name in `dit.SIZES`. grid: patches per side, None if unknown. tensors: weights of `DiT`.
 
-    labels: the embeddings of classes and, last, of no class, [classes + 1, width], which are added to the time
+    labels: embeddings of the classes and, last, of no class, [classes + 1, width], which are added to the time
     embedding; None without classes.
     """
 
@@ -55,12 +55,12 @@ class DitWeights:
 
 
 def is_dit(tensors: Tensors) -> bool:
-    """Whether the weights are a DiT's, by the names of either tool."""
+    """Whether these are weights of a DiT, by the names of either tool."""
     return _prefix(tensors) is not None
 
 
 def convert(tensors: Tensors, *, where: object) -> DitWeights:
-    """The DiT of a checkpoint: its averaged weights where it has them. Errors: DataError for a size of no name."""
+    """Convert a checkpoint; its averaged weights if it has them. Errors: DataError for an unknown size."""
     prefix = _prefix(tensors) or ""
     found = {n.removeprefix(prefix): t.float() for n, t in tensors.items() if n.startswith(prefix)}
     if _FIRST_OF_DIFFUSERS in found:
@@ -71,7 +71,8 @@ def convert(tensors: Tensors, *, where: object) -> DitWeights:
     depth = len({n.split(".")[1] for n in found if n.startswith("blocks.")})
     size = next((name for name, s in SIZES.items() if (s.width, s.depth) == (width, depth)), None)
     if size is None:
-        raise DataError(f"a DiT of width {width} and depth {depth} is none that is known", where=where)
+        known = ", ".join(f"{name} ({s.width}, {s.depth})" for name, s in SIZES.items())
+        raise DataError(f"unknown DiT size: width {width}, depth {depth}", where=where, hint=f"known are {known}")
     return DitWeights(
         size=size,
         patch=patch,
@@ -91,13 +92,13 @@ def _prefix(tensors: Tensors) -> str | None:
 
 
 def _from_diffusers(tensors: Tensors, where: object) -> Tensors:
-    """Under the official names, queries, keys and values in one. Errors: DataError where time embeddings differ."""
+    """Rename to the official names and join queries, keys and values. Errors: DataError if time embeddings differ."""
     renamed: Tensors = {}
     for name, tensor in tensors.items():
         if _LATER_EMBEDDER.match(name):
             first = re.sub(r"^transformer_blocks\.\d+\.", "transformer_blocks.0.", name)
             if not torch.equal(tensor, tensors[first]):
-                hint = "the blocks of such a DiT were trained apart by diffusers"
+                hint = "diffusers trained the time embeddings of its blocks separately"
                 raise DataError(f"{name!r} differs from that of the first block", where=where, hint=hint)
             continue
         for pattern, replacement in _FROM_DIFFUSERS:
@@ -110,7 +111,7 @@ def _from_diffusers(tensors: Tensors, where: object) -> Tensors:
 
 
 def _grid(table: torch.Tensor, where: object) -> int:
-    """Patches a side of a table of positions. Errors: DataError when they are other positions than ours."""
+    """Return the patches per side of a table of positions. Errors: DataError if the positions differ from ours."""
     grid = math.isqrt(table.shape[1])
     if grid**2 != table.shape[1] or not torch.allclose(table[0], positions(grid, table.shape[2]), atol=1e-4):
         raise DataError("its positions are not the sines and cosines of a square grid", where=where)
