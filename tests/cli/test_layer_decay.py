@@ -1,4 +1,4 @@
-"""`train-ssl --layer-decay`: every weight's step against one without it, in every stage, and what is refused."""
+"""`train-ssl --layer-decay`: the step of each weight against a step without it, stages, and errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def train(run: Any, out: str, line: str) -> dict[str, torch.Tensor]:
     return load_encoder(out).state_dict()
 
 
-def test_each_block_takes_its_part_of_the_step(run: Any) -> None:
+def test_each_block_moves_by_its_learning_rate(run: Any) -> None:
     start, plain, scaled = (
         train(run, f"{i}.pt", f"{LINE} {more}")
         for i, more in enumerate(("--lr 0", "--lr 1", "--lr 1 --layer-decay 0.5"))
@@ -36,15 +36,15 @@ def test_each_block_takes_its_part_of_the_step(run: Any) -> None:
     assert not torch.equal(plain["backbone.blocks.0.attn.qkv.weight"], start["backbone.blocks.0.attn.qkv.weight"])
 
 
-def test_it_holds_in_every_stage(run: Any) -> None:
-    """At 0 all up to the last block stays, also in a stage that begins with an optimizer of its own."""
+def test_layer_decay_applies_in_every_stage(run: Any) -> None:
+    """With a decay of 0, all weights up to the last block are constant, also in the second stage."""
     stages = f"train-ssl {NET} {PLAIN} --stage simclr:1 --stage byol:1 --layer-decay 0"
     start, moved = train(run, "0.pt", f"{LINE} --lr 0"), train(run, "1.pt", f"{stages} --lr 1")
     still = {name for name in start if name.startswith("backbone.") and torch.equal(moved[name], start[name])}
     assert still == {name for name in start if name.startswith("backbone.") and ".norm." not in name}
 
 
-def test_a_factor_of_one_is_none_at_all(run: Any) -> None:
+def test_a_decay_of_one_changes_nothing(run: Any) -> None:
     adamw = f"{LINE} --optimizer adamw --lr 1e-2 --steps 3"
     for out, more in (("0.safetensors", ""), ("1.safetensors", "--layer-decay 1")):
         train(run, out, f"{adamw} {more}")
@@ -58,7 +58,7 @@ def test_a_factor_of_one_is_none_at_all(run: Any) -> None:
         ("--layer-decay 1.5", "layer-decay"),
     ],
 )
-def test_what_cannot_be_is_refused(run: Any, more: str, message: str) -> None:
+def test_invalid_combinations_are_errors(run: Any, more: str, message: str) -> None:
     ran = run(*LINE.split(), *more.split(), "--out", "o.pt")
     assert ran.code == 2
     assert message in ran.err

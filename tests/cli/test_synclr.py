@@ -1,4 +1,4 @@
-"""SynCLR and StableRep through the command line: sets of captions' images, every term switched, what is refused."""
+"""SynCLR and StableRep on the command line: images of captions, switches, and errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STABLEREP = f"train-ssl --method stablerep {NET} --lr 1e-3 --device cpu --force 
 
 
 def write_captioned(path: Path, sizes: Sequence[int]) -> Path:
-    """Images named as `sample` names them, `cap003@1`: of caption i there are sizes[i], numbered from 0."""
+    """Write images named as by `sample`, such as `cap003@1`: sizes[i] images of caption i, numbered from 0."""
     keys = [f"cap{i:03d}@{variant}" for i, size in enumerate(sizes) for variant in range(size)]
     images = np.random.default_rng(0).integers(0, 256, (len(keys), 3, 8, 8), dtype=np.uint8)
     write_set(path, make_rows(keys), [torch.from_numpy(images)], class_names=(), header={})
@@ -70,7 +70,7 @@ def test_positives_of_a_batch_are_images_of_one_caption(
         "--precision bf16",
     ],
 )
-def test_every_term_can_be_switched(run: Any, captioned: Path, switches: str) -> None:
+def test_every_term_can_be_switched_off(run: Any, captioned: Path, switches: str) -> None:
     ran = run(*SYNCLR.split(), "--data", captioned, "--images-per-group", "4", *switches.split())
     assert ran.code == 0, ran.err
     assert all(p.isfinite().all() for p in load_encoder("o.safetensors").parameters())
@@ -97,31 +97,31 @@ def test_every_term_can_be_switched(run: Any, captioned: Path, switches: str) ->
         ),
     ],
 )
-def test_what_cannot_be_is_refused(run: Any, captioned: Path, line: str, message: str) -> None:
+def test_invalid_combinations_are_errors(run: Any, captioned: Path, line: str, message: str) -> None:
     ran = run(*line.split(), "--data", captioned)
     assert ran.code in (2, 65)
     assert message in ran.err
     assert len(ran.err.strip().splitlines()) == 1
 
 
-def test_images_alone_in_their_group_are_refused_or_counted(run: Any, captioned: Path, tmp_path: Path) -> None:
+def test_images_alone_in_their_group_are_an_error_or_counted(run: Any, captioned: Path, tmp_path: Path) -> None:
     alone = write_captioned(tmp_path / "alone.safetensors", [1] * 32)
     ran = run(*STABLEREP.split(), "--data", alone)
     assert ran.code == 65
     assert "no positive pairs: every group has one image" in ran.err
 
-    def told(line: str, data: Path) -> dict[str, Any]:
+    def planned(line: str, data: Path) -> dict[str, Any]:
         return json.loads(run(*line.split(), "--data", data, "--dry-run", "--json").out)
 
-    assert told(STABLEREP, captioned)["alone_in_their_group"] == 1
-    assert told(SYNCLR, alone)["alone_in_their_group"] == 32  # whose local crops still meet the global one
-    grouped = told(f"{STABLEREP} --images-per-group 4", captioned)
+    assert planned(STABLEREP, captioned)["alone_in_their_group"] == 1
+    assert planned(SYNCLR, alone)["alone_in_their_group"] == 32  # whose local crops still meet the global one
+    grouped = planned(f"{STABLEREP} --images-per-group 4", captioned)
     assert (grouped["slots"], grouped["short_groups"]) == (4 * 11, 3)
     assert "alone_in_their_group" not in grouped
-    assert "alone_in_their_group" not in told(f"{STABLEREP} --views 2g", captioned)
+    assert "alone_in_their_group" not in planned(f"{STABLEREP} --views 2g", captioned)
 
 
-def test_too_many_prototypes_are_warned_of_once(run: Any, captioned: Path) -> None:
+def test_too_many_prototypes_give_one_warning(run: Any, captioned: Path) -> None:
     warning = "warning: 999 prototypes exceed the 16 masked patches of a batch"
     assert run(*SYNCLR.split(), "--data", captioned, "--set", "prototypes=999").err.count(warning) == 1
     assert "warning" not in run(*SYNCLR.split(), "--data", captioned).err
@@ -136,7 +136,7 @@ def test_presets_are_read(run: Any, captioned: Path) -> None:
         assert run(*line).code == 0
 
 
-def test_a_batch_in_parts_has_the_gradient_of_the_whole_and_one_teachers_step(
+def test_accumulation_gives_the_gradient_of_the_whole_batch_and_one_teacher_update(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     supervised = f"train-ssl --method supervised {NET} --data digits:8:test --lr 1e-3 --device cpu --optimizer sgd"

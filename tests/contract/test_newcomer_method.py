@@ -40,6 +40,17 @@ def test_help_lists_a_new_method_and_its_options_are_checked(package: Path) -> N
     assert not out.exists()
 
 
+def test_man_page_and_completions_list_a_new_method(package: Path) -> None:
+    for folder in ("man", "completions"):
+        (package / folder).mkdir()
+    built = python(package, "-m", "corecli.cli.pages", "man", "completions")
+    assert built.returncode == 0, built.stderr
+    page = (package / "man" / "corecli-train-ssl.1").read_text().replace("\\-", "-")
+    assert "Alignment and uniformity" in page and "--set spread=1.0" in page
+    for script in ("corecli", "_corecli", "corecli.fish"):
+        assert "toy-method" in (package / "completions" / script).read_text()
+
+
 def test_the_contract_tests_cover_a_new_method(package: Path) -> None:
     tests = (HERE / "test_methods.py", "-k", "toy-method and not two_processes")  # starting two processes takes long
     ran = python(package, "-m", "pytest", *tests, "-p", "no:cacheprovider")

@@ -1,4 +1,4 @@
-"""Alignment and uniformity: an image's views agree, images spread over the sphere (Wang & Isola 2020, section 4.1)."""
+"""Alignment and uniformity: views of an image agree, images spread over the sphere (Wang & Isola 2020, section 4.1)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROJECTOR = {"hidden": 64, "dim": 32, "norm": "batch"}
 class Options:
     """Options of toy-method."""
 
-    spread: float = 1.0  # the weight of uniformity
+    spread: float = 1.0  # weight of uniformity
 
 
 def build(encoder: Encoder, *, options: Options, context: Context) -> ToyMethod:

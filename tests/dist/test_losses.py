@@ -1,4 +1,4 @@
-"""What crosses ranks: values and gradients against one process that sees everything."""
+"""Collectives: values and gradients over two processes against one process with all rows."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def refused(world: World) -> str:
     return "accepted"
 
 
-def test_batchnorm_of_another_kind_is_refused_rather_than_changed(two_ranks: Any) -> None:
+def test_another_kind_of_batchnorm_is_an_error(two_ranks: Any) -> None:
     assert all("Special cannot be synchronized" in found for found in two_ranks.run(refused))
 
 

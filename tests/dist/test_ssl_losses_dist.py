@@ -1,4 +1,4 @@
-"""The losses of a batch that is split over two processes: values and gradients are those of one process."""
+"""Losses of a batch split over two processes have the values and gradients of one process."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def of_patches(world: World, dtype: torch.dtype, masked: list[int]) -> tuple[Ten
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-11)], ids=str)
 @pytest.mark.parametrize("masked", [[0, 2, 5, 7], [0, 1, 2, 4], [4, 5, 6, 7]], ids=["alike", "unlike", "none here"])
-def test_masked_patches_may_fall_unequally_on_processes(
+def test_processes_may_hold_different_numbers_of_masked_patches(
     masked: list[int], dtype: torch.dtype, tolerance: float, two_ranks: Any
 ) -> None:
     value, gradient = of_patches(World(), dtype, masked)

@@ -1,4 +1,4 @@
-"""Every loss against its published sums written out in float64, and against lightly or published lines of code."""
+"""Each loss against its published formula in float64, and against lightly or published code."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ ALIGNED: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", ALIGNED)
-def test_aligned_pairs_at_temperature_a_hundredth_give_a_finite_minimum(name: str) -> None:
+def test_the_loss_of_aligned_pairs_is_finite_at_temperature_0_01(name: str) -> None:
     z = torch.eye(8).requires_grad_()
     loss = ALIGNED[name](z)
     loss.backward()
@@ -307,7 +307,7 @@ def test_aligned_pairs_at_temperature_a_hundredth_give_a_finite_minimum(name: st
 
 
 @pytest.mark.parametrize("name", ALIGNED)
-def test_opposed_pairs_at_temperature_a_hundredth_are_finite(name: str) -> None:
+def test_the_loss_of_opposed_pairs_is_finite_at_temperature_0_01(name: str) -> None:
     z = (50 * pair(8, 8)[0].float()).requires_grad_()
     loss = ALIGNED[name](z)
     loss.backward()
@@ -332,7 +332,7 @@ BF16: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", BF16)
-def test_computed_in_float32_whatever_the_network(name: str) -> None:
+def test_losses_are_computed_in_float32_under_autocast(name: str) -> None:
     half = tuple(z.bfloat16() for z in pair(8, 16))
     wide = BF16[name](*(z.double() for z in half))
     with torch.autocast("cpu", torch.bfloat16):

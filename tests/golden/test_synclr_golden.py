@@ -1,4 +1,4 @@
-"""StableRep's and SynCLR's losses against their published sums, written out in float64."""
+"""Losses of StableRep and SynCLR against their published formulas in float64."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def unit(x: Tensor) -> Array:
 def contrast(
     anchors: Tensor, keys: Tensor, groups: list[int], key_groups: list[int], temperature: float, excluded: list[int]
 ) -> float:
-    """The mean over anchors with positives; `excluded` is the place of each anchor's own key, or empty."""
+    """Return the mean over anchors with positives; `excluded`: the position of each anchor's own key, or empty."""
     losses = []
     for a, anchor in enumerate(unit(anchors)):
         seen = [(k, float(anchor @ key) / temperature) for k, key in enumerate(unit(keys))]
@@ -66,7 +66,7 @@ def test_multi_positive_contrast_equals_the_sums_written_out(
             assert found.item() == pytest.approx(expected, rel=tolerance)
 
 
-def test_groups_are_compared_anew_in_every_batch() -> None:
+def test_positives_are_computed_for_every_batch() -> None:
     """The reference keeps the positives of its first batch."""
     z = draw(2, 10, 6, seed=3)
     flat = z.transpose(0, 1).flatten(0, 1)
@@ -76,7 +76,7 @@ def test_groups_are_compared_anew_in_every_batch() -> None:
         assert found.item() == pytest.approx(contrast(flat, flat, twice, twice, 0.1, list(range(20))), rel=1e-12)
 
 
-def test_an_image_without_positive_serves_as_a_negative_only() -> None:
+def test_an_image_without_a_positive_is_only_a_negative() -> None:
     z = draw(10, 6, seed=4).requires_grad_()
     labels = torch.tensor([0, 0, 1, *range(2, 9)])
     supervised_contrastive(z[None], labels, temperature=0.1).backward()
@@ -111,7 +111,7 @@ def test_sinkhorn_equals_alternate_scaling(num: int, k: int, dtype: torch.dtype,
         torch.testing.assert_close(found.sum(dim=1), torch.ones(num, dtype=dtype))
 
 
-def test_sinkhorn_in_float32_survives_logits_whose_exponential_does_not() -> None:
+def test_sinkhorn_in_float32_does_not_overflow() -> None:
     """exp overflows from 3.6 on at 0.04, and a patch with logits far below the others underflows to 0 / 0."""
     logits = 40 * draw(64, 32, seed=9, dtype=torch.float32)
     logits[7] -= 400

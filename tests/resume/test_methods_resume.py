@@ -90,7 +90,7 @@ def work_of(name: str, inputs: Inputs, *, save_sec: int) -> Work:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_stopped_method_ends_as_if_left_alone(
+def test_a_stopped_method_ends_with_the_bytes_of_an_uninterrupted_run(
     name: str, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
@@ -108,7 +108,7 @@ def test_a_stopped_method_ends_as_if_left_alone(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_method_killed_three_times_ends_as_if_left_alone(
+def test_a_method_killed_three_times_ends_with_the_bytes_of_an_uninterrupted_run(
     name: str, inputs: Inputs, start: Start, tmp_path: Path
 ) -> None:
     work = work_of(name, inputs, save_sec=0)

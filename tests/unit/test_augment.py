@@ -24,7 +24,7 @@ EVERYTHING = replace(POLICIES["strong"], solarize=0.3)
 
 
 def images_of(batch: int, height: int, width: int | None = None, *, seed: int = 0) -> torch.Tensor:
-    """Images of noise over a gradient, with flat, grey and saturated patches, which are where color spaces break."""
+    """Return images of noise and a gradient, with flat, gray and saturated patches, the hard cases of color spaces."""
     width = width or height
     g = torch.Generator().manual_seed(seed)
     x = torch.randint(0, 256, (batch, 3, height, width), generator=g, dtype=torch.uint8)
@@ -40,7 +40,7 @@ def drawn(policy: Policy, batch: int, size: int, **overrides) -> Parameters:
 
 
 def torchvision_view(image: torch.Tensor, p: Parameters, i: int) -> torch.Tensor:
-    """One image through torchvision's functions in float64 with the same parameters."""
+    """Return one image after torchvision's functions in float64 with the same parameters."""
     top, left, height, width = p.boxes[i].tolist()
     x = image.double() / 255
     x = tv.resized_crop(x, top, left, height, width, list(p.size), InterpolationMode.BICUBIC, antialias=True).clamp(
@@ -72,7 +72,7 @@ def test_views_equal_torchvisions_float_functions(source, size):
 
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize(("source", "size"), [((32, 32), 32), ((64, 64), 64), ((224, 224), 224), ((90, 150), 40)])
-def test_a_crop_equals_torchvisions_where_it_grows_and_where_it_shrinks(source, size, dense, monkeypatch):
+def test_a_crop_equals_torchvisions_when_enlarged_and_when_reduced(source, size, dense, monkeypatch):
     monkeypatch.setattr(resample, "_LARGEST_DENSE_PX", 1000 if dense else 0)
     height, width = source
     boxes = np.array([[0, 0, *source], [3, 5, 7, 6], [1, 0, height - 1, width], [height - 9, width - 25, 9, 25]])
@@ -126,7 +126,7 @@ def test_blur_equals_torchvision(size, radius, dense, monkeypatch):
 
 @pytest.mark.parametrize("edge", ["reflect", "replicate"])
 @pytest.mark.parametrize("size", [(20, 31), (90, 64)])
-def test_blurs_by_matrices_and_by_taps_are_one(size, edge, monkeypatch):
+def test_blurs_by_matrices_and_by_taps_are_equal(size, edge, monkeypatch):
     x = torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(0))
     views = []
     for largest in (1000, 0):
@@ -151,7 +151,7 @@ def test_the_full_blur_kernel_is_pillows_gaussian_and_a_tenth_is_not():
 
 
 @pytest.mark.parametrize("size", [32, 96, 224])
-def test_parameters_of_a_rank_are_a_slice_and_its_views_the_same_bits(size):
+def test_a_slice_of_the_parameters_gives_bit_identical_views(size):
     images = images_of(16, size)
     p = draw(EVERYTHING, seed=0, step=5, view=1, batch=16, image_size=(size, size))
     whole = augment(images, p)
@@ -170,7 +170,7 @@ def test_parameters_are_a_function_of_seed_step_and_view():
 
 
 @pytest.mark.parametrize("name", ["strong", "weak"])
-def test_a_recipes_parameters_have_the_frequencies_and_ranges_of_its_table(name):
+def test_parameters_have_the_frequencies_and_ranges_of_the_policy(name):
     policy, n = POLICIES[name], 20_000
     p = draw(policy, seed=0, step=0, view=0, batch=n, image_size=(200, 200))
     table = {"strong": (0.08, 0.8, 0.8, 0.2), "weak": (0.2, 0.4, 0.4, 0.1)}  # CORE Tables 9 and 12
@@ -226,7 +226,7 @@ def first_fitting_sides(tries: np.ndarray, height: int, width: int) -> tuple[int
     return (height, round(height * 4 / 3)) if width / height > 4 / 3 else (height, width)
 
 
-def test_flip_only_mirrors_and_none_only_divides():
+def test_policy_flip_only_mirrors_and_policy_none_only_scales():
     images = images_of(12, 16)
     assert torch.equal(augment(images, drawn(POLICIES["none"], 12, 16)), to_float(images))
     p = drawn(POLICIES["flip"], 12, 16)
@@ -236,7 +236,7 @@ def test_flip_only_mirrors_and_none_only_divides():
     assert torch.equal(views[~mirrored], to_float(images)[~mirrored])
 
 
-def test_one_image_in_twenty_loses_a_half_or_three_quarters_of_its_detail():
+def test_one_image_in_twenty_is_shrunk_to_a_half_or_a_quarter():
     n = 20_000
     shrink = draw(POLICIES["synclr"], seed=0, step=0, view=0, batch=n, image_size=(8, 8)).shrink
     for part in (0.5, 0.25):
@@ -245,7 +245,7 @@ def test_one_image_in_twenty_loses_a_half_or_three_quarters_of_its_detail():
 
 
 @pytest.mark.parametrize(("part", "small"), [(0.5, (16, 10)), (0.25, (8, 5))])
-def test_what_is_shrunk_is_resized_there_and_back_as_by_pillow(part, small):
+def test_shrinking_resizes_down_and_up_as_pillow_does(part, small):
     images = images_of(3, 32, 20) // 2 + 64  # nothing is clipped: Pillow does so between rows and columns, too
     given = images.clone()
     p = draw(POLICIES["none"], seed=3, step=7, view=0, batch=3, image_size=(32, 20))
@@ -259,7 +259,7 @@ def test_what_is_shrunk_is_resized_there_and_back_as_by_pillow(part, small):
     assert (views[1] * 255 - expected).abs().max() < 2.5  # rounding, of which Pillow has twice as much
 
 
-def test_values_of_a_recipe_are_changed_in_all_views_but_the_crop_of_local_ones():
+def test_changes_apply_to_all_views_except_the_crop_of_local_views():
     changes = parse_changes({"flip": "0", "crop": "0.5,1", "hue": "0.4"})
     assert changes == {"flip": 0.0, "crop": (0.5, 1.0), "hue": 0.4}
     first, second = view_policies(["dino"], num_views=2, changes=changes)
@@ -283,20 +283,20 @@ def test_values_of_a_recipe_are_changed_in_all_views_but_the_crop_of_local_ones(
         ("hue", "0.6", "hue must be from 0 to 0.5"),
     ],
 )
-def test_impossible_values_of_a_recipe_are_refused(name, text, message):
+def test_invalid_values_of_a_policy_are_errors(name, text, message):
     with pytest.raises(UsageError) as refused:
         parse_changes({name: text})
     assert message in f"{refused.value} {refused.value.hint}"
 
 
-def test_size_resizes_also_without_a_crop():
+def test_size_resizes_without_a_crop():
     images = images_of(2, 48)
     views = augment(images, drawn(get_policy("none", size=24), 2, 48))
     expected = tv.resize(images.float() / 255, [24, 24], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
     assert (views - expected).abs().max() < 1e-5
 
 
-def test_an_unknown_recipe_names_the_nearest():
+def test_the_error_for_an_unknown_policy_names_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'strong'"):
         get_policy("strng")
 
@@ -342,6 +342,6 @@ def test_a_gpu_gives_the_same_views():
         assert (augment(images.cuda(), p).cpu() - augment(images, p)).abs().max() < 1e-4
 
 
-def test_images_of_another_size_than_the_parameters_are_a_programming_error():
+def test_images_that_do_not_match_the_parameters_raise_value_error():
     with pytest.raises(ValueError, match="do not match"):
         augment(images_of(4, 16), drawn(POLICIES["crop"], 4, 32))

@@ -1,4 +1,4 @@
-"""The corruption suite: a function of pixels and seed alone, as strong as published, equal to independent formulas."""
+"""Corruptions depend only on pixels and seed, have the published strength, and equal independent formulas."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def small(photographs: Tensor) -> Tensor:
     return torch.cat(halves.split(32, dim=3))
 
 
-def test_the_names_told_without_torch_are_those_there_are() -> None:
+def test_the_names_known_without_torch_are_complete() -> None:
     assert tuple(TABLE) == CORRUPTIONS
     assert len(CORRUPTIONS) == 15
     assert all(len(c.large) == len(c.small) == len(SEVERITIES) for c in TABLE.values())
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_an_image_depends_on_its_seed_and_pixels_alone(photographs: Tensor, name: str) -> None:
+def test_a_corrupted_image_depends_only_on_its_seed_and_pixels(photographs: Tensor, name: str) -> None:
     images, seeds = photographs[:4], [5, 6, 7, 8]
     whole = corrupt(images, name, 3, seeds=seeds)
     assert (whole.dtype, whole.shape) == (torch.uint8, images.shape)
@@ -63,7 +63,7 @@ def test_an_image_depends_on_its_seed_and_pixels_alone(photographs: Tensor, name
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 @pytest.mark.parametrize("side", [1, 8])
-def test_tiny_images_of_any_shape(name: str, side: int) -> None:
+def test_corruptions_work_on_tiny_images(name: str, side: int) -> None:
     images = torch.arange(2 * 3 * side * (side + 1)).mul(37).remainder(256).byte().view(2, 3, side, side + 1)
     for severity in SEVERITIES:
         found = corrupt(images, name, severity, seeds=[0, 1])
@@ -72,7 +72,7 @@ def test_tiny_images_of_any_shape(name: str, side: int) -> None:
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 @pytest.mark.parametrize("size", ["photographs", "small"])
-def test_severity_grows_the_distance_to_the_original(request: pytest.FixtureRequest, name: str, size: str) -> None:
+def test_a_higher_severity_is_farther_from_the_original(request: pytest.FixtureRequest, name: str, size: str) -> None:
     images: Tensor = request.getfixturevalue(size)
     distances = [
         float((corrupt(images, name, severity, seeds=list(range(len(images)))).float() - images.float()).abs().mean())
@@ -85,7 +85,7 @@ def test_severity_grows_the_distance_to_the_original(request: pytest.FixtureRequ
     assert min(distances) > 0.5
 
 
-def test_mistakes_are_usage_errors(small: Tensor) -> None:
+def test_invalid_arguments_are_usage_errors(small: Tensor) -> None:
     with pytest.raises(UsageError, match=r"unknown corruption 'frosst' \(did you mean 'frost'\?\)"):
         corrupt(small, "frosst", 1, seeds=[0] * len(small))
     for severity in (0, 6):
@@ -198,7 +198,7 @@ def test_snow_whitens_and_fog_hides() -> None:
     assert float(fog.min()) == pytest.approx(60 * (60 / 255) / (60 / 255 + 1.5), abs=0.51)  # where there are none
 
 
-def test_the_ice_covers_in_bluish_white() -> None:
+def test_frost_is_bluish_white() -> None:
     black = torch.zeros(8, 3, 224, 224, dtype=torch.uint8)
     ice = corrupt(black, "frost", 5, seeds=list(range(8))).double().mean((0, 2, 3)) / 255
     assert 0.15 < float(ice[0]) < float(ice[1]) < float(ice[2]) < 0.6

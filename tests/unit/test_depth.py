@@ -20,8 +20,8 @@ def test_depths_of_a_resnet_are_its_stages() -> None:
     assert found["layer4.1.bn2.weight"] == 4
 
 
-def test_depths_of_a_vit_are_those_of_timm_but_for_the_last_norm() -> None:
-    """MAE's and BEiT's programs count it with the head, timm with the last block."""
+def test_depths_of_a_vit_are_timms_except_the_last_norm() -> None:
+    """The code of MAE and BEiT counts the last norm with the head, timm with the last block."""
     optim = pytest.importorskip("timm.optim")
     timm = pytest.importorskip("timm")
     net = timm.create_model("vit_tiny_patch16_224", num_classes=7)
@@ -59,9 +59,9 @@ def test_rates_of_a_vit_of_four_blocks() -> None:
 def test_a_step_is_scaled_and_a_factor_of_one_changes_nothing(name: str) -> None:
     start = [torch.nn.Parameter(torch.full((2, 2), 3.0)), torch.nn.Parameter(torch.full((2, 2), 3.0))]
 
-    def moved(**told: dict[int, float]) -> torch.Tensor:
+    def moved(**given: dict[int, float]) -> torch.Tensor:
         weights = copy.deepcopy(start)
-        scales = {weights[i]: scale for i, scale in told.get("scales", {}).items()}
+        scales = {weights[i]: scale for i, scale in given.get("scales", {}).items()}
         optimizer = build_optimizer(name, weights, lr=0.01, weight_decay=0.1, clip=False, rate_scales=scales)
         for p in weights:
             p.grad = torch.ones_like(p)

@@ -19,7 +19,7 @@ def make(**options: Any) -> Any:
     return make_method("dino", **{"prototypes": 32, **options})
 
 
-def test_prototypes_give_cosines_and_their_length_does_not_matter() -> None:
+def test_prototypes_give_cosines_whatever_their_length() -> None:
     prototypes, z = Prototypes(5, 3), torch.randn(4, 3)
     expected = F.cosine_similarity(z[:, None], prototypes.weight[None], dim=-1)
     torch.testing.assert_close(prototypes(z), expected)
@@ -54,7 +54,7 @@ def test_the_student_sees_all_views_and_the_teacher_the_global_ones(num_local: i
     torch.testing.assert_close(method.loss(batch), expected)
 
 
-def test_the_center_follows_the_teachers_logits_once_the_loss_has_used_it() -> None:
+def test_the_center_is_updated_after_the_loss_has_used_it() -> None:
     method, batch = make(), make_batch(step=20)
     logits = method.teacher_prototypes(copy.deepcopy(method).teach(batch.views))
     method.centre.fill_(0.5)
@@ -81,7 +81,7 @@ def test_the_teachers_temperature_warms_up_by_the_step(step: int, expected: floa
 
 
 @pytest.mark.parametrize(("step", "total", "frozen"), [(0, 1000, True), (7, 1000, True), (8, 1000, False)])
-def test_prototypes_stay_as_they_are_for_the_first_epoch(step: int, total: int, frozen: bool) -> None:
+def test_prototypes_are_frozen_for_the_first_epoch(step: int, total: int, frozen: bool) -> None:
     method = make(steps_per_epoch=8)
     before = method.prototypes.weight.clone()
     take_step(method, make_batch(step=step, total=total))
@@ -90,18 +90,18 @@ def test_prototypes_stay_as_they_are_for_the_first_epoch(step: int, total: int, 
     assert all(p.grad is not None for p in method.encoder.parameters())
 
 
-def test_prototypes_are_frozen_for_a_tenth_of_a_stage_at_most() -> None:
+def test_prototypes_are_frozen_for_at_most_a_tenth_of_a_stage() -> None:
     method = make(steps_per_epoch=500, freeze_epochs=2.0)
     assert [method.is_frozen(step, 200) for step in (0, 19, 20)] == [True, True, False]
     assert [method.is_frozen(step, 20_000) for step in (999, 1000)] == [True, False]
     assert not make(steps_per_epoch=500, freeze_epochs=0.0).is_frozen(0, 200)
 
 
-def test_the_teacher_is_what_is_published() -> None:
+def test_dino_publishes_the_teacher() -> None:
     assert make().publishes == "teacher"
 
 
 @pytest.mark.parametrize("option", ["prototypes", "student_temperature", "teacher_temperature", "warmup_temperature"])
-def test_refuses_options_without_sense(option: str) -> None:
+def test_invalid_options_are_errors(option: str) -> None:
     with pytest.raises(UsageError):
         make(**{option: 0})

@@ -1,4 +1,4 @@
-"""Mixup, CutMix, erasing and RandAugment: what they do to pixels and labels, as functions of (seed, step)."""
+"""Mixup, CutMix, erasing and RandAugment as functions of (seed, step)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def images(num: int = 6, height: int = 16, width: int = 20) -> Tensor:
     return torch.rand(num, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def test_neighbors_are_averaged_or_cut_into_each_other() -> None:
+def test_pairs_are_averaged_or_cut_into_each_other() -> None:
     x, labels = images(), torch.arange(6)
     mixed, others, keep = mix(x, labels, Mixing(keep=0.7))
     assert others.tolist() == [1, 0, 3, 2, 5, 4]
@@ -29,7 +29,7 @@ def test_neighbors_are_averaged_or_cut_into_each_other() -> None:
     assert torch.equal(mixed, torch.where(inside, x[others], x))
 
 
-def test_which_of_the_two_and_how_much_are_drawn_by_step() -> None:
+def test_the_kind_and_the_weight_of_mixing_depend_on_the_step() -> None:
     both = [draw_mixing(mixup=0.8, cutmix=1.0, switch=0.5, seed=1, step=s) for s in range(400)]
     assert both[7] == draw_mixing(mixup=0.8, cutmix=1.0, switch=0.5, seed=1, step=7)
     assert 150 < sum(m.box is not None for m in both) < 250
@@ -44,11 +44,11 @@ def test_which_of_the_two_and_how_much_are_drawn_by_step() -> None:
     assert draw_mixing(mixup=0, cutmix=0, switch=0.5, seed=0, step=3) == Mixing(keep=1.0)
 
 
-def test_rectangles_are_erased_in_some_images_whoever_holds_them() -> None:
+def test_erased_rectangles_do_not_depend_on_the_rank() -> None:
     x = torch.full((200, 3, 24, 24), 0.5)
-    told = {"probability": 0.25, "mean": MEAN, "std": STD, "seed": 0, "step": 3}
-    found = erase(x.clone(), **told, first=0)
-    parts = [erase(x[a:b].clone(), **told, first=a) for a, b in ((0, 70), (70, 200))]
+    given = {"probability": 0.25, "mean": MEAN, "std": STD, "seed": 0, "step": 3}
+    found = erase(x.clone(), **given, first=0)
+    parts = [erase(x[a:b].clone(), **given, first=a) for a, b in ((0, 70), (70, 200))]
     assert torch.equal(torch.cat(parts), found)
     changed = (found != 0.5).all(1)
     assert 30 < int(changed.flatten(1).any(1).sum()) < 70
@@ -65,7 +65,7 @@ def amounts(value: float, num: int) -> Tensor:
 
 
 @pytest.mark.parametrize("value", [0.6, -0.85])
-def test_operations_are_torchvisions(value: float) -> None:
+def test_operations_equal_torchvisions(value: float) -> None:
     functional = pytest.importorskip("torchvision.transforms.v2.functional")
     x = images(4).mul(255).round() / 255
     levels, factor = (x * 255).round().byte(), 1 + 0.9 * value
@@ -101,14 +101,14 @@ def test_operations_are_torchvisions(value: float) -> None:
         )  # which way is the draw's sign
 
 
-def test_what_is_done_depends_on_the_place_in_the_batch_alone() -> None:
+def test_randaugment_depends_only_on_the_position_in_the_batch() -> None:
     x = images(40)
-    told = {"magnitude": 9.0, "mean": MEAN, "seed": 0, "step": 5, "batch": 40}
-    found = rand_augment(x, **told, first=0)
-    parts = [rand_augment(x[a:b], **told, first=a) for a, b in ((0, 12), (12, 40))]
+    given = {"magnitude": 9.0, "mean": MEAN, "seed": 0, "step": 5, "batch": 40}
+    found = rand_augment(x, **given, first=0)
+    parts = [rand_augment(x[a:b], **given, first=a) for a, b in ((0, 12), (12, 40))]
     torch.testing.assert_close(torch.cat(parts), found, rtol=0, atol=1e-6)
     left_alone = (found == x).flatten(1).all(1)
     assert 3 <= int(left_alone.sum()) <= 18  # a quarter has no operation
     assert found.min() >= 0
     assert found.max() <= 1
-    assert not torch.equal(rand_augment(x, **{**told, "step": 6}, first=0), found)
+    assert not torch.equal(rand_augment(x, **{**given, "step": 6}, first=0), found)

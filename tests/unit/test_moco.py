@@ -16,7 +16,7 @@ from corecli.ssl.parts.method import embed
 
 
 @pytest.mark.parametrize("size", [1, 7, 12])
-def test_the_oldest_keys_leave_first_and_the_queue_wraps_round(size: int) -> None:
+def test_the_queue_drops_the_oldest_keys_first_and_wraps_around(size: int) -> None:
     queue, generator = Queue(size, 3), torch.Generator().manual_seed(0)
     line = [row.clone() for row in queue.rows]
     for num in (3, 3, 3, 5, 4, 30, 2, size, 1):
@@ -27,7 +27,7 @@ def test_the_oldest_keys_leave_first_and_the_queue_wraps_round(size: int) -> Non
         torch.testing.assert_close(in_order, torch.stack(line))
 
 
-def test_keys_enter_at_the_place_of_the_oldest() -> None:
+def test_new_keys_replace_the_oldest() -> None:
     queue = Queue(5, 2)
     first = queue.rows.clone()
     queue.push(torch.tensor([[2.0, 0.0], [0.0, -3.0]]))
@@ -36,7 +36,7 @@ def test_keys_enter_at_the_place_of_the_oldest() -> None:
     assert set(queue.state_dict()) == {"rows", "oldest"}
 
 
-def test_each_view_asks_the_queue_of_the_other_views_keys() -> None:
+def test_each_view_is_contrasted_with_the_queue_of_the_other_view() -> None:
     method, batch = make_method("moco", queue_size=20), make_batch()
     other = copy.deepcopy(method)
     _, q = embed(other.encoder, batch.views)
@@ -52,7 +52,7 @@ def test_each_view_asks_the_queue_of_the_other_views_keys() -> None:
         assert torch.equal(method.queues[v].rows[NUM:], rows[v][NUM:])
 
 
-def test_the_asymmetric_form_asks_with_view_0_alone() -> None:
+def test_the_asymmetric_form_uses_view_0_as_the_only_query() -> None:
     method, batch = make_method("moco", queue_size=20, symmetric=False), make_batch()
     other = copy.deepcopy(method)
     (q,), (k,) = embed(other.encoder, batch.views[:1])[1], other.teach(batch.views[1:])
@@ -62,7 +62,7 @@ def test_the_asymmetric_form_asks_with_view_0_alone() -> None:
     torch.testing.assert_close(queue.rows[:NUM], F.normalize(k, dim=1))
 
 
-def test_keys_are_of_the_teacher_before_it_moves() -> None:
+def test_keys_come_from_the_teacher_before_its_update() -> None:
     method, batch = make_method("moco", queue_size=20, momentum_start=0.5), make_batch()
     expected = F.normalize(copy.deepcopy(method).teach(batch.views), dim=-1)
     take_step(method, batch, lr=1.0)
@@ -70,13 +70,13 @@ def test_keys_are_of_the_teacher_before_it_moves() -> None:
     assert not torch.allclose(F.normalize(method.teach(batch.views), dim=-1)[1], expected[1], atol=1e-3)
 
 
-def test_queues_are_a_function_of_the_seed_and_as_wide_as_the_projections() -> None:
+def test_queues_depend_on_the_seed_and_have_the_projection_dimension() -> None:
     one, two = make_method("moco", queue_size=20), make_method("moco", queue_size=20)
     assert torch.equal(one.queues[1].rows, two.queues[1].rows)
     assert one.queues[0].rows.shape == (20, DIM)
 
 
 @pytest.mark.parametrize(("option", "value"), [("queue_size", 0), ("temperature", 0.0)])
-def test_refuses_options_without_sense(option: str, value: float) -> None:
+def test_invalid_options_are_errors(option: str, value: float) -> None:
     with pytest.raises(UsageError):
         make_method("moco", **{option: value})

@@ -1,4 +1,4 @@
-"""The methods with a predictor, and Barlow Twins and SupCon, beyond their losses."""
+"""Methods with a predictor, Barlow Twins and SupCon, beyond their losses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from corecli.ssl.parts.multi_positive import supervised_contrastive
 
 
 def predicted(method: nn.Module, views: tuple[Tensor, ...]) -> Tensor:
-    """Predictions of two views [2, B, D] by copies, whose BatchNorms see both together."""
+    """Return predictions [2, B, D] of two views in one pass of copies, as BatchNorm sees both."""
     other = copy.deepcopy(method)
     return other.predictor(embed(other.encoder, views)[1].flatten(0, 1)).unflatten(0, (2, -1))
 
@@ -37,7 +37,7 @@ def test_moco_v3_adds_the_contrasts_of_both_directions() -> None:
     torch.testing.assert_close(method.loss(batch), expected)
 
 
-def test_simsiam_averages_the_negative_cosines_and_holds_the_projections_still() -> None:
+def test_simsiam_averages_negative_cosines_without_gradient_to_projections() -> None:
     method, batch = make_method("simsiam"), make_batch()
     p, z = predicted(method, batch.views), embed(copy.deepcopy(method.encoder), batch.views)[1]
     expected = -(F.cosine_similarity(p[0], z[1]) + F.cosine_similarity(p[1], z[0])).mean() / 2
@@ -51,7 +51,7 @@ def test_simsiam_averages_the_negative_cosines_and_holds_the_projections_still()
     assert not any(p.grad.any() for p in method.encoder.parameters())
 
 
-def test_simsiams_predictor_keeps_its_rate() -> None:
+def test_the_learning_rate_of_simsiams_predictor_is_constant() -> None:
     method = make_method("simsiam")
     assert list(method.constant_rate()) == list(method.predictor.parameters())
     assert list(make_method("simsiam", constant_rate=False).constant_rate()) == []
@@ -68,7 +68,7 @@ def test_predictors_are_as_published(name: str) -> None:
 
 
 @pytest.mark.parametrize("freeze", [True, False])
-def test_moco_v3_leaves_the_patch_embedding_of_a_vit_as_it_is(freeze: bool) -> None:
+def test_moco_v3_does_not_train_the_patch_embedding_of_a_vit(freeze: bool) -> None:
     pytest.importorskip("timm")
     backbone, px = "timm:test_vit", 32
     method = make_method("mocov3", backbone=backbone, image_size=px, freeze_patches=freeze)
@@ -94,7 +94,7 @@ def test_barlow_twins_scales_its_loss() -> None:
             make_method("barlow-twins", **wrong)
 
 
-def test_supcon_draws_labels_together() -> None:
+def test_supcon_contrasts_by_label() -> None:
     method, batch = make_method("supcon", temperature=0.3), make_batch()
     _, z = embed(copy.deepcopy(method.encoder), batch.views)
     torch.testing.assert_close(method.loss(batch), supervised_contrastive(z, batch.labels, temperature=0.3))

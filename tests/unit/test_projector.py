@@ -1,4 +1,4 @@
-"""Projectors as published: their layers, their values, and the encoder that gets one."""
+"""Published projectors: layers, values, and encoders with a projector."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def test_values_of_a_projector_without_affine_norm_at_its_end() -> None:
         ({"layers": 0}, "at least 1 layer"),
     ],
 )
-def test_refusals(fields: dict[str, Any], message: str) -> None:
+def test_invalid_specs_are_errors(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build_projector(5, spec(**fields))
 
 
-def test_an_encoder_gets_the_projector_a_method_wants(tmp_path: Path) -> None:
+def test_an_encoder_gets_the_projector_of_a_method(tmp_path: Path) -> None:
     encoder = build_encoder("resnet10-tiny", image_size=8, projector_dim=None).eval()
     other = copy.deepcopy(encoder)
     state = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""The methods' losses and options; NT-Xent's values are in tests/golden."""
+"""Losses and options of methods; values of NT-Xent are tested in tests/golden."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_classifier_is_a_function_of_the_seed(encoder: Encoder) -> None:
     assert not torch.equal(weight(1), weight(2))
 
 
-def test_a_teacher_starts_as_the_student_and_nobody_listens_on_it(encoder: Encoder) -> None:
+def test_a_teacher_starts_as_the_student_without_hooks(encoder: Encoder) -> None:
     heard: list[int] = []
     encoder.backbone.register_forward_hook(lambda *_: heard.append(1))
     teacher = teacher_of(encoder)
@@ -114,7 +114,7 @@ def test_momentum_is_half_a_cosine() -> None:
     )
 
 
-def test_follow_moves_parameters_and_leaves_statistics(encoder: Encoder) -> None:
+def test_follow_changes_parameters_but_not_statistics(encoder: Encoder) -> None:
     teacher = teacher_of(encoder)
     encoder.train()(views(2)[0])
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_follow_moves_parameters_and_leaves_statistics(encoder: Encoder) -> None
         ("supervised", Context(num_views=1, num_classes=1), {}, "at least two classes"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(
+def test_invalid_options_are_errors(
     encoder: Encoder, name: str, context: Context, options: dict[str, float], message: str
 ) -> None:
     with pytest.raises((UsageError, DataError), match=message):

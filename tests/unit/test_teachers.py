@@ -1,4 +1,4 @@
-"""What the methods with a teacher have in common."""
+"""The teachers of all methods that have one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def norms(module: nn.Module) -> list[Any]:
 
 
 @TAUGHT
-def test_begins_as_a_copy_of_the_encoder(name: str) -> None:
+def test_the_teacher_starts_as_a_copy_of_the_encoder(name: str) -> None:
     method = make_method(name)
     assert method.teacher is not method.encoder
     ours, theirs = method.teacher.state_dict(), method.encoder.state_dict()
@@ -34,7 +34,7 @@ def test_begins_as_a_copy_of_the_encoder(name: str) -> None:
 
 
 @TAUGHT
-def test_no_gradient_reaches_the_teacher_even_if_it_could_take_one(name: str) -> None:
+def test_no_gradient_reaches_the_teacher(name: str) -> None:
     method = make_method(name)
     method.teacher.requires_grad_(True)
     method.loss(make_batch()).backward()
@@ -43,7 +43,7 @@ def test_no_gradient_reaches_the_teacher_even_if_it_could_take_one(name: str) ->
 
 
 @TAUGHT
-def test_moves_by_the_momentum_of_the_step(name: str) -> None:
+def test_the_teacher_moves_by_the_momentum_of_the_step(name: str) -> None:
     method = make_method(name, momentum_start=0.9, momentum_end=1.0)
     for step, momentum in ((0, 0.9), (25, 1 - 0.05 * (1 + math.sqrt(0.5))), (50, 0.95), (100, 1.0)):
         before = copy.deepcopy(method.teacher)
@@ -54,7 +54,7 @@ def test_moves_by_the_momentum_of_the_step(name: str) -> None:
 
 
 @TAUGHT
-def test_its_batchnorms_run_statistics_of_their_own(name: str) -> None:
+def test_the_teachers_batchnorms_keep_their_own_statistics(name: str) -> None:
     method = make_method(name, momentum_start=0.0, momentum_end=0.0)
     take_step(method, make_batch())  # the weights of the student are now the teacher's
     student, teacher = (norms(net)[-1].running_mean for net in (method.encoder, method.teacher))
@@ -68,7 +68,7 @@ def test_its_batchnorms_run_statistics_of_their_own(name: str) -> None:
 
 
 @TAUGHT
-def test_normalizes_by_its_own_batch(name: str) -> None:
+def test_the_teacher_normalizes_by_its_own_batch(name: str) -> None:
     method, batch = make_method(name), make_batch()
     for norm in norms(method.teacher):
         norm.running_mean.fill_(100.0)
@@ -76,7 +76,7 @@ def test_normalizes_by_its_own_batch(name: str) -> None:
     assert not method.teach(batch.views).requires_grad
 
 
-def test_keeps_every_block_whatever_the_students_stochastic_depth() -> None:
+def test_the_teacher_skips_no_blocks() -> None:
     layers = pytest.importorskip("timm.layers")
     encoder: Any = build_encoder("resnet10-tiny", image_size=8)
     encoder.backbone.layer4.append(layers.DropPath(0.5))
@@ -87,6 +87,6 @@ def test_keeps_every_block_whatever_the_students_stochastic_depth() -> None:
 
 @TAUGHT
 @pytest.mark.parametrize(("start", "end"), [(0.9, 0.8), (-0.1, 1.0), (0.9, 1.1), (math.nan, 1.0)])
-def test_refuses_a_momentum_that_does_not_rise_within_0_and_1(name: str, start: float, end: float) -> None:
+def test_a_momentum_that_falls_or_leaves_0_to_1_is_an_error(name: str, start: float, end: float) -> None:
     with pytest.raises(UsageError, match="momentum"):
         make_method(name, momentum_start=start, momentum_end=end)
