@@ -1,4 +1,4 @@
-"""A small transformer over the bytes of captions, for a generator that learns to read together with its images."""
+"""Encoders of the bytes of captions, trained together with a generator."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor, nn
 
 from corecli.nets.dit import NORM_EPS, Attention, Mlp
 
-MAX_BYTES = 256  # of a caption, unless told
+MAX_BYTES = 256  # default maximum length of a caption
 WIDEST = 256
 DEPTH = 3
 GRAMS, NUM_VECTORS = (3, 5), 2**13
 _HEAD_WIDTH = 32
 _POSITION_STD, _BRANCH_STD = 0.3, 0.02
-_PADDING = 0  # the byte that no caption has
+_PADDING = 0  # no caption has this byte
 
 
 class ByteEncoder(nn.Module):
-    """Captions as bytes, uint8 [B, L], L up to `length` -> tokens [B, 1 + L, width], the first of the whole caption.
+    """A small transformer: bytes uint8 [B, L], with L up to `length` -> tokens [B, 1 + L, width].
 
-    Bytes of 0 after a caption's end are padding: they change nothing, and their tokens repeat the first, which is the
-    mean of the others and of one that stands before every caption. So a caption of no bytes is one as well.
-    `width` is what was asked for, rounded down to whole heads, from 32 to 256.
+    The first token represents the whole caption: it is the mean over its bytes and a start token, so an empty caption
+    works as well. Bytes of 0 after the end of a caption are padding. They have no effect, and their tokens repeat the
+    first. The attribute `width` is the given width, rounded down to a multiple of the head width, from 32 to 256.
     """
 
     def __init__(self, *, width: int, length: int) -> None:
@@ -37,8 +37,8 @@ class ByteEncoder(nn.Module):
         nn.init.normal_(self.positions, std=_POSITION_STD)
 
     def forward(self, captions: Tensor) -> Tensor:
-        """Captions as `to_bytes` gives them -> tokens."""
-        captions = nn.functional.pad(captions, (1, 0))  # the start is told by its position
+        """Map captions as `to_bytes` returns them to tokens."""
+        captions = nn.functional.pad(captions, (1, 0))  # the start token is known by its position
         seen = captions != _PADDING
         seen[:, 0] = True
         x = self.embedding(captions.long()) + self.positions[: captions.shape[1]]
@@ -50,11 +50,11 @@ class ByteEncoder(nn.Module):
 
 
 class NgramBag(nn.Module):
-    """Captions as bytes, uint8 [B, L] -> float32 [B, width]: the sum of a vector of each of their n-grams (fastText).
+    """A sum of n-gram vectors, as in fastText: bytes uint8 [B, L] -> float32 [B, width].
 
-    N-grams are of `GRAMS` bytes and find their vectors by a hash. They are zeros at first, and optimizers that scale
-    by gradient move the few of a caption as fast as the one of a class label: so a generator hears of words from its
-    first steps, long before a transformer has learned to read.
+    N-grams have `GRAMS` bytes, and a hash selects their vectors. The vectors start at zero. Optimizers that scale by
+    the gradient move the few vectors of a caption as fast as the embedding of a class label. So words affect a
+    generator from its first steps, long before the transformer is trained.
     """
 
     def __init__(self, width: int) -> None:
@@ -62,14 +62,14 @@ class NgramBag(nn.Module):
         self.vectors = nn.Parameter(torch.zeros(NUM_VECTORS, width))
 
     def forward(self, captions: Tensor) -> Tensor:
-        """Captions as `to_bytes` gives them -> vectors; bytes of 0 add nothing."""
+        """Map captions as `to_bytes` returns them to vectors; bytes of 0 add nothing."""
         captions = nn.functional.pad(captions, (1, 0))  # the empty caption has no bytes
         places = torch.cat([_hashed(captions, size) for size in GRAMS], dim=1)
         return nn.functional.embedding_bag(places, self.vectors, mode="sum", padding_idx=0)
 
 
 def _hashed(captions: Tensor, size: int) -> Tensor:
-    """The number of the vector of the n-gram that ends at each byte, int64 [B, L], 0 after a caption's end."""
+    """Return the vector index of the n-gram that ends at each byte, int64 [B, L]; 0 after the end of a caption."""
     padded = nn.functional.pad(captions.long(), (size - 1, 0))
     number = torch.full_like(captions, size, dtype=torch.int64)
     for k in range(size):
@@ -78,10 +78,10 @@ def _hashed(captions: Tensor, size: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """A transformer block whose tokens see some of the others alone.
+    """A transformer block with masked attention.
 
-    Its branches begin small, so that a new encoder tells its bytes, and with them captions, apart: otherwise a
-    generator takes several times the steps to hear of them.
+    Its branches start small, so that a new encoder keeps different bytes, and therefore captions, apart. Otherwise a
+    generator needs several times as many steps until captions affect it.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -98,13 +98,13 @@ class Block(nn.Module):
 
 
 def to_bytes(captions: Sequence[str], length: int) -> Tensor:
-    """Captions in utf-8, cut to `length` bytes: uint8 [B, L], padded with 0 to the longest."""
-    told = [caption.encode(errors="replace")[:length] for caption in captions]
-    longest = max(map(len, told))
-    rows = b"".join(caption.ljust(longest, b"\0") for caption in told)
-    return torch.frombuffer(bytearray(rows), dtype=torch.uint8).reshape(len(told), longest)
+    """Return captions in UTF-8, cut to `length` bytes and padded with 0 to the longest: uint8 [B, L]."""
+    encoded = [caption.encode(errors="replace")[:length] for caption in captions]
+    longest = max(map(len, encoded))
+    rows = b"".join(caption.ljust(longest, b"\0") for caption in encoded)
+    return torch.frombuffer(bytearray(rows), dtype=torch.uint8).reshape(len(encoded), longest)
 
 
 def num_cut(captions: Sequence[str], length: int) -> int:
-    """How many captions have more than `length` bytes."""
+    """Return how many captions have more than `length` bytes."""
     return sum(len(caption.encode(errors="replace")) > length for caption in captions)

@@ -137,7 +137,7 @@ def test_long_captions_are_cut_and_counted(run: Run, captions: dict[str, str]) -
         ("--condition labels", 2, "--condition labels does not work with --captions"),
         ("--feature-noise 0.1", 2, "--feature-noise does not apply to a generator conditioned on captions"),
         ("--text-encoder nowhere", 66, "nowhere: no such folder"),
-        ("--text-encoder syn", 65, "it has no config.json"),
+        ("--text-encoder syn", 65, "config.json is missing"),
         ("--captions few.jsonl", 65, "few.jsonl: 354 of 355 images have no caption: 0/0009"),
         ("--captions twice.jsonl", 65, "twice.jsonl: duplicate key 'a'"),
         ("--captions cut.jsonl", 65, "cut.jsonl: line 2 is not JSON: "),

@@ -65,7 +65,7 @@ def test_a_target_that_is_there_is_exported_and_a_folder_of_it_left_alone(run: R
     [
         ("--arch dit --set size=tiny", 2, "diffusers has no classes for dit (adm and ldm can be exported, with"),
         ("--objective flow", 2, "diffusers has no classes for adm flow"),
-        ("--export-diffusers photos", 73, "photos: exists already and is something else"),
+        ("--export-diffusers photos", 73, "photos: already exists and is something else"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_before_training(

@@ -173,13 +173,18 @@ def test_a_sweep_of_guidances_and_a_finished_target(sample: Run) -> None:
         ("unconditional", "--rows 1", 2, "--rows and --order need --captions or --images"),
         ("text_to_image", "--captions $captions --images $tiny", 2, "two things to make images from"),
         ("text_to_image", "--captions $captions --spacing even", 2, "--spacing does not apply to a pipeline"),
-        ("text_to_image", "--captions $captions --eta 1 --sampler euler", 2, "EulerDiscreteScheduler takes no eta"),
-        ("text_to_image", "--captions $captions --set noise_level=1", 2, "takes 'noise_level'"),
-        ("image_variation", "--images $tiny --negative-prompt x", 2, "takes no negative_prompt"),
-        ("unconditional", "--guidance 2", 2, "takes no guidance_scale"),
+        (
+            "text_to_image",
+            "--captions $captions --eta 1 --sampler euler",
+            2,
+            "EulerDiscreteScheduler has no option eta",
+        ),
+        ("text_to_image", "--captions $captions --set noise_level=1", 2, "has an option 'noise_level'"),
+        ("image_variation", "--images $tiny --negative-prompt x", 2, "has no option negative_prompt"),
+        ("unconditional", "--guidance 2", 2, "has no option guidance_scale"),
         ("text_to_image", "--captions nowhere.txt", 66, "no such file"),
         ("nowhere", "--num 2", 66, "no such folder"),
-        ("", "--num 2", 65, "not a pipeline of diffusers: it has no model_index.json"),
+        ("", "--num 2", 65, "not a pipeline of diffusers: model_index.json is missing"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(
@@ -196,13 +201,13 @@ def test_what_does_not_fit_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("remove", "message"),
     [
-        ("model_index.json", "not a pipeline of diffusers: it has no model_index.json"),
+        ("model_index.json", "not a pipeline of diffusers: model_index.json is missing"),
         ("unet", "the part unet is missing"),
         ("unet/config.json", "the part unet has no config.json"),
-        ("unet/diffusion_pytorch_model.safetensors", "the part unet holds no weights"),
+        ("unet/diffusion_pytorch_model.safetensors", "the part unet has no weights"),
         ("text_encoder/config.json", "the part text_encoder has no config.json"),
-        ("text_encoder/model.safetensors", "the part text_encoder holds no weights"),
-        ("tokenizer/tokenizer.json", "the part tokenizer holds no vocabulary"),
+        ("text_encoder/model.safetensors", "the part text_encoder has no weights"),
+        ("tokenizer/tokenizer.json", "the part tokenizer has no vocabulary"),
         ("tokenizer/tokenizer_config.json", "the part tokenizer has no tokenizer_config.json"),
         ("vae/config.json", "the part vae has no config.json"),
         ("scheduler/scheduler_config.json", "the part scheduler is missing"),
@@ -234,7 +239,7 @@ def test_weights_that_are_not_whole(run: Run, folder: Path, weights: str, lackin
         kept = {name: tensor for name, tensor in load_file(file).items() if not name.endswith(lacking)}
         save_file(kept, file, metadata={"format": "pt"})
     ran = run("sample", "--ckpt", "diffusers:damaged", "--captions", folder / "captions.txt", "--out", "o", "-q")
-    refused(ran, "sample", 65, f"damaged: not a pipeline that loads: {message}", "the whole folder)")
+    refused(ran, "sample", 65, f"damaged: the pipeline cannot be loaded: {message}", "the whole folder)")
 
 
 def test_an_id_that_is_nowhere_says_how_to_get_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,9 +272,9 @@ def test_weights_of_half_size_alone_are_found(run: Run, folder: Path) -> None:
     ("text", "message"),
     [
         ('{"id": "a", "caption": "A dog."}\n{"id": "b", "cap\n', "line 2 is not JSON: "),
-        ('{"id": "a", "caption": "A dog."}\n{"id": "b"}\n', "line 2 holds no caption (each line is an object such as"),
+        ('{"id": "a", "caption": "A dog."}\n{"id": "b"}\n', "line 2 has no caption (write an object such as"),
         ('{"id": "a", "caption": "A dog."}\n' * 2, "duplicate key 'a' ("),
-        ("\n", "holds no captions (each line is an object such as"),
+        ("\n", "the file has no captions (write an object such as"),
     ],
 )
 def test_captions_with_bad_lines(run: Run, folder: Path, text: str, message: str) -> None:

@@ -134,9 +134,9 @@ def copied(encoders: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("config.json", "no text encoder of transformers: it has no config.json"),
-        ("model.safetensors", "the text encoder holds no weights"),
-        ("tokenizer.json", "the text encoder has no tokenizer"),
+        ("config.json", "not a text encoder of transformers: config.json is missing"),
+        ("model.safetensors", "the weights of the text encoder are missing"),
+        ("tokenizer.json", "the tokenizer of the text encoder is missing"),
     ],
 )
 def test_a_folder_without_one_of_its_files(run: Run, encoders: Path, kind: str, file: str, message: str) -> None:
@@ -179,11 +179,11 @@ def forget_padding(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut_weights, "not a text encoder that loads: "),
-        (drop_weights, "not a text encoder that loads: 1 of its weights are missing: "),
-        (write_no_json, "not a text encoder that loads: "),
-        (drop_a_part, "not a text encoder that loads: "),
-        (forget_padding, "its tokenizer has no padding (take an encoder of text, as CLIP or T5)"),
+        (cut_weights, "the text encoder cannot be loaded: "),
+        (drop_weights, "the text encoder cannot be loaded: 1 weights are missing: "),
+        (write_no_json, "the text encoder cannot be loaded: "),
+        (drop_a_part, "the text encoder cannot be loaded: "),
+        (forget_padding, "the tokenizer has no padding token (use a text encoder such as CLIP or T5)"),
     ],
 )
 def test_a_folder_that_is_damaged(run: Run, encoders: Path, damage: Any, message: str) -> None:
@@ -194,4 +194,4 @@ def test_a_folder_that_is_damaged(run: Run, encoders: Path, damage: Any, message
 
 def test_what_does_not_read_text(run: Run, encoders: Path) -> None:
     ran = train(run, ADM, encoders / "vit")
-    refused(ran, "train-gen", 65, "ViTModel does not read text alone (take an encoder of text, as CLIP or T5)")
+    refused(ran, "train-gen", 65, "ViTModel needs other inputs besides text (use a text encoder such as CLIP or T5)")

@@ -99,7 +99,7 @@ def test_a_configuration_that_names_code_is_refused(folder: Path, verb: str, mor
 
 def test_libraries_do_not_run_code_even_if_the_check_finds_nothing(folder: Path) -> None:
     make_hostile(folder / "encoder")
-    with pytest.raises(DataError, match="not a text encoder that loads"):
+    with pytest.raises(DataError, match="the text encoder cannot be loaded"):
         TextEncoder(folder / "encoder", device=torch.device("cpu"))
     assert not (folder / "marker").exists()
 

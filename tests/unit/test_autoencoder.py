@@ -192,14 +192,14 @@ def test_a_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(
-        UnavailableError, match=r"owner/vae: not in the cache .*HF_HUB_OFFLINE.*`hf download owner/vae`"
+        UnavailableError, match=r"owner/vae: not in the local cache, .*HF_HUB_OFFLINE.*`hf download owner/vae`"
     ):
         load_first_stage("owner/vae", image_size=16)
     assert asked == [True]
     monkeypatch.delenv("HF_HUB_OFFLINE")
     assert load_first_stage("owner/vae", image_size=16).data_shape == (3, 8, 8)
     assert asked == [True, True, False]
-    with pytest.raises(UnavailableError, match=r"neither in the cache.*no route to host"):
+    with pytest.raises(UnavailableError, match=r"not in the local cache.*no route to host"):
         load_first_stage("owner/gone", image_size=16)
 
 

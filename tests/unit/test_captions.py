@@ -251,7 +251,7 @@ def test_an_answer_cut_by_a_kill_is_requested_again(tmp_path: Path) -> None:
         ("concept,kind\ncat,object\n,object\n", "line 3 has no concept"),
         ("concept,kind\ncat\n", "line 2 has 1 columns, the first line 2"),
         ("concept,wieght\ncat,1\n", "unknown column 'wieght'"),
-        (b"\xff\xfe\x00", "not a text file in utf-8"),
+        (b"\xff\xfe\x00", "not a text file in UTF-8"),
     ],
 )
 def test_lists_with_mistakes(tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -291,12 +291,12 @@ def test_examples_with_mistakes(tmp_path: Path, text: str, message: str) -> None
     ("text", "message"),
     [
         ('{"id": "a", "caption": "A dog."}\n{"id": "b", "cap\n', "line 2 is not JSON"),
-        ('{"id": "a", "caption": "A dog."}\n\n{"id": "b"}\n', "line 3 holds no caption"),
-        ('{"id": "a", "caption": " "}\n', "line 1 holds no caption"),
+        ('{"id": "a", "caption": "A dog."}\n\n{"id": "b"}\n', "line 3 has no caption"),
+        ('{"id": "a", "caption": " "}\n', "line 1 has no caption"),
         ('id": "a", "caption": "A dog."}\n{"id": "b", "caption": "A cat."}\n', "line 1 is not JSON"),
         ('{"id": "a", "caption": "A dog."}\nA cat.\n', "line 2 is not JSON"),
         ('{"id": [1], "caption": "A dog."}\n', "the id of line 1"),
-        ("\n", "holds no captions"),
+        ("\n", "the file has no captions"),
     ],
 )
 def test_captions_with_bad_lines(tmp_path: Path, text: str, message: str) -> None:
@@ -339,7 +339,7 @@ def test_images_and_captions_in_the_layout_of_stablerep(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["a.png,a dog\nb.txt,a cat\n", "a.png,a dog\nb.png\n", "a.png,a dog\nb.png, \n"])
 def test_listed_images_with_mistakes(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.csv").write_text(f"path,caption\n{text}")
-    with pytest.raises(DataError, match="line 3 is no image with its caption"):
+    with pytest.raises(DataError, match="line 3 is not an image path with a caption"):
         read_captions(tmp_path / "c.csv")
 
 

@@ -129,7 +129,7 @@ def _read_rows(path: Path, kind: str) -> list[Concept]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError("not a text file in utf-8", where=path) from error
+        raise DataError("not a text file in UTF-8", where=path) from error
     header = [word.strip().lower() for word in next((line for line in lines if line.strip()), "").split(",")]
     if "concept" in header:
         return _table(path, lines, header, kind)

@@ -1,4 +1,4 @@
-"""Captions as a condition: joined to images, and told to a generator as bytes or as a text encoder embeds them."""
+"""Captions as a condition of generators: join them to images, and encode them as bytes or with a text encoder."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """Puts captions as a generator takes them: as bytes, or embedded by the text encoder in a folder.
+    """Encodes captions for a generator: as bytes, or as embeddings of the text encoder in a folder.
 
-    length: of the longest caption, in bytes or tokens; None for the default. Errors: DataError.
+    length: maximum length of a caption, in bytes or tokens; None for the default. Errors: DataError.
     """
 
     def __init__(self, folder: Path | None, *, length: int | None, device: torch.device) -> None:
@@ -33,7 +33,7 @@ class Reader:
         self.width = self._encoder.width if self._encoder else 0  # of an embedding
 
     def encode(self, generator: Any, captions: list[str]) -> torch.Tensor:
-        """The condition of each caption."""
+        """Return the condition of each caption."""
         from corecli.nets.text import to_bytes
 
         if self._encoder is None:
@@ -41,7 +41,7 @@ class Reader:
         return self._encoder.embed(captions, tokens=generator.conditioning.attends)
 
     def cut(self, captions: list[str]) -> tuple[str, ...]:
-        """A note when some of the captions are too long."""
+        """Return a note if some captions are longer than `length`, else nothing."""
         from corecli.nets.text import num_cut
 
         cut = self._encoder.num_cut(captions) if self._encoder else num_cut(captions, self.length)
@@ -52,9 +52,9 @@ class Reader:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Captioned:
-    """The captions of N rows: the different `texts`, and which of them is whose, int64 [N].
+    """The captions of N rows: the distinct `texts`, and the index of each row's text, `which`, int64 [N].
 
-    folder: of the text encoder that reads them, None for bytes; inputs: fingerprints of the file and of the encoder.
+    folder: text encoder that embeds them, None for bytes. inputs: fingerprints of the file and of the encoder.
     """
 
     texts: list[str]
@@ -64,10 +64,10 @@ class Captioned:
 
 
 def of_images(path: Path, rows: Rows, class_names: tuple[str, ...]) -> list[str]:
-    """The caption of each image, from a file: of its key, else of its group, else one of those of its class.
+    """Return the caption of each image, from a file: by its key, else by its group, else by its class.
 
-    Which one of its class is a function of its key. Errors: as `read_captions`; DataError for duplicate ids, and naming
-    the first images without a caption.
+    Of several captions of a class, the image's key selects one. Errors: as `read_captions`; DataError for duplicate
+    ids, and naming the first images without a caption.
     """
     captions = read_captions(path)
     captions.rows(path)
@@ -75,26 +75,28 @@ def of_images(path: Path, rows: Rows, class_names: tuple[str, ...]) -> list[str]
     of_class: dict[str, list[str]] = {}
     for name, text in zip(captions.classes, captions.texts, strict=True):
         of_class.setdefault(name, []).append(text)
-    told = []
+    found = []
     for key, group, label in zip(rows.keys, rows.groups, rows.labels.tolist(), strict=True):
         alike = of_class.get(class_names[label], []) if class_names and label >= 0 else []
         one = alike[derive(0, "caption", key) % len(alike)] if alike else None
-        told.append(of_id.get(key, of_id.get(group, one)))
-    missing = [key for key, text in zip(rows.keys, told, strict=True) if text is None]
+        found.append(of_id.get(key, of_id.get(group, one)))
+    missing = [key for key, text in zip(rows.keys, found, strict=True) if text is None]
     if missing:
-        reason = f"{len(missing)} of {len(told)} images have no caption: {', '.join(missing[:3])}"
-        raise DataError(reason, where=path, hint="a caption's id is an image's key or group, or its class the image's")
-    return told
+        reason = f"{len(missing)} of {len(found)} images have no caption: {', '.join(missing[:3])}"
+        raise DataError(
+            reason, where=path, hint="a caption needs the key or group of an image as its id, or the class of the image"
+        )
+    return found
 
 
 def check_encoder(place: str | None) -> None:
-    """A text encoder, as far as it shows without torch. Errors: as `text_files.check_text_encoder`."""
+    """Check a text encoder that is on this machine, without torch. Errors: as `check_text_encoder`."""
     if place is not None and Path(place).is_dir():
         check_text_encoder(Path(place))
 
 
 def captioned(path: Path, texts: list[str], *, folder: Path | None) -> Captioned:
-    """The captions `texts` of rows, from a file; read by the text encoder in a folder, or as bytes."""
+    """Return the captions `texts` of rows, read from the file `path`, for the text encoder in a folder or as bytes."""
     number: dict[str, int] = {}
     which = np.array([number.setdefault(text, len(number)) for text in texts], dtype=np.int64)
     encoder = None if folder is None else fingerprint(folder)

@@ -1,9 +1,9 @@
-"""A generator in the folder layout of diffusers: `unet/`, `scheduler/`, and `vae/` or `vqvae/`, each of which diffusers
-loads by `from_pretrained`.
+"""Write and read generators in the folder layout of diffusers.
 
-What diffusers has no place for, the header, the conditioning and the scale of latents, is in `corecli.safetensors`
-beside them, so that a folder is read back to the very generator. One of pixels that is told nothing has a
-`model_index.json` too, and runs as a DDIMPipeline, or a DDPMPipeline where it learned the variance.
+diffusers loads the parts `unet/`, `scheduler/` and `vae/` or `vqvae/` with `from_pretrained`. The file
+`corecli.safetensors` holds the rest: the header, the conditioning and the scale of latents, so that a folder is read
+back as the same generator. An unconditional generator of pixels also has a `model_index.json`; it runs as a
+DDIMPipeline, or as a DDPMPipeline if the variance is learned.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def write_folder(folder: Path, tensors: Tensors, header: Header) -> None:
-    """Write the generator of a loaded checkpoint; a folder of another is replaced, its own is left alone.
+    """Write the generator of a loaded checkpoint. The folder of another generator is replaced; its own is kept.
 
-    Errors: UsageError for a family or an objective that diffusers has no classes for; CannotCreateError where
-    something else is in the way; StorageError.
+    Errors: UsageError for a family or an objective that diffusers does not support; CannotCreateError if the folder
+    holds something else; StorageError.
     """
     generator = _built(header, tensors)
     objective = getattr(generator.config, "objective", "")
@@ -56,7 +56,7 @@ def write_folder(folder: Path, tensors: Tensors, header: Header) -> None:
 
 
 def read_folder(folder: Path) -> tuple[Tensors, Header]:
-    """What `write_folder` was given; weights that were trained on in diffusers are taken, with a new fingerprint.
+    """Return the tensors and the header of a written folder; weights changed with diffusers get a new fingerprint.
 
     Errors: MissingInputError, DataError.
     """
@@ -71,7 +71,7 @@ def read_folder(folder: Path) -> tuple[Tensors, Header]:
     try:
         _built(header, tensors)
     except (RuntimeError, KeyError, TypeError) as error:
-        raise DataError(f"its weights do not fit its header: {str(error)[:200]}", where=folder) from error
+        raise DataError(f"the weights do not fit the header: {str(error)[:200]}", where=folder) from error
     return tensors, header
 
 
@@ -91,7 +91,7 @@ def _write_parts(folder: Path, generator: Any) -> None:
 
 
 def unet_of(generator: Any) -> Any:
-    """diffusers' U-Net with the weights of a generator's."""
+    """Return the U-Net of diffusers with the weights of a generator."""
     from diffusers.models.unets.unet_2d import UNet2DModel
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
@@ -102,9 +102,10 @@ def unet_of(generator: Any) -> Any:
 
 
 def autoencoder_of(stage: FirstStage) -> Any:
-    """diffusers' autoencoder with the weights of a first stage, and its scale as far as diffusers has a place for it.
+    """Return the autoencoder of diffusers with the weights of a first stage.
 
-    That is one factor, or means and standard deviations by channel for an AutoencoderKL.
+    Its config records the scale of latents if it can: one factor, or for an AutoencoderKL the means and standard
+    deviations of the channels.
     """
     autoencoder = diffusers_class(stage.spec["kind"])(**stage.spec["config"])
     autoencoder.load_state_dict(stage.autoencoder.state_dict())
@@ -118,7 +119,7 @@ def autoencoder_of(stage: FirstStage) -> Any:
 
 
 def scheduler_of(generator: Any) -> Any:
-    """diffusers' scheduler of a generator: DDIM as the papers mean it, or DDPM where the variance is learned."""
+    """Return the scheduler of diffusers for a generator: DDIM as published, or DDPM if the variance is learned."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 

@@ -1,8 +1,8 @@
 """Pipelines of diffusers as frozen generators: (seeds, prompts or images) -> uint8 images.
 
-Any pipeline whose call takes prompts, images, or nothing but a number, and a list of torch generators: one for each
-image, so that an image does not depend on its batch. What it takes is read from the signature of its call. Its safety
-checker stays out.
+A pipeline works if its call accepts prompts, images or a batch size, and a list of torch generators. Each image has its
+own generator, so it does not depend on its batch. The signature of the call decides which inputs it gets. The safety
+checker is not loaded.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from corecli.diffusion.samplers import scheduler_of
 from corecli.nets.weights import pipelines
 
 Kind = Literal["none", "captions", "images"]
-_OURS = ("generator", "output_type", "num_images_per_prompt", "prompt", "image", "batch_size")  # not for --set
+_OURS = ("generator", "output_type", "num_images_per_prompt", "prompt", "image", "batch_size")  # --set cannot set these
 _DEFAULT_INPUT_PX = 224
 _TOKENIZED_AT_ONCE = 4096
 
 
 class Pipeline:
-    """A pipeline in a folder, its arithmetic in `dtype`; `kind` says what an image is made from."""
+    """A pipeline from a folder, computed in `dtype`; `kind` is the kind of its inputs."""
 
     kind: Kind
 
     def __init__(self, folder: Path, *, device: torch.device, dtype: torch.dtype) -> None:
-        """Errors: DataError for a folder that cannot be loaded; UsageError for a pipeline of a kind not known here."""
+        """Load the pipeline. Errors: DataError if it cannot be loaded; UsageError if its kind is not supported."""
         self._folder = folder
         with _silence():
             self._pipeline = _load(folder, dtype, device)
@@ -47,7 +47,7 @@ class Pipeline:
 
     @property
     def input_px(self) -> int:
-        """The size of images it is given: shorter side resized to it, and the center cropped."""
+        """Size of its input images: the shorter side is resized to it and the center cropped."""
         names = ("feature_extractor", "image_feature_extractor")
         processors: list[Any] = [getattr(self._pipeline, name, None) for name in names]
         crop = next((processor.crop_size for processor in processors if hasattr(processor, "crop_size")), None)
@@ -56,28 +56,28 @@ class Pipeline:
         return int(crop if isinstance(crop, int) else min(crop["height"], crop["width"]))
 
     def use(self, *, sampler: str | None, arguments: Mapping[str, Any], call: Mapping[str, Any]) -> None:
-        """Choose how it samples: the scheduler of a sampler's name, by None its own; `arguments` of its scheduler's
-        config or its call by name; and what of `call` is not None goes to the call.
+        """Choose how it samples.
 
-        Errors: UsageError for what the pipeline or its scheduler has not.
+        sampler: selects the scheduler; None keeps its own. arguments: options of its call or of its scheduler, by name.
+        call: further options of its call, ignored if None. Errors: UsageError for an option that does not exist.
         """
         given = {name: value for name, value in call.items() if value is not None}
         unknown = next((name for name in given if name not in self._parameters), None)
         if unknown is not None:
-            raise UsageError(f"{type(self._pipeline).__name__} takes no {unknown}", where=self._folder)
+            raise UsageError(f"{type(self._pipeline).__name__} has no option {unknown}", where=self._folder)
         of_call = {n: v for n, v in arguments.items() if n in self._parameters and n not in _OURS}
         self._set_scheduler(sampler, {n: v for n, v in arguments.items() if n not in of_call})
         if "eta" in given and "eta" not in inspect.signature(self._pipeline.scheduler.step).parameters:
-            raise UsageError(f"{type(self._pipeline.scheduler).__name__} takes no eta", where=self._folder)
+            raise UsageError(f"{type(self._pipeline.scheduler).__name__} has no option eta", where=self._folder)
         self._call = {**of_call, **given}
 
     @property
     def scheduler(self) -> str:
-        """The name of its scheduler's class."""
+        """Class name of its scheduler."""
         return type(self._pipeline.scheduler).__name__
 
     def num_cut(self, prompts: Sequence[str]) -> tuple[int, int]:
-        """(How many prompts are longer than every tokenizer of the pipeline takes, the most tokens it takes)."""
+        """Return (number of prompts that are too long for every tokenizer, maximum number of tokens)."""
         tokenizers = [part for name, part in self._pipeline.components.items() if "tokenizer" in name and part]
         longest = max(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
         most, cut = int(longest.model_max_length), 0
@@ -89,10 +89,10 @@ class Pipeline:
 
     @torch.no_grad()
     def generate(self, seeds: list[int], condition: Sequence[str] | Tensor | None) -> Tensor:
-        """Images uint8 [B, 3, S, S] from B prompts, from images uint8 [B, 3, H, W], or from nothing.
+        """Return images uint8 [B, 3, S, S], made from B prompts, from images uint8 [B, 3, H, W], or from nothing.
 
-        Image i is a function of seeds[i] and its condition. Errors: DataError for images that are not finite, and for
-        what the pipeline refuses.
+        Image i is a function of seeds[i] and its condition. Errors: DataError if images are not finite or the pipeline
+        refuses its inputs.
         """
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         call = {**self._call, **self._inputs(condition, len(seeds))}
@@ -100,18 +100,18 @@ class Pipeline:
             try:
                 made = self._pipeline(**call, generator=generators, output_type="pt").images
             except (TypeError, ValueError) as error:
-                raise DataError(f"the pipeline refuses: {_first_line(error)}", where=self._folder) from error
+                raise DataError(f"the pipeline refuses its inputs: {_first_line(error)}", where=self._folder) from error
         return _to_uint8(made, self._folder)
 
     def _inputs(self, condition: Any, num: int) -> dict[str, Any]:
         if self.kind == "none":
             return {"batch_size": num}
-        told: dict[str, Any] = {"prompt": list(condition)} if self.kind == "captions" else {"image": _pil(condition)}
+        found: dict[str, Any] = {"prompt": list(condition)} if self.kind == "captions" else {"image": _pil(condition)}
         if self.kind == "images" and "prompt" in self._parameters:
-            told["prompt"] = [""] * num
+            found["prompt"] = [""] * num
         if "negative_prompt" in self._call:
-            told["negative_prompt"] = [self._call["negative_prompt"]] * num
-        return told
+            found["negative_prompt"] = [self._call["negative_prompt"]] * num
+        return found
 
     def _set_scheduler(self, sampler: str | None, arguments: Mapping[str, Any]) -> None:
         import diffusers
@@ -119,13 +119,15 @@ class Pipeline:
         scheduler: Any = self._pipeline.scheduler
         kind = type(scheduler) if sampler is None else getattr(diffusers, scheduler_of(sampler))
         if kind is not type(scheduler) and kind not in getattr(scheduler, "compatibles", []):
-            reason = f"the {sampler} sampler does not fit its {type(scheduler).__name__}"
-            raise UsageError(reason, where=self._folder, hint="without --sampler it takes its own")
+            reason = f"the sampler {sampler} does not work with {type(scheduler).__name__}"
+            raise UsageError(reason, where=self._folder, hint="omit --sampler to use its own scheduler")
         known = inspect.signature(kind.__init__).parameters
         unknown = next((name for name in arguments if name not in known), None)
         if unknown is not None:
-            reason = f"neither the pipeline nor {kind.__name__} takes {unknown!r}"
-            raise UsageError(reason, where=self._folder, hint=f"the scheduler takes {', '.join(list(known)[1:])}")
+            reason = f"neither the pipeline nor {kind.__name__} has an option {unknown!r}"
+            raise UsageError(
+                reason, where=self._folder, hint=f"the options of the scheduler are {', '.join(list(known)[1:])}"
+            )
         with _silence():
             self._pipeline.scheduler = kind.from_config(scheduler.config, **arguments)
 
@@ -148,28 +150,28 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
             **parts,
             **without,
         )
-    except Exception as error:  # of many kinds: safetensors', torch's, transformers', the system's
-        reason = f"not a pipeline that loads: {_first_line(error)}"
+    except Exception as error:  # libraries raise many kinds
+        reason = f"the pipeline cannot be loaded: {_first_line(error)}"
         raise DataError(reason, where=folder, hint=WHOLE_FOLDER) from error
     return pipeline.to(device)
 
 
 def _load_parts(folder: Path, dtype: torch.dtype, variant: str | None) -> dict[str, torch.nn.Module]:
-    """The networks of a pipeline. Errors: ValueError for weights in no file: the libraries draw them at random."""
+    """Return the networks of a pipeline. Errors: ValueError for missing weights, which the libraries draw at random."""
     found = {}
     for part, (library, kind) in pipelines.networks_of(folder).items():
         options = {"torch_dtype": dtype, "variant": variant if pipelines.has_half(folder / part) else None}
         network: Any = getattr(import_module(library), kind)
-        found[part], told = network.from_pretrained(
+        found[part], report = network.from_pretrained(
             folder / part, local_files_only=True, trust_remote_code=False, output_loading_info=True, **options
         )
-        if missing := told["missing_keys"]:
+        if missing := report["missing_keys"]:
             raise ValueError(f"{len(missing)} weights of the part {part} are missing: {min(missing)}")
     return found
 
 
 def _kind(parameters: Mapping[str, inspect.Parameter], folder: Path) -> Kind:
-    """What a call with these parameters makes an image from."""
+    """Return the kind of inputs of a call with these parameters. Errors: UsageError if it is not supported."""
     if "generator" in parameters and "mask_image" not in parameters:
         if "image" in parameters:
             return "images"
@@ -177,7 +179,7 @@ def _kind(parameters: Mapping[str, inspect.Parameter], folder: Path) -> Kind:
             return "captions"
         if "batch_size" in parameters:
             return "none"
-    raise UsageError("a pipeline made neither from prompts, nor from images, nor from nothing", where=folder)
+    raise UsageError("the pipeline has no supported input: a prompt, an image or a batch size", where=folder)
 
 
 def _pil(images: Tensor) -> list[Any]:
@@ -187,10 +189,10 @@ def _pil(images: Tensor) -> list[Any]:
 
 
 def _to_uint8(made: Any, folder: Path) -> Tensor:
-    """What a pipeline made, floats in 0..1, rounded as diffusers rounds."""
+    """Return images of floats in 0..1 as uint8, rounded as diffusers does."""
     x = torch.from_numpy(made).permute(0, 3, 1, 2) if isinstance(made, np.ndarray) else made
     if not x.isfinite().all():
-        hint = "another --precision, or a scheduler that fits what its network predicts"
+        hint = "use another --precision, or a scheduler that fits the prediction of the network"
         raise DataError("the pipeline made images that are not finite", where=folder, hint=hint)
     return (x.float() * 255).round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
 
@@ -201,7 +203,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without what libraries say of themselves: progress, deprecations, cut prompts (counted by `num_cut`)."""
+    """Turn off progress bars and warnings of the libraries; `num_cut` counts the prompts that are cut."""
     with silence("diffusers", "transformers"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

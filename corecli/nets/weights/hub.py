@@ -1,4 +1,4 @@
-"""Folders of weights in the layout of diffusers: named by path, or by the id of a repository on a hub."""
+"""Find folders of weights by their path, or by the id of a repository on a hub."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def _found(place: str | Path, patterns: list[str]) -> Path:
         return Path(snapshot_download(str(place), allow_patterns=patterns, local_files_only=True))
     except OSError:
         if os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
-            raise _unavailable(place, "not in the cache of this machine, and HF_HUB_OFFLINE is set") from None
+            raise _unavailable(place, "not in the local cache, and HF_HUB_OFFLINE is set") from None
     try:
         return Path(snapshot_download(str(place), allow_patterns=patterns))
-    except Exception as error:  # of many kinds: requests', the hub's, the system's
+    except Exception as error:  # libraries raise many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise _unavailable(place, f"neither in the cache of this machine nor to be fetched: {reason}") from error
+        raise _unavailable(place, f"not in the local cache, and the download failed: {reason}") from error
 
 
 def _unavailable(place: str | Path, reason: str) -> UnavailableError:
-    hint = f"fetch it where there is a network with `hf download {place}`, and name the folder"
+    hint = f"download it with `hf download {place}` on a machine with a network, and give its folder"
     return UnavailableError(reason, where=place, hint=hint)

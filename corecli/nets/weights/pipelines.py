@@ -1,4 +1,4 @@
-"""Folders of whole pipelines in the layout of diffusers, looked through without torch."""
+"""Folders of pipelines in the layout of diffusers, checked without torch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from corecli.base.untrusted import refuse_code
 from corecli.nets.weights.hub import find_folder
 
 INDEX = "model_index.json"
-OWN, OWN_KIND = "corecli.safetensors", "generator-folder"  # beside the parts of a folder that we have written
-UNUSED = "safety_checker"  # blackens images, which no one who measures a generator wants
+OWN, OWN_KIND = "corecli.safetensors", "generator-folder"  # marks a folder that corecli wrote
+UNUSED = "safety_checker"  # it blackens images, which would falsify measurements
 _CONFIG = "config.json"  # only parts with weights have one
-_DESCRIBED = {  # the others, by how their class is called
+_DESCRIBED = {  # the others, by the end of their class name
     "Scheduler": "scheduler_config.json",
     "Tokenizer": "tokenizer_config.json",
     "Processor": "*processor_config.json",
@@ -30,7 +30,7 @@ _FILES = [INDEX, *(f"*/*{suffix}" for suffix in (".json", ".txt", ".model", *_WE
 
 
 def find_pipeline(place: str) -> Path:
-    """The folder of a pipeline with every part in it, by its path or by an id of a hub.
+    """Return the folder of a complete pipeline, by its path or by the id of a repository on a hub.
 
     Errors: MissingInputError, UnavailableError, and those of `check_pipeline`.
     """
@@ -40,17 +40,20 @@ def find_pipeline(place: str) -> Path:
 
 
 def check_pipeline(folder: Path) -> None:
-    """Errors: DataError for a folder that is no pipeline, or naming the part that is missing or has no weights;
-    UnavailableError where a part needs transformers and it is not installed."""
+    """Check that a pipeline is complete and names no code.
+
+    Errors: DataError naming the part that is missing or incomplete; UnavailableError if a part needs transformers,
+    which is not installed.
+    """
     if not (folder / INDEX).is_file():
-        raise DataError(f"not a pipeline of diffusers: it has no {INDEX}", where=folder, hint=WHOLE_FOLDER)
+        raise DataError(f"not a pipeline of diffusers: {INDEX} is missing", where=folder, hint=WHOLE_FOLDER)
     refuse_code(folder)
     for name, (library, kind) in parts_of(folder).items():
         part = folder / name
         if not part.is_dir() or not any(part.iterdir()):
             hint = f"{INDEX} names it; {WHOLE_FOLDER}"
             raise DataError(f"the part {name} is missing", where=folder, hint=hint)
-        reason = _lacks(part, library, kind)
+        reason = _gap(part, library, kind)
         if reason is not None:
             raise DataError(f"the part {name} {reason}", where=folder, hint=WHOLE_FOLDER)
         if library == "transformers" and find_spec("transformers") is None:
@@ -59,39 +62,39 @@ def check_pipeline(folder: Path) -> None:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether it holds the vocabulary of a tokenizer, or says that it is one of bytes, which has none."""
+    """Whether a folder holds the vocabulary of a tokenizer, or names a tokenizer of bytes, which has none."""
     if any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
         return True
     about = folder / "tokenizer_config.json"
     return about.is_file() and str(read_json(about).get("tokenizer_class")).startswith("ByT5")
 
 
-def _lacks(part: Path, library: str, kind: str) -> str | None:
-    """What is not in the folder of a part that is of a class of a library."""
+def _gap(part: Path, library: str, kind: str) -> str | None:
+    """Return what is missing in the folder of a part, or None."""
     describing = next((name for end, name in _DESCRIBED.items() if kind.removesuffix("Fast").endswith(end)), _CONFIG)
     if library in _LIBRARIES and not any(part.glob(describing)):
         return f"has no {describing}"
     if (part / _CONFIG).is_file() and not _weights(part):
-        return "holds no weights"
-    return "holds no vocabulary" if "Tokenizer" in kind and not has_tokenizer(part) else None
+        return "has no weights"
+    return "has no vocabulary" if "Tokenizer" in kind and not has_tokenizer(part) else None
 
 
 def is_own(folder: Path) -> bool:
-    """Whether it is a generator of ours, written by `generators._folders`."""
+    """Whether a folder holds a generator that corecli wrote."""
     return (folder / OWN).is_file()
 
 
 def refuse_others(folder: Path) -> None:
-    """Errors: CannotCreateError where a generator is to be written over anything but an earlier one of ours."""
+    """Check that a folder may be replaced: it is absent, empty or corecli wrote it. Errors: CannotCreateError."""
     if folder.exists() and not is_own(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise CannotCreateError("exists already and is something else", where=folder, hint="choose another name")
+        raise CannotCreateError("already exists and is something else", where=folder, hint="choose another name")
 
 
 def parts_of(folder: Path) -> dict[str, tuple[str, str]]:
-    """The parts that a pipeline is loaded with: the library and class of each, by name. Errors: DataError."""
+    """Return (library, class) of the parts that a pipeline is loaded with, by name. Errors: DataError."""
     index = read_json(folder / INDEX)
     if not isinstance(index, dict) or "_class_name" not in index:
-        raise DataError("names no class of pipelines", where=folder / INDEX)
+        raise DataError("the pipeline class is missing", where=folder / INDEX)
     listed = {name: part for name, part in index.items() if isinstance(part, list) and len(part) == 2}
     return {
         name: (str(library), str(kind))
@@ -101,7 +104,7 @@ def parts_of(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def networks_of(folder: Path) -> dict[str, tuple[str, str]]:
-    """Those of the parts that hold weights. Errors: DataError."""
+    """Return the parts with weights, as `parts_of` does. Errors: DataError."""
     return {
         name: (library, kind)
         for name, (library, kind) in parts_of(folder).items()
@@ -110,7 +113,7 @@ def networks_of(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def variant_of(folder: Path) -> str | None:
-    """`fp16` where some part has weights of that variant alone, else None."""
+    """Return `fp16` if a part has weights of that variant only, else None."""
     weights = [_weights(folder / name) for name in parts_of(folder)]
     return "fp16" if any(names and all(_HALF in name for name in names) for names in weights) else None
 
@@ -121,7 +124,7 @@ def has_half(part: Path) -> bool:
 
 
 def fingerprint(folder: Path) -> str:
-    """The sha256 of the names and contents of every file that a pipeline is loaded from."""
+    """Return the SHA-256 of the names and contents of every file that a pipeline is loaded from."""
     found: Any = hashlib.sha256()
     files = [folder / INDEX, *(path for name in parts_of(folder) for path in sorted((folder / name).rglob("*")))]
     for path in files:
