@@ -1,4 +1,4 @@
-"""The metric fd; an error unless the extractor is the FID Inception network."""
+"""Frechet Inception distance: fd with the FID Inception network; an error with another encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`corecli fid --cache`: features are used again, and never those of other images or another network."""
+"""`corecli fid --cache`: features are reused only for the same images and the same network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CACHE = Path("cache")
 
 
 def write_images(folder: Path) -> None:
-    """Twenty images that are stored without compression, so that other pixels have files of the same size."""
+    """Write twenty uncompressed images, so that a change of pixels keeps the file size."""
     pixels = np.random.default_rng(0).integers(0, 255, (20, 8, 8, 3), dtype=np.uint8)
     for number, image in enumerate(pixels):
         path = folder / "ab"[number % 2] / f"{number:02d}.png"
@@ -31,7 +31,7 @@ def write_images(folder: Path) -> None:
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images every call of an encoder was given."""
+    """The number of images in each call of an encoder."""
     seen: list[int] = []
     encode = Encoder.encode
     monkeypatch.setattr(Encoder, "encode", lambda self, x, *more: seen.append(len(x)) or encode(self, x, *more))
@@ -89,7 +89,7 @@ def test_each_network_layer_and_size_has_features_of_its_own(run: Run, tiny: Pat
 
 
 @pytest.mark.parametrize("kind", ["flip", "cut", "other"])
-def test_a_damaged_file_is_made_again(run: Run, tiny: Path, kind: str) -> None:
+def test_a_damaged_file_is_written_again(run: Run, tiny: Path, kind: str) -> None:
     write_images(Path("in"))
     first = measure(run, tiny, "--cache", CACHE)
     contents = {path: path.read_bytes() for path in files()}
@@ -101,7 +101,7 @@ def test_a_damaged_file_is_made_again(run: Run, tiny: Path, kind: str) -> None:
     assert {path: path.read_bytes() for path in files()} == contents
 
 
-def test_processes_that_write_at_once_leave_a_whole_file(tmp_path: Path) -> None:
+def test_concurrent_writers_leave_a_complete_file(tmp_path: Path) -> None:
     path = tmp_path / "cache" / "x.safetensors"
     tensors = {"features": torch.randn(3000, 64)}
     with ThreadPoolExecutor(8) as pool:
@@ -111,7 +111,7 @@ def test_processes_that_write_at_once_leave_a_whole_file(tmp_path: Path) -> None
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_cache_that_cannot_be_written_costs_a_note_and_not_the_result(run: Run, tiny: Path) -> None:
+def test_a_cache_that_cannot_be_written_gives_a_note_and_the_result(run: Run, tiny: Path) -> None:
     write_images(Path("in"))
     line = ("fid", "--reference", "in", "--samples", "in", "--extractor", tiny / "f.safetensors")
     ran = run(*line, "--cache", "/proc/none/cache")
@@ -120,7 +120,7 @@ def test_a_cache_that_cannot_be_written_costs_a_note_and_not_the_result(run: Run
     assert ran.err.count("features are not cached: ") == 1
 
 
-def test_a_cache_needs_a_place_and_images(run: Run, tiny: Path) -> None:
+def test_a_cache_needs_a_directory_and_images(run: Run, tiny: Path) -> None:
     Path("file").touch()
     line = ("fid", "--reference", tiny / "real.safetensors", "--samples", tiny / "syn")
     ran = run(*line, "--extractor", tiny / "f.safetensors", "--cache", "file")

@@ -17,7 +17,7 @@ from corecli.metrics.parts.similarity import similarity
 
 
 def table(path: Path, features: torch.Tensor, *, order: np.ndarray | None = None, first: int = 0) -> Path:
-    """A table of images named by their number, its rows in the order given."""
+    """Write a table of images with numbers as names, with its rows in this order."""
     keys = [f"image/{first + row}" for row in range(len(features))]
     order = np.arange(len(keys)) if order is None else order
     rows, labels = [keys[row] for row in order], (order % 3).astype(np.int64)
@@ -90,7 +90,7 @@ def test_mistakes_are_usage_errors(run: Run, tiny: Path, more: str, message: str
 
 
 def test_diversity_of_images_and_of_tables(run: Run, tiny: Path) -> None:
-    """Of the samples and of the reference, and alone it computes no distance."""
+    """Samples and reference have a diversity; no distance is computed unless requested."""
     z, real = tiny / "z.safetensors", tiny / "real.safetensors"
     line = ("fid", "--json", "-q", "--metrics", "diversity", "--reference")
     of_tables = json.loads(run(*line, z, "--samples", z).out)
@@ -167,7 +167,7 @@ def test_all_prints_every_score_with_intervals_numbers_and_space(run: Run, tiny:
     assert sum(record["per_class"].values()) / 10 == pytest.approx(record["fd_per_class"])
 
 
-def test_a_metric_alone_is_that_of_all(run: Run, tiny: Path) -> None:
+def test_a_metric_alone_equals_that_of_all(run: Run, tiny: Path) -> None:
     line = ("fid", "--reference", tiny / "other_rows.safetensors", "--samples", tiny / "z.safetensors", "--json", "-q")
     every = json.loads(run(*line, "--metrics", "all").out)
     for metric in (*TABLE_METRICS, "per-class", "diversity"):
@@ -176,7 +176,7 @@ def test_a_metric_alone_is_that_of_all(run: Run, tiny: Path) -> None:
         assert alone == {name: every[name] for name in alone}
 
 
-def test_statistics_serve_the_distances_and_nothing_that_needs_images(run: Run, tiny: Path) -> None:
+def test_statistics_serve_distances_and_no_metric_of_features(run: Run, tiny: Path) -> None:
     real, judge = tiny / "real.safetensors", ("--extractor", tiny / "f.safetensors")
     assert run("fid", "--reference", real, *judge, "--save-stats", "s.npz", "-q").code == 0
     line = ("fid", "--reference", "s.npz", "--samples", real, *judge)
@@ -196,7 +196,7 @@ def test_statistics_serve_the_distances_and_nothing_that_needs_images(run: Run, 
 
 
 def test_classes_are_matched_by_name(run: Run, features: torch.Tensor) -> None:
-    """The samples' cat and dog are numbered the other way round, and the bird has no counterpart."""
+    """The samples have other labels for cat and dog, and a class that the reference does not have."""
     labels = {"a": np.arange(120) % 2, "b": np.array([2, 1, 0, 1, 0, 0] * 20)}
     names = {"a": ["cat", "dog"], "b": ["dog", "cat", "bird"]}
     keys = [f"{row}" for row in range(120)]
@@ -243,7 +243,7 @@ def test_each_line_names_its_sample_set_if_there_are_several(run: Run, tiny: Pat
 
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of Inception under which activations keep their size."""
+    """Random Inception weights that keep the scale of activations."""
     from corecli.nets.inception import FidInception
 
     torch.manual_seed(0)
@@ -256,7 +256,7 @@ def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_inception_scores_and_an_adm_batch(run: Run, tiny: Path, inception: Path) -> None:
-    """A reference batch as ADM has it: statistics of more images than those in it, which serve the other metrics."""
+    """A reference batch of ADM has statistics of more images than it contains; these serve the other metrics."""
     pixels = np.random.default_rng(0).integers(0, 255, (14, 8, 8, 3), dtype=np.uint8)
     np.savez("images.npz", arr_0=pixels)
     np.savez("samples.npz", arr_0=pixels[:12] // 2)
@@ -283,7 +283,7 @@ def test_inception_scores_and_an_adm_batch(run: Run, tiny: Path, inception: Path
 
 
 @pytest.mark.parametrize("metric", ["fid", "sfid", "is"])
-def test_what_only_inception_gives(run: Run, tiny: Path, metric: str) -> None:
+def test_metrics_of_inception_are_refused_with_an_encoder(run: Run, tiny: Path, metric: str) -> None:
     line = ("fid", "--reference", tiny / "syn", "--samples", tiny / "syn", "--extractor", tiny / "f.safetensors")
     ran = run(*line, "--metrics", metric, "-q")
     assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)

@@ -22,12 +22,13 @@ from torch import Tensor
 from corecli.base import registry
 from corecli.cli.pages import SHELLS, completion, man_pages
 from corecli.cli.verbs import options_of
-from corecli.commands.fid.inputs import SetInputs, TableInputs
+from corecli.commands.fid.inputs import SOURCES, SetInputs, TableInputs
 from corecli.commands.fid.scores import compute_scores
 from corecli.commands.fid.sides import Side
 from corecli.data.features import FeatureTable, save_features
+from corecli.metrics.parts import survey as module
 from corecli.metrics.parts.metric import FOLDER, INPUTS, TABLES, Metric, metrics
-from corecli.metrics.parts.survey import FEWEST_ROWS
+from corecli.metrics.parts.survey import FEWEST_ROWS, survey
 
 MODULES = Path(inspect.getfile(registry)).parent.parent / FOLDER
 BY_POSITION = {"is": 0.02, "kid-subsets": 0.02, "fd-infinity": 0.05}  # these shuffle or draw rows by their position
@@ -161,6 +162,24 @@ def pages() -> dict[str, str]:
     for shell in SHELLS:
         found[shell] = "\n".join(line for line in completion(shell).splitlines() if "density-coverage" in line)
     return found
+
+
+def test_pairs_of_images_are_visited_once_for_all_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[set[str]] = []
+    monkeypatch.setattr(module, "survey", lambda *a, **k: calls.append(set(a[2])) or survey(*a, **k))
+    samples, reference = sides("good")
+    of_pairs = tuple(metric for metric in metrics().values() if metric.reads("nearest", "balls", "kernel"))
+    given = {"samples": samples, "reference": reference, "num_splits": 1, "seed": 0, "device": torch.device("cpu")}
+    inputs = SetInputs(metrics=of_pairs, **given)
+    report = compute_scores(inputs.wanted, inputs, strict=[metric.name for metric in of_pairs])
+    assert {"kid", "precision", "density", "copy_ratio"} <= set(report.scores)
+    assert calls == [{"nearest", "balls", "kernel"}]
+
+
+def test_every_input_has_a_source() -> None:
+    of_tables = {name for name in INPUTS if hasattr(TableInputs, name) or name in TableInputs.__dataclass_fields__}
+    assert set(INPUTS) == set(SOURCES) | of_tables - {"seed", "device"}
+    assert of_tables >= TABLES
 
 
 def test_help_completion_and_manual_page_offer_it(metric: Metric) -> None:

@@ -17,7 +17,7 @@ from corecli.nets.extractor import Extractor
 
 
 def measured(world: World, images: Path, cache: Path | None, batch_size: int) -> tuple[dict[str, Tensor], int]:
-    """What a rank is given, and how many images it put through the network."""
+    """Return the features on this rank and the number of images it put through the network."""
     seen = []
 
     def extract(x: Tensor) -> dict[str, Tensor]:
@@ -33,7 +33,7 @@ def measured(world: World, images: Path, cache: Path | None, batch_size: int) ->
     return found, sum(seen)
 
 
-def test_two_ranks_gather_what_one_finds(two_ranks: Any, tmp_path: Path) -> None:
+def test_two_ranks_gather_the_features_of_one(two_ranks: Any, tmp_path: Path) -> None:
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (21, 3, 4, 4), dtype=np.uint8))
     images = tmp_path / "images.npz"
     write_set(images, make_rows([f"{i:02d}" for i in range(21)]), [pixels], class_names=(), header={})

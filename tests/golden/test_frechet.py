@@ -1,4 +1,4 @@
-"""The Frechet distance against closed forms, an independent float64 computation and the two usual libraries."""
+"""The Frechet distance against closed forms, an independent float64 computation pytorch-fid and torch-fidelity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Statistics = tuple[np.ndarray, np.ndarray]
 
 
 def features(num: int, dim: int, seed: int) -> np.ndarray:
-    """Correlated, non-negative and off center, as pooled activations are."""
+    """Correlated, non-negative features with a mean above 0, like pooled activations."""
     rng = np.random.default_rng(seed)
     scale = np.logspace(0, -2, dim)
     mixing = rng.normal(size=(dim, dim)) * scale / dim**0.5
@@ -62,7 +62,7 @@ def test_independent_coordinates_have_a_closed_form():
 
 
 def test_fewer_rows_than_dimensions_is_exact():
-    """On r < D common directions the distance is that of the r coordinates, whose covariances are regular."""
+    """If features span r < D common directions, the distance is that of the r coordinates with regular covariances."""
     coordinates = [features(n, 20, seed) for n, seed in ((60, 3), (90, 4))]
     basis = np.linalg.qr(np.random.default_rng(5).normal(size=(200, 20)))[0].T
     a, b = (statistics(x) for x in coordinates)
@@ -74,6 +74,6 @@ def test_fewer_rows_than_dimensions_is_exact():
 
 
 @pytest.mark.parametrize("num", [3, 40, 64, 65])
-def test_a_set_is_at_no_distance_from_itself(num):
+def test_a_set_has_distance_0_from_itself(num):
     x = torch.from_numpy(features(num, 64, 6))
     assert distance(gaussian_of(x), gaussian_of(x)) <= 1e-12 * float(x.square().sum())

@@ -31,7 +31,7 @@ CIFAR = os.environ.get("CORECLI_TEST_CIFAR10")
 
 @dataclass(frozen=True)
 class Case:
-    """Two folders of classes, the same images without classes for tools that do not look into folders, and weights."""
+    """Two folders of classes, flat folders with the same images for tools that need them, and weights."""
 
     samples: Path
     reference: Path
@@ -42,7 +42,7 @@ class Case:
 
 
 def write_case(root: Path, images: list[tuple[str, np.ndarray]]) -> Case:
-    """Of each class, the first half of the images given becomes the samples, the second half the reference."""
+    """Write the first half of each class as samples and the second half as reference."""
     by_class: dict[str, list[np.ndarray]] = {}
     for name, image in images:
         by_class.setdefault(name, []).append(image)
@@ -88,7 +88,7 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 def ours(case: Case, *more: str) -> tuple[dict[str, Any], float]:
-    """The record of a line, and the seconds it took."""
+    """Return the JSON record of a run and its seconds."""
     line = ["fid", "--reference", case.reference, "--samples", case.samples, "--extractor", case.weights]
     printed = io.StringIO()
     start = time.perf_counter()
@@ -137,7 +137,7 @@ def pytorch_fid(case: Case, num: int, monkeypatch: pytest.MonkeyPatch) -> tuple[
 
 
 def kept(case: Case, side: Path, cache: Path) -> dict[str, np.ndarray]:
-    """What ours has kept of a side, in float64."""
+    """Return the cached features of a side in float64."""
     from corecli.commands.fid.images import measure_images
     from corecli.data.imageset import open_set
     from corecli.engine.dist import World
@@ -151,7 +151,7 @@ def kept(case: Case, side: Path, cache: Path) -> dict[str, np.ndarray]:
 
 
 def expected(case: Case, cache: Path, splits: int) -> dict[str, float]:
-    """Every score in float64, from the features that ours kept."""
+    """Return every score in float64, from the cached features."""
     samples, reference = kept(case, case.samples, cache), kept(case, case.reference, cache)
     x, y = samples["features"], reference["features"]
     score, deviation = independent.inception_score(samples["logits"], splits)
@@ -182,7 +182,7 @@ def kid_in_float64(case: Case, cache: Path, num: int) -> float:
 
 
 def compare(case: Case, cache: Path, *, num: int, splits: int) -> float:
-    """Ours beside float64 and torch-fidelity; returns the seconds that all metrics took."""
+    """Compare with float64 and torch-fidelity; return the seconds of all metrics."""
     line = ("--metrics", "all", "--cache", str(cache), "--splits", str(splits))
     (found, seconds), (again, seconds_again) = ours(case, *line), ours(case, *line)
     fidelity, seconds_fidelity = torch_fidelity(case, num, splits)

@@ -1,4 +1,4 @@
-"""Layouts of the Inception weights: what is accepted, what is refused and in which words."""
+"""Layouts of Inception weight files: which are accepted, and how others are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Weights = dict[str, Tensor]
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
-    """The network's own tensors; gamma is 1, as a fresh BatchNorm has it."""
+    """Tensors of a random network; gamma is 1, as in a new BatchNorm."""
     return dict(FidInception().state_dict())
 
 
@@ -29,7 +29,7 @@ def canonical(weights) -> str:
 
 
 def nvidia(weights: Weights, join: str, leaves: tuple[str, str, str]) -> Weights:
-    """The tensors as NVIDIA's TorchScript file names them; `join` stands between the towers of the last blocks."""
+    """The tensors with the names of NVIDIA's TorchScript file; `join` separates the towers of the last blocks."""
     renamed = {"output.weight": weights["fc.weight"], "output.bias": weights["fc.bias"]}
     roles = dict(zip(("bias", "running_mean", "running_var"), leaves, strict=True))
     for ours, theirs in nvidia_names().items():

@@ -18,8 +18,8 @@ def rows(num: int, dim: int, seed: int, *, shift: float = 0.0) -> Tensor:
     return torch.randn(num, dim, generator=torch.Generator().manual_seed(seed)) + shift
 
 
-def test_the_line_ends_at_the_truth():
-    """Between Gaussians a shift apart the distance is its square; 1500 samples alone are above it."""
+def test_the_extrapolated_distance_is_the_true_one():
+    """The distance between shifted Gaussians is the squared shift; 1500 samples give a larger distance."""
     reference = Gaussian.of(torch.zeros(16), torch.eye(16))
     limits = [fd_infinity(rows(1500, 16, seed, shift=0.3), reference, seed=seed) for seed in range(12)]
     plain = np.mean([distance(gaussian_of(rows(1500, 16, seed, shift=0.3)), reference) for seed in range(12)])
@@ -29,7 +29,7 @@ def test_the_line_ends_at_the_truth():
 
 
 @pytest.mark.parametrize("dim", [6, 40], ids=["full-rank", "fewer-rows-than-dimensions"])
-def test_equals_a_fit_to_distances_of_beginnings(dim):
+def test_equals_a_fit_to_the_distances_of_nested_subsets(dim):
     x, reference = rows(100, dim, 0), gaussian_of(rows(300, dim, 1))
     shuffled = {}
     found = fd_infinity(x, reference, seed=3)
@@ -42,12 +42,12 @@ def test_equals_a_fit_to_distances_of_beginnings(dim):
     assert fd_infinity(x, reference, seed=4) != found
 
 
-def test_too_few_to_extrapolate_from():
+def test_too_few_samples_are_refused():
     with pytest.raises(DataError, match="19 samples are too few"):
         fd_infinity(rows(19, 3, 0), gaussian_of(rows(30, 3, 1)))
 
 
-def test_each_class_alone():
+def test_each_class_has_its_own_distance():
     x, y = rows(40, 5, 0), rows(60, 5, 1)
     labels, others = torch.arange(40) % 4, torch.arange(60) % 3 + 1
     found = frechet_per_class(x, labels, y, others)

@@ -67,19 +67,19 @@ def test_folds_are_balanced_cover_all_rows_and_ignore_batches():
         torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
 
 
-def test_folds_do_not_line_up_with_labels_in_turn():
+def test_folds_do_not_align_with_regular_labels():
     labels = torch.arange(5000) % 10
     counts, totals, _ = moments(torch.eye(10)[labels], batch=500).tensors()
     assert totals.max() < 0.25 * counts.max()  # one class a fold would put all of a fold into one column
 
 
-def test_rows_of_one_number_share_a_fold():
+def test_rows_with_the_same_number_share_a_fold():
     found = moments(features(60, 3, 0), batch=10, rows=torch.arange(60) // 20)
     assert sorted(found.tensors()[0].tolist())[-3:] == [20, 20, 20]
 
 
 @pytest.mark.parametrize(("num", "dim"), [(40, 100), (400, 20)], ids=["rows", "products"])
-def test_leaving_a_fold_out_is_dropping_its_rows(num, dim):
+def test_leaving_a_fold_out_equals_dropping_its_rows(num, dim):
     x = features(num, dim, 3)
     found = moments(x, batch=num)
     folds = folds_of(torch.arange(num))
@@ -109,7 +109,7 @@ def test_jackknife_error_of_a_mean_is_the_textbook_one():
     assert error == pytest.approx(x.std(ddof=1) / 10**0.5, rel=1e-12)
 
 
-def test_correction_takes_the_sample_size_bias_away():
+def test_the_correction_removes_the_sample_size_bias():
     results = [
         compare(moments(features(500, 30, s), batch=100), moments(features(500, 30, s + 100), batch=100))
         for s in range(8)
@@ -120,7 +120,7 @@ def test_correction_takes_the_sample_size_bias_away():
     assert sum(r.interval[0] <= 0 <= r.interval[1] for r in results) >= 6
 
 
-def test_a_gaussian_reference_is_exact_and_keeps_its_place():
+def test_a_gaussian_reference_is_taken_as_exact():
     x, y = moments(features(300, 10, 7), batch=100), moments(features(300, 10, 8), batch=100)
     both, fixed = compare(x, y), compare(x, y.gaussian())
     assert both.value == pytest.approx(fixed.value, rel=1e-12)
@@ -128,7 +128,7 @@ def test_a_gaussian_reference_is_exact_and_keeps_its_place():
     assert (fixed.num_samples, fixed.num_reference, fixed.dim) == (300, 300, 10)
 
 
-def test_too_few_rows_are_warned_of_and_have_no_error_bar():
+def test_too_few_rows_give_a_warning_and_no_error_bar():
     found = compare(moments(features(8, 20, 0), batch=8), moments(features(300, 20, 1), batch=50))
     assert found.corrected is found.standard_error is found.interval is None
     assert found.warnings == (

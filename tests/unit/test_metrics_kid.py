@@ -39,7 +39,7 @@ def test_equals_the_formula_in_float64():
     assert measured(x, y).value == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_interval_is_that_of_the_values_without_each_fold():
+def test_the_interval_is_the_jackknife_interval():
     x, y = rows(60, 30, 0), rows(70, 30, 1, shift=0.3)
     found = measured(x, y)
     folds = [folds_of(torch.arange(len(z))).numpy() for z in (x, y)]
@@ -50,8 +50,8 @@ def test_the_interval_is_that_of_the_values_without_each_fold():
     assert found.interval[0] < found.value < found.interval[1]
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    """Of sets of one distribution, whose distance is 0, and of two, whose distance is known from many images."""
+def test_the_interval_covers_the_truth_in_95_percent():
+    """For one distribution, where the distance is 0, and for two, where many images give the true distance."""
     hits = 0
     truth = {
         shift: measured(rows(4000, 8, 1), rows(4000, 8, 2, shift=shift)).value if shift else 0 for shift in (0, 0.5)
@@ -73,7 +73,7 @@ def test_few_images_have_a_value_without_interval():
 
 
 @pytest.mark.parametrize("whole", [4096, 50], ids=["from-all-rows", "one-by-one"])
-def test_subsets_are_torch_fidelitys(whole, monkeypatch):
+def test_subsets_equal_torch_fidelity(whole, monkeypatch):
     monkeypatch.setattr(module, "_MOST_WHOLE_ROWS", whole)
     peer = pytest.importorskip("torch_fidelity.metric_kid")
     x, y = rows(90, 40, 0), rows(80, 40, 1, shift=0.1)

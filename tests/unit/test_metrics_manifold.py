@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage against the peers' code and full matrices."""
+"""Precision, recall, density and coverage against torch-fidelity and full matrices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def dc(samples: Tensor, reference: Tensor) -> dict[str, float]:
     return density_coverage.compute(balls=balls(samples, reference))
 
 
-def test_precision_and_recall_are_torch_fidelitys():
+def test_precision_and_recall_equal_torch_fidelity():
     peer = pytest.importorskip("torch_fidelity.metric_prc")
     x, y = rows(200, 10, 0, shift=0.5), rows(230, 10, 1)
     expected = peer.prc_features_to_metric(x, y, verbose=False)

@@ -24,12 +24,12 @@ def rotation(dim: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def related() -> tuple[Tensor, Tensor]:
-    """[120, 7] and [120, 5], partly of the same causes."""
+    """Features [120, 7] and [120, 5] with common factors."""
     causes = normal(120, 4)
     return causes @ normal(4, 7, seed=1) + normal(120, 7, seed=2) + 3, causes @ normal(4, 5, seed=3) - 2
 
 
-def test_rotation_shift_and_scale_are_no_distance() -> None:
+def test_rotation_shift_and_scale_have_distance_0() -> None:
     x = normal(200, 12) * torch.arange(1, 13)
     y = 0.01 * (x @ rotation(12)) + 5
     found = similarity(x, y)
@@ -38,20 +38,20 @@ def test_rotation_shift_and_scale_are_no_distance() -> None:
     assert (similarity(x, wider).cka, similarity(x, wider).opd) == pytest.approx((0, 0), abs=1e-12)
 
 
-def test_a_general_linear_map_is_a_distance() -> None:
+def test_a_general_linear_map_has_a_distance_above_0() -> None:
     x = normal(400, 12)
     found = similarity(x, x @ torch.diag(torch.arange(1.0, 13)).double())
     assert found.cka > 0.1
     assert found.opd > 0.1
 
 
-def test_the_two_sides_are_alike(related: tuple[Tensor, Tensor]) -> None:
+def test_the_distances_are_symmetric(related: tuple[Tensor, Tensor]) -> None:
     one, other = similarity(*related), similarity(*reversed(related))
     assert vars(one) == pytest.approx(vars(other), abs=1e-12)
 
 
 def test_cka_equals_that_of_whole_kernels(related: tuple[Tensor, Tensor]) -> None:
-    """N x N in NumPy, centered as kernels; the debiased one by Song et al.'s estimator term by term."""
+    """Centered N x N kernels in NumPy; the debiased form by the estimator of Song et al., term by term."""
     n = len(related[0])
     kernels = [(x @ x.T).numpy() for x in related]
     centring = np.eye(n) - 1 / n
@@ -70,8 +70,8 @@ def test_cka_equals_that_of_whole_kernels(related: tuple[Tensor, Tensor]) -> Non
     assert found.cka_debiased == pytest.approx(debiased, abs=1e-10)
 
 
-def test_opd_is_what_the_best_rotation_leaves(related: tuple[Tensor, Tensor]) -> None:
-    """The explicit solution R of min |B - A R|^2, the smaller space padded with zeros to the size of the larger."""
+def test_opd_is_the_residual_of_the_best_rotation(related: tuple[Tensor, Tensor]) -> None:
+    """The solution R of min |B - A R|^2, with zeros added to the smaller space."""
     a, b = ((x - x.mean(0)) / (x - x.mean(0)).norm() for x in related)
     b = torch.cat([b, torch.zeros(len(b), a.shape[1] - b.shape[1])], 1)
     u, _, vh = torch.linalg.svd(a.T @ b)
@@ -83,7 +83,7 @@ def test_opd_is_what_the_best_rotation_leaves(related: tuple[Tensor, Tensor]) ->
 
 
 def test_few_images_make_independent_spaces_look_alike() -> None:
-    """The bias of CKA and OPD at small N, and the unbiased estimate, which sees through it."""
+    """CKA and OPD are biased at small N; the debiased CKA is not."""
     x, y = normal(4000, 512), normal(4000, 256, seed=1)
     few, more, many = (similarity(x[:n], y[:n]) for n in (256, 1000, 4000))
     assert (few.cka, more.cka, many.cka) == pytest.approx((0.42, 0.74, 0.92), abs=0.02)
@@ -91,7 +91,7 @@ def test_few_images_make_independent_spaces_look_alike() -> None:
     assert (few.cka_debiased, more.cka_debiased, many.cka_debiased) == pytest.approx((1, 1, 1), abs=0.01)
 
 
-def test_resamples_are_drawn_by_the_seed_and_lower_than_the_whole(related: tuple[Tensor, Tensor]) -> None:
+def test_resamples_depend_on_the_seed_and_have_lower_distances(related: tuple[Tensor, Tensor]) -> None:
     x, y = normal(300, 64), normal(300, 48, seed=1)
     found = list(bootstrap(x, y, num_resamples=20, seed=3))
     assert found[:5] == list(bootstrap(x, y, num_resamples=5, seed=3))
@@ -102,13 +102,13 @@ def test_resamples_are_drawn_by_the_seed_and_lower_than_the_whole(related: tuple
     assert max(value.opd for value in found) < whole.opd
 
 
-def test_blocks_do_not_show(related: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_size_does_not_matter(related: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = similarity(*related)
     monkeypatch.setattr(module, "_ROWS_PER_BLOCK", 7)
     assert vars(similarity(*related)) == pytest.approx(vars(whole), abs=1e-12)
 
 
-def test_what_cannot_be_compared_is_refused() -> None:
+def test_features_that_cannot_be_compared_are_refused() -> None:
     x = normal(10, 3)
     for first, second, reason in (
         (x, x[:9], "do not belong to the same images"),

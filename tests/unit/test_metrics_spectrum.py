@@ -26,7 +26,7 @@ def test_effective_rank_of_orthogonal_and_collapsed_features():
 
 
 @pytest.mark.parametrize("bad", [0.0, float("nan")])
-def test_effective_rank_refuses_nothing_and_nan(bad):
+def test_effective_rank_refuses_zero_and_nan(bad):
     with pytest.raises(DataError):
         effective_rank(torch.full((4, 3), bad))
 
@@ -51,7 +51,7 @@ def test_uniformity_equals_numpy_over_pairs(tile, monkeypatch):
     assert uniformity(torch.from_numpy(x)) == pytest.approx(expected, rel=1e-9)
 
 
-def test_uniformity_of_a_point_is_zero_and_of_one_row_refused():
+def test_uniformity_of_equal_rows_is_0_and_one_row_is_refused():
     assert uniformity(torch.ones(10, 3)) == pytest.approx(0, abs=1e-12)
     with pytest.raises(DataError):
         uniformity(torch.ones(1, 3))

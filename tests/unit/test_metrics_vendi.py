@@ -26,13 +26,13 @@ def test_counts_different_images():
     assert vendi(one_each[:1]) == pytest.approx(1)
 
 
-def test_centring_tells_apart_what_points_the_same_way():
+def test_centering_separates_features_with_a_common_direction():
     x = torch.randn(400, 30, generator=torch.Generator().manual_seed(0)) + 50
     assert vendi(x) < 1.1
     assert vendi(x, centered=True) > 25
 
 
 @pytest.mark.parametrize("features", [torch.zeros(0, 3), torch.full((4, 3), torch.nan)])
-def test_refused(features):
+def test_empty_and_non_finite_features_are_refused(features):
     with pytest.raises(DataError, match="empty or contain NaN"):
         vendi(features)

@@ -63,7 +63,7 @@ def test_none_keeps_the_pixels():
     assert torch.equal(to_inception_input(image(80, 75), "none"), (image(80, 75).float() - 128) / 128)
 
 
-def test_what_cannot_be_resized_is_refused():
+def test_unknown_protocols_and_wrong_images_are_refused():
     with pytest.raises(UsageError, match="32x80 px are too small"):
         to_inception_input(image(80, 32), "none")
     with pytest.raises(UsageError, match="did you mean 'clean'"):

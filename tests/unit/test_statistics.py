@@ -1,4 +1,4 @@
-"""Statistics files: ours, those of other tools, and broken ones."""
+"""Statistics files of corecli and other tools, and damaged ones."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_files_of_other_tools_are_read_in_float64(tmp_path):
     assert (found.space, found.fingerprint, found.num_images) == (None, None, None)
 
 
-def test_only_statistics_hold_statistics(tmp_path):
+def test_statistics_are_recognized_by_content(tmp_path):
     np.savez(tmp_path / "images.npz", arr_0=np.zeros((1, 2, 2, 3), np.uint8))
     (tmp_path / "text.npz").write_text("no")
     assert not holds_statistics(tmp_path / "images.npz")
@@ -96,7 +96,7 @@ def test_only_statistics_hold_statistics(tmp_path):
     ],
     ids=["sizes", "shape", "nan", "asymmetric", "objects"],
 )
-def test_broken_statistics_are_refused(arrays, words, tmp_path):
+def test_invalid_statistics_are_refused(arrays, words, tmp_path):
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(DataError, match=words):
         read_statistics(tmp_path / "bad.npz")

@@ -63,8 +63,8 @@ class SetInputs:
 
     def arguments(self, metric: Metric) -> dict[str, Any]:
         """Return what the metric needs, and what it uses where that is available."""
-        optional = {name: None if self._missing(name) else _SOURCES[name](self) for name in metric.uses}
-        return {name: _SOURCES[name](self) for name in metric.needs} | optional
+        optional = {name: None if self._missing(name) else SOURCES[name](self) for name in metric.uses}
+        return {name: SOURCES[name](self) for name in metric.needs} | optional
 
     @cached_property
     def survey(self) -> Survey:
@@ -89,7 +89,7 @@ class SetInputs:
         return [len(side.features) for side in (self.samples, self.reference) if side.features is not None]
 
 
-_SOURCES: dict[str, Callable[[SetInputs], Any]] = {
+SOURCES: dict[str, Callable[[SetInputs], Any]] = {
     "samples": lambda sets: sets.samples.features,
     "reference": lambda sets: sets.reference.features,
     "sample_moments": lambda sets: sets.samples.moments,

@@ -20,14 +20,14 @@ fd and fid report the distance, and as _corrected the distance without the bias 
 interval. Both come from the ten-fold jackknife. A corrected distance can be negative if two sets hardly differ. The
 interval is not from a bootstrap, because resamples with repeated images are farther from the reference than new images.
 
-sfid is the Frechet distance of the first 7 channels of Inception's mixed_6/conv at all 17 x 17 places, as in ADM's
-evaluator. It reacts to the spatial structure of images.
+The spatial distance, sfid, is the Frechet distance of the first 7 channels of Inception's mixed_6/conv at all 17 x 17
+places, as in ADM's evaluator. It reacts to the spatial structure of images.
 
-is is the Inception score: how varied and how unambiguous the samples look to the Inception classifier. The output has
-its mean and standard deviation over --splits parts of the shuffled samples, from logits without bias, as in
+The Inception score, is, says how varied and how unambiguous the samples look to the Inception classifier. is and is_std
+are its mean and standard deviation over --splits parts of the shuffled samples, from logits without bias, as in
 torch-fidelity. ADM's evaluator does not shuffle and scores every 5000 images.
 
-kid is the kernel distance over all pairs of images. It has no bias due to the number of images, and a jackknife
+The kernel distance, kid, compares all pairs of images. It has no bias due to the number of images, and a jackknife
 interval. kid-subsets is the mean and standard deviation of the same distance over 100 subsets of 1000 images (or of the
 size of the smaller set), drawn as in torch-fidelity.
 

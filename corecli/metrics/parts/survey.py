@@ -202,7 +202,9 @@ class _Membership:
     """Which rows lie in which balls, from tiles of squared distances of samples to the reference."""
 
     def __init__(self, first: _Points, own: Neighbors, second: _Points, theirs: Neighbors) -> None:
-        slack = _ROUNDING * torch.maximum(first.norms.max(), second.norms.max())  # so much can equal distances differ
+        slack = _ROUNDING * torch.maximum(
+            first.norms.max(), second.norms.max()
+        )  # the rounding error of equal distances
         own_k, their_k, density_k = (
             found.distances[:, k - 1].square()
             for found, k in ((own, PRECISION_K), (theirs, PRECISION_K), (theirs, DENSITY_K))
