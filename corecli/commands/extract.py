@@ -1,20 +1,22 @@
 """Write the features of an image set as a table.
 
-Every image passes the encoder once, in evaluation mode. Rows carry the image's key, group and label, and the header
-the encoder's fingerprint, so that other verbs join a table to images by key and refuse one of another encoder.
+Every image passes through the encoder once, in evaluation mode. Each row has the key, group and label of its image, and
+the header has the fingerprint of the encoder. Other verbs therefore join the table to images by key and refuse a table
+of another encoder.
 
-The encoder is one of ours, a checkpoint of another tool, or `timm:NAME`, optionally `timm:NAME:WEIGHTS`. Checkpoints
-are told by content: ResNets and plain ViTs as torchvision, timm, solo-learn, lightly and Lightning, MoCo, MoCo v3,
-BYOL, SimSiam, Barlow Twins, DINO, iBOT, DINOv2 and MAE save them. Heads and decoders are dropped, any other weight that
-fits nowhere is an error. Of several networks in a file it is the one its authors evaluate: the online one of BYOL and
-MoCo, the teacher of DINO. They normalize by ImageNet's constants; for other ones, such as those of timm's own ViTs,
-write `timm:NAME:WEIGHTS`.
+The encoder is a file that train-ssl wrote, a checkpoint of another tool, or `timm:NAME`, optionally
+`timm:NAME:WEIGHTS`. Checkpoints are recognized by their content: ResNets and plain ViTs as saved by torchvision, timm,
+solo-learn, lightly and Lightning, MoCo, MoCo v3, BYOL, SimSiam, Barlow Twins, DINO, iBOT, DINOv2 and MAE. Heads and
+decoders are dropped; any other weight that does not fit is an error. If a file has several networks, the one that its
+authors evaluate is used: the online network of BYOL and MoCo, the teacher of DINO. Checkpoints of other tools normalize
+images with the constants of ImageNet; if the model needs others, as the ViTs of timm do, write `timm:NAME:WEIGHTS`.
 
---pool and --blocks take other features of a vision transformer than its output; tables and generators remember which.
+--pool and --blocks select other features of a vision transformer than its output. Tables and generators record the
+choice.
 
-With --export it writes the backbone's weights alone and reads no images. They load with strict=True in torchvision (fc
-an Identity) and in timm (num_classes=0; for `vit-small/4` trained at 32 px, vit_small_patch16_224 with patch_size=4 and
-img_size=32).
+With --export the verb writes the weights of the backbone only and reads no images. They load with strict=True in
+torchvision (with fc as an Identity) and in timm (with num_classes=0; for `vit-small/4` trained at 32 px, as
+vit_small_patch16_224 with patch_size=4 and img_size=32).
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ EXAMPLES = (
         "--data DIR --encoder f.safetensors --out z.safetensors",
     ),
     ("Backbone features of a timm model", "--data DIR --encoder timm:vit_small_patch16_224 --out h.safetensors"),
-    ("The backbone's weights, for torchvision or timm", "--encoder f.safetensors --export backbone.pt"),
+    ("Weights of the backbone, for torchvision or timm", "--encoder f.safetensors --export backbone.pt"),
 )
 PRESETS: dict[str, Preset] = {}
 SHARD_ROWS = 4096
@@ -59,30 +61,30 @@ SHARD_ROWS = 4096
 class Config(ReadsImages):
     """Options of `corecli extract`."""
 
-    data: str | None = option(None, help="image set to read; required, but for --export", role="input", metavar="SET")
+    data: str | None = option(None, help="image set to read; required without --export", role="input", metavar="SET")
     encoder: str = option(help="encoder file, or timm:NAME[:WEIGHTS]", role="input", metavar="FILE|NAME")
     out: Path | None = option(
-        None, help="feature table to write; required, but for --export", role="output", metavar="FILE"
+        None, help="feature table to write; required without --export", role="output", metavar="FILE"
     )
     export: Path | None = option(
         None,
-        help="write the backbone under torchvision's or timm's names instead, .safetensors or .pt",
+        help="write the backbone for torchvision or timm instead, as .safetensors or .pt",
         role="output",
         metavar="FILE",
     )
     layer: Literal["auto", "backbone", "projector"] = option(
         "auto",
-        help="which features; auto is the projector's where there is one, as CORE conditions on",
+        help="features to write; auto is the projector if there is one, as in CORE",
     )
     pool: Literal["cls", "mean", "cls+mean"] | None = option(
-        None, help="of a vision transformer's blocks: class tokens, means of patches, or the first and the last's mean"
+        None, help="ViT pooling: class token, patch mean, or class tokens and the last patch mean"
     )
-    blocks: int | None = option(None, help="features of the last so many blocks, side by side", minimum=1)
+    blocks: int | None = option(None, help="concatenate the features of the last N blocks of a ViT", minimum=1)
     batch_size: int = option(256, help="images per forward pass", role="runtime", minimum=1)
 
 
 def check(config: Config) -> dict[str, Any]:
-    """What would be read and written. Errors: as `run`, as far as they show without torch."""
+    """Return what would be read and written. Errors: as `run`, as far as they can be found without torch."""
     if config.export is not None:
         _check_alone(config)
         check_file(config.export)
@@ -90,7 +92,7 @@ def check(config: Config) -> dict[str, Any]:
         return {"out": str(config.export)}
     spec, out = _places(config)
     if config.layer == "projector" and (config.pool or config.blocks):
-        raise UsageError("--pool and --blocks are of the backbone", hint="drop --layer")
+        raise UsageError("--pool and --blocks select features of the backbone", hint="drop --layer projector")
     check_file(out)
     data = open_images(spec, config)
     check_encoder(config.encoder)
@@ -105,7 +107,7 @@ def run(config: Config, world: World) -> Outcome:
 
 
 def _extract(config: Config, spec: str, out: Path, world: World) -> Outcome:
-    """Every image through the encoder, shard by shard, then the table."""
+    """Run all images through the encoder, shard by shard, and write the table."""
     import torch
 
     from corecli.data.features import FeatureTable, save_features
@@ -156,7 +158,7 @@ def _extract(config: Config, spec: str, out: Path, world: World) -> Outcome:
 
 
 def _layer_name(config: Config, encoder: Encoder) -> str:
-    """The features to take. Errors: UsageError."""
+    """Return the name of the features. Errors: UsageError."""
     if config.pool or config.blocks:
         return layer_name("backbone", config.pool, config.blocks)
     if config.layer == "projector" and not encoder.projector_dim:
@@ -167,7 +169,7 @@ def _layer_name(config: Config, encoder: Encoder) -> str:
 
 
 def _export(config: Config, out: Path, world: World) -> Outcome:
-    """The backbone's weights alone."""
+    """Write the weights of the backbone only."""
     from corecli.nets.encoder import load_encoder, save_backbone
 
     encoder = load_encoder(config.encoder)
@@ -181,17 +183,17 @@ def _export(config: Config, out: Path, world: World) -> Outcome:
 
 
 def _places(config: Config) -> tuple[str, Path]:
-    """(image set, feature table). Errors: UsageError when one is not named."""
+    """Return (image set, feature table). Errors: UsageError if one is missing."""
     if config.data is None or config.out is None:
         name = "--data" if config.data is None else "--out"
-        raise UsageError(f"{name} is required", hint="or --export FILE for the backbone's weights alone")
+        raise UsageError(f"{name} is required", hint="or use --export FILE to write the backbone only")
     return config.data, config.out
 
 
 def _check_alone(config: Config) -> None:
-    """UsageError for options of extraction beside --export."""
+    """Refuse options of extraction beside --export. Errors: UsageError."""
     given = {name: getattr(config, name) for name in ("data", "out", "image_size", "pool", "blocks")}
     given["layer"] = None if config.layer == "auto" else config.layer
     for name, value in given.items():
         if value is not None:
-            raise UsageError(f"--export reads no images, and {cfg.flag(name)} is for those", hint="give one of them")
+            raise UsageError(f"--export reads no images, so {cfg.flag(name)} does not apply", hint="drop one of them")

@@ -37,12 +37,12 @@ def test_export(run: Run, tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--export b --data digits:8:test", "--export reads no images, and --data is for those (give one of them)"),
-        ("--export b --out z", "--export reads no images, and --out is for those"),
-        ("--export b --layer backbone", "--export reads no images, and --layer is for those"),
-        ("--export b --image-size 8", "--export reads no images, and --image-size is for those"),
-        ("--export b --pool mean", "--export reads no images, and --pool is for those"),
-        ("--out z", "--data is required (or --export FILE for the backbone's weights alone)"),
+        ("--export b --data digits:8:test", "--export reads no images, so --data does not apply (drop one of them)"),
+        ("--export b --out z", "--export reads no images, so --out does not apply"),
+        ("--export b --layer backbone", "--export reads no images, so --layer does not apply"),
+        ("--export b --image-size 8", "--export reads no images, so --image-size does not apply"),
+        ("--export b --pool mean", "--export reads no images, so --pool does not apply"),
+        ("--out z", "--data is required (or use --export FILE to write the backbone only)"),
         ("--data digits:8:test", "--out is required"),
     ],
 )

@@ -93,7 +93,7 @@ def test_a_generator_and_its_samples_know_the_pooling(run: Run, encoder: Path) -
     [
         ("--pool mean --encoder $tiny/f.safetensors", "no blocks of patches to pool"),
         ("--blocks 5", "the network has 4 blocks, fewer than 5"),
-        ("--pool cls --layer projector", "--pool and --blocks are of the backbone"),
+        ("--pool cls --layer projector", "--pool and --blocks select features of the backbone"),
     ],
 )
 def test_what_cannot_be_pooled_is_refused(run: Run, tiny: Path, encoder: Path, more: str, message: str) -> None:

@@ -84,7 +84,7 @@ def test_each_process_takes_its_own_gpu(
     one = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": str(local_rank)}
     assert join("auto", environment=one).device == torch.device("cuda", index)
     assert taken == [torch.device("cuda", index)]
-    with pytest.raises(UnavailableError, match="has no GPU, there are 4"):
+    with pytest.raises(UnavailableError, match="no GPU for process 4 of this node, which has 4"):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
         join("cuda", environment={**one, "LOCAL_RANK": "4"})
 

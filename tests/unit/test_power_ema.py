@@ -125,9 +125,9 @@ def test_it_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert whole.snapshot(tmp_path / "a").read_bytes() == resumed.snapshot(tmp_path / "b").read_bytes()
 
 
-def test_mistakes_are_told(tmp_path: Path) -> None:
+def test_mistakes_are_refused(tmp_path: Path) -> None:
     for length in (0.0, 0.3, -1.0, math.nan):
-        with pytest.raises(UsageError, match=r"outside 0 to 0\.25"):
+        with pytest.raises(UsageError, match=r"outside the range 0 to 0\.25"):
             gamma_of(length)
     with pytest.raises(DataError, match="no snapshots of averages"):
         reconstruct(tmp_path, 0.1)
