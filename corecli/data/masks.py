@@ -1,4 +1,4 @@
-"""Images with masks, which tell the class of every pixel: pairs of files with the same key.
+"""Images with masks, which have the class of every pixel; an image and its mask have the same key.
 
 A mask is a PNG of one channel, or with a palette as VOC's, whose values are the numbers of classes; 255 is no class.
 """

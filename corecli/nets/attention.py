@@ -1,4 +1,4 @@
-"""Where the class token of a vision transformer looks."""
+"""Attention of the class token of a vision transformer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from corecli.nets.encoder import Encoder
 
 
 def class_attention(encoder: Encoder, images: Tensor) -> tuple[Tensor, Tensor]:
-    """uint8 [B, 3, H, W] -> the last block's attention of the class token to the patches, and what the network saw.
+    """Return the last block's attention of the class token to the patches, and the images as the network saw them.
 
-    The attention of each head, float32 [B, heads, h, w], sums to one less what goes to the class token itself and to
-    registers; it is computed here, as the network's own fused product never holds it. The images are uint8
-    [B, 3, S, S], resized and cropped as the encoder does. Errors: UsageError for a network without them.
+    images: uint8 [B, 3, H, W]. The attention is float32 [B, heads, h, w]; a head's values sum to at most 1, because
+    the class token and registers get the rest. It is computed here, because the network's fused attention does not
+    return it. The returned images are uint8 [B, 3, S, S], resized and cropped by the encoder.
+    Errors: UsageError if the network is no plain vision transformer with a class token.
     """
     backbone: Any = encoder.backbone
     layer = _last_attention(backbone)
@@ -39,7 +40,7 @@ def class_attention(encoder: Encoder, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _attention(layer: Any, tokens: Tensor) -> Tensor:
-    """The softmax of an attention layer of timm's: tokens [B, T, D] -> float32 [B, heads, T, T]."""
+    """Return the softmax of an attention layer of timm: tokens [B, T, D] -> float32 [B, heads, T, T]."""
     batch, num, _ = tokens.shape
     q, k, _ = layer.qkv(tokens).reshape(batch, num, 3, layer.num_heads, -1).permute(2, 0, 3, 1, 4)
     q, k = layer.q_norm(q), layer.k_norm(k)
@@ -48,9 +49,11 @@ def _attention(layer: Any, tokens: Tensor) -> Tensor:
 
 def _last_attention(backbone: Any) -> Any:
     layer = getattr(getattr(backbone, "blocks", [None])[-1], "attn", None)
-    rotates = getattr(backbone, "rope", None) is not None  # queries and keys by their place, unseen from here
+    rotates = (
+        getattr(backbone, "rope", None) is not None
+    )  # rotates queries and keys by position, which is not visible here
     if not hasattr(layer, "qkv") or not hasattr(backbone, "patch_embed") or rotates:
         raise UsageError("this network has no attention to show", hint="take a plain vision transformer")
     if getattr(backbone, "cls_token", None) is None:
-        raise UsageError("this transformer has no class token, whose attention is shown")
+        raise UsageError("this transformer has no class token to show the attention of")
     return layer

@@ -38,7 +38,7 @@ def build_backbone(
     """A backbone with random weights, and its number of features: float [B, 3, H, W] -> float [B, D], pooled.
 
     `name` is one of NAMES, `vit-SIZE/PATCH` or `timm:NAME`; the stem of the last two is their own (`stem` None), and a
-    ViT's positions are those of `image_size`. `drop_path` is the rate of stochastic depth, which ResNets here lack.
+    ViT's positions are those of `image_size`. `drop_path` is the rate of stochastic depth, for ViTs and timm only.
     Errors: UsageError, UnavailableError without timm.
     """
     if name.startswith(TIMM):
@@ -49,7 +49,7 @@ def build_backbone(
     if name not in NAMES:
         raise unknown_name("backbone", name, (*NAMES, *_VIT_NAMES, "timm:NAME"))
     if drop_path:
-        raise UsageError(f"{name} has no drop path", hint="leave it out, or take a ViT")
+        raise UsageError(f"{name} has no drop path", hint="leave out --drop-path or use a ViT")
     net: Any = _RESNETS[name]()
     num_features = net.fc.in_features
     net.fc = nn.Identity()
@@ -61,14 +61,14 @@ def build_backbone(
 
 
 def choose_stem(backbone: str, image_size: int | None) -> Stem | None:
-    """cifar for images of up to 64 px, else imagenet; None for ViTs and timm models, which have a stem of their own."""
+    """Return cifar for images of up to 64 px, else imagenet; None for ViTs and timm models, which have their own."""
     if backbone.startswith((TIMM, vit.PREFIX)):
         return None
     return "cifar" if image_size is not None and image_size <= _SMALL_PX else "imagenet"
 
 
 def check_stem(backbone: str, stem: str | None) -> Stem | None:
-    """`stem` if `backbone` can have it. Errors: UsageError."""
+    """Return `stem` if the backbone can have it. Errors: UsageError."""
     if backbone.startswith((TIMM, vit.PREFIX)):
         if stem is not None:
             raise UsageError(f"{backbone} has a stem of its own", hint="leave --stem out")
@@ -79,16 +79,16 @@ def check_stem(backbone: str, stem: str | None) -> Stem | None:
 
 
 def check_size(backbone: nn.Module, height: int, width: int) -> None:
-    """UsageError where the patches of a ViT do not tile such images."""
+    """Raise UsageError if the image size is no multiple of a ViT's patch."""
     if getattr(backbone, "dynamic_img_size", False):
         patch: Any = backbone.patch_embed
         vit.check_divides(patch.patch_size[0], height, width)
 
 
 def set_image_size(backbone: nn.Module, name: str, image_size: int) -> None:
-    """Fit a backbone to images of another size: interpolate the positions of a ViT; the others take any size.
+    """Fit a backbone to another image size: a ViT's positions are interpolated; other networks take any size.
 
-    Errors: UsageError for a timm model that takes one size only, or patches that do not tile the images.
+    Errors: UsageError if a timm model takes one size only, or the size is no multiple of the patch.
     """
     if getattr(backbone, "dynamic_img_size", False):
         vit.set_image_size(backbone, image_size)
@@ -97,9 +97,9 @@ def set_image_size(backbone: nn.Module, name: str, image_size: int) -> None:
 
 
 def build_timm(name: str, *, image_size: int | None, pretrained: bool, drop_path: float = 0.0) -> tuple[nn.Module, int]:
-    """A timm model without classifier, and its number of features; ViTs take images of any size.
+    """Return a timm model without classifier, and its number of features; ViTs take images of any size.
 
-    Errors: UnavailableError without timm or when the weights cannot be fetched; UsageError for an unknown name.
+    Errors: UnavailableError if timm is not installed or the weights cannot be fetched; UsageError for an unknown name.
     """
     timm = _import_timm()
     _check_timm_name(timm, name)
@@ -119,7 +119,7 @@ def build_timm(name: str, *, image_size: int | None, pretrained: bool, drop_path
 
 
 def timm_preprocessing(name: str, image_size: int | None) -> dict[str, Any]:
-    """What a timm model expects of its input: mean, std, image_size, interpolation. Errors: as `build_timm`."""
+    """Return the mean, std, image_size and interpolation that a timm model expects. Errors: as `build_timm`."""
     timm = _import_timm()
     _check_timm_name(timm, name)
     config = timm.get_pretrained_cfg(name)
@@ -134,7 +134,7 @@ def timm_preprocessing(name: str, image_size: int | None) -> dict[str, Any]:
 
 
 def _shrink_stem(net: Any, *, padding: int) -> None:
-    """A 3x3 convolution of stride 1 and no pooling, for small images (SimCLR B.9; CORE C.1)."""
+    """Use a 3x3 convolution of stride 1 without pooling, for small images (SimCLR B.9; CORE C.1)."""
     conv = nn.Conv2d(3, net.conv1.out_channels, 3, stride=1, padding=padding, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     net.conv1, net.maxpool = conv, nn.Identity()

@@ -1,4 +1,4 @@
-"""An encoder is a backbone, an optional projector, and the preprocessing its input needs; the three travel together.
+"""An encoder: a backbone, an optional projector, and the preprocessing of its input.
 
 images uint8 [B, 3, H, W] --encode--> features float32 [B, D]       resized, in evaluation mode, without gradient
 views float [B, 3, H, W] in [0, 1] --forward--> h [B, D], z [B, P]   normalized inside, for training
@@ -30,7 +30,7 @@ _BARE = "backbone"
 
 
 class Preprocessing(TypedDict):
-    """What happens to uint8 images before the backbone; `image_size` None leaves their size alone."""
+    """Normalization and resizing of uint8 images before the backbone; `image_size` None does not resize."""
 
     mean: list[float]
     std: list[float]
@@ -39,17 +39,17 @@ class Preprocessing(TypedDict):
 
 
 class Spec(TypedDict):
-    """All that is needed to build an encoder again; JSON, in the header of its file."""
+    """Everything that is needed to build an encoder again, stored as JSON in the header of its file."""
 
     backbone: str
     stem: str | None
     projector: ProjectorSpec | None
     preprocessing: Preprocessing
-    drop_path: NotRequired[float]  # left out where it is 0
+    drop_path: NotRequired[float]  # left out if 0
 
 
 class Encoder(nn.Module):
-    """The network of a `Spec`, with random weights. Errors: UsageError, UnavailableError."""
+    """The network of a `Spec` with random weights. Errors: UsageError, UnavailableError."""
 
     mean: Tensor
     std: Tensor
@@ -73,21 +73,22 @@ class Encoder(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """The hash of the weights as they are now; of a file of `save_encoder`, the fingerprint in its header."""
+        """The hash of the current weights, equal to the fingerprint in the header of a file from `save_encoder`."""
         return checkpoint.fingerprint(self.state_dict())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x: [B, 3, H, W] in [0, 1] -> backbone features h [B, D], projections z [B, P] (h without a projector).
+        """Return backbone features h [B, D] and projections z [B, P] of x, [B, 3, H, W] in [0, 1].
 
-        H and W are any, except that the patches of a ViT must tile them. Errors: UsageError.
+        Without a projector, z is h. Errors: UsageError if H or W is no multiple of a ViT's patch.
         """
         h = self._features(self._normalized(x))
         return h, h if self.projector is None else self.projector(h)
 
     def encode(self, images: Tensor, layer: Layer = "backbone", *, batch_size: int | None = None) -> Tensor:
-        """images: uint8 [B, 3, H, W], moved to the encoder's device -> float32 [B, D], of which it makes no graph.
+        """Return features float32 [B, D] of images, uint8 [B, 3, H, W], without gradient.
 
-        `batch_size` bounds the images per forward pass. Errors: UsageError for a projector that is not there.
+        Images are moved to the encoder's device. batch_size: images per forward pass, default all.
+        Errors: UsageError if `layer` is projector and there is none.
         """
         if layer == "projector" and self.projector is None:
             raise UsageError("the encoder has no projector", hint="use the backbone's features")
@@ -98,10 +99,7 @@ class Encoder(nn.Module):
             return torch.cat([head(self._features(self._normalized(x))).float() for x in batches])
 
     def set_projector(self, spec: ProjectorSpec | None, *, seed: int = 0) -> None:
-        """Put a new projector, whose weights are a function of `seed`, in the place of the old; None takes it off.
-
-        Errors: UsageError.
-        """
+        """Replace the projector by a new one with random weights by seed; None removes it. Errors: UsageError."""
         projector = None
         if spec is not None:
             with seeded(seed, "projector"):
@@ -110,9 +108,9 @@ class Encoder(nn.Module):
         self.spec = {**self.spec, "projector": spec}
 
     def set_image_size(self, image_size: int) -> None:
-        """Resize to this before encoding from now on, and fit a ViT's positions to it.
+        """Set the size that images are resized to before encoding, and fit a ViT's positions to it.
 
-        Errors: UsageError where the backbone takes images of one size only, or its patches do not tile these.
+        Errors: UsageError if the backbone takes one image size only, or the size is no multiple of its patch.
         """
         preprocessing = self.spec["preprocessing"]
         if image_size != preprocessing["image_size"]:
@@ -120,12 +118,12 @@ class Encoder(nn.Module):
             self.spec = {**self.spec, "preprocessing": {**preprocessing, "image_size": image_size}}
 
     def set_pooling(self, pool: vit.Pool, num_blocks: int) -> None:
-        """From now on give what the last blocks of a vision transformer hold, as `vit.pooled`, in place of its output.
+        """Return features of the last blocks of a ViT, as `vit.pooled` gives them, in place of its output.
 
-        Its file knows nothing of it. Errors: UsageError for other networks, or with a projector, which it does not fit.
+        This is not saved with the encoder. Errors: UsageError for other networks, or if there is a projector.
         """
         if self.projector is not None:
-            raise UsageError("a projector takes the backbone's own output")
+            raise UsageError("pooling does not work with a projector", hint="remove the projector")
         vit.check_pooling(self.backbone, pool, num_blocks)
         self._pooling = (pool, num_blocks)
         parts = {"cls": num_blocks, "mean": num_blocks, "cls+mean": num_blocks + 1}[pool]
@@ -166,12 +164,11 @@ def build_encoder(
     interpolation: str = "bicubic",
     seed: int = 0,
 ) -> Encoder:
-    """An encoder with random weights, a function of `seed`.
+    """Return an encoder with random weights by seed.
 
-    `image_size` is the size it is trained at and will resize to (None: images are taken as they are); it chooses the
-    stem where none is named. The projector is CORE's (Table 9); `projector_dim` None leaves it out. `drop_path` is the
-    rate of stochastic depth of a ViT's last block.
-    Errors: UsageError, UnavailableError.
+    image_size: size of training, to which images are resized for evaluation (None: not resized); it also chooses the
+    stem, if `stem` is None. The projector is CORE's (Table 9); projector_dim None leaves it out. drop_path: rate of
+    stochastic depth of a ViT's last block. Errors: UsageError, UnavailableError.
     """
     projector: ProjectorSpec | None = None
     if projector_dim is not None:
@@ -195,7 +192,7 @@ def build_encoder(
 
 
 def save_encoder(path: Path, encoder: Encoder, **provenance: Any) -> checkpoint.Header:
-    """Write an encoder, its spec and the JSON fields given; returns the header.
+    """Write an encoder with its spec and the given JSON fields; return the header.
 
     Errors: StorageError, CannotCreateError.
     """
@@ -203,7 +200,7 @@ def save_encoder(path: Path, encoder: Encoder, **provenance: Any) -> checkpoint.
 
 
 def save_backbone(path: Path, encoder: Encoder, **provenance: Any) -> checkpoint.Header:
-    """Write the backbone alone, under the names of torchvision or timm, and the JSON fields given; returns the header.
+    """Write only the backbone, under the names of torchvision or timm, with the given JSON fields; return the header.
 
     The weights load with `strict=True` into `timm.create_model(name, num_classes=0)`, and into torchvision's model
     after `model.fc = nn.Identity()` (and, for the cifar stem, its 3x3 `conv1` and no `maxpool`); `load_encoder` reads
@@ -214,11 +211,11 @@ def save_backbone(path: Path, encoder: Encoder, **provenance: Any) -> checkpoint
 
 
 def load_encoder(path_or_name: str | Path) -> Encoder:
-    """Read an encoder of ours, a encoders checkpoint (`nets.foreign`), `timm:NAME` or `timm:NAME:FILE`.
+    """Read an encoder file, a checkpoint of another tool (`nets.weights.encoders`), `timm:NAME` or `timm:NAME:FILE`.
 
-    A encoders encoder has no projector; it normalizes by ImageNet's constants and resizes to the size of a ViT's
-    position embeddings, or to 224 px where a ResNet has ImageNet's stem. Errors: MissingInputError, DataError for a
-    file of another kind or with names that do not fit, UnavailableError, UsageError.
+    The encoder of another tool has no projector. It normalizes by ImageNet's mean and deviation, and resizes to the
+    size of a ViT's position embeddings, or to 224 px if a ResNet has ImageNet's stem. Errors: MissingInputError;
+    DataError for a file of another kind or unknown weights; UnavailableError; UsageError.
     """
     if str(path_or_name).startswith(backbones.TIMM):
         return _load_timm(str(path_or_name).removeprefix(backbones.TIMM))
@@ -267,7 +264,7 @@ def _load_timm(name_and_file: str) -> Encoder:
 
 
 def _filled(spec: Spec, tensors: dict[str, Tensor], *, where: object) -> Encoder:
-    """The encoder of `spec` with these weights. Errors: DataError naming weights that do not fit."""
+    """Return the encoder of `spec` with these weights. Errors: DataError that names weights that do not match."""
     try:
         with seeded(0):
             encoder = Encoder(spec)

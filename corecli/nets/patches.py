@@ -1,4 +1,4 @@
-"""What an encoder knows of each place of an image: a map of features, and masks predicted from it by a linear layer."""
+"""Feature maps of an encoder's patches, and masks predicted from them by a linear layer."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from corecli.nets import vit
 from corecli.nets.encoder import Encoder
 from corecli.nets.initial import seeded
 
-_HEAD_STD = 0.01  # DINOv2's, as all heads of mmsegmentation
+_HEAD_STD = 0.01  # DINOv2, as all heads of mmsegmentation
 
 
 def patch_features(encoder: Encoder, x: Tensor) -> Tensor:
-    """The last features of all places: x, float [B, 3, H, W] in [0, 1] -> float [B, D, h, w].
+    """Return the last feature map: x, float [B, 3, H, W] in [0, 1] -> float [B, D, h, w].
 
-    Of a vision transformer these are its patches after the last norm, of a ResNet the map that it averages. Images that
-    the patches do not tile are continued, below and to the right, in the mean color. The positions of a transformer
-    are interpolated to the grid. Errors: UsageError for other networks.
+    A vision transformer gives its patch tokens after the last norm, a ResNet the map before average pooling. Images
+    whose size is no multiple of the patch are padded with the mean color, at the bottom and on the right. Positions of
+    a transformer are interpolated to the grid. Errors: UsageError for other networks.
     """
     net: Any = encoder.backbone
     x = (x - encoder.mean) / encoder.std
@@ -32,12 +32,12 @@ def patch_features(encoder: Encoder, x: Tensor) -> Tensor:
         return tokens.mT.unflatten(2, vit.grid_of(net, *x.shape[-2:]))
     maps = _last_stage(net, x) if hasattr(net, "layer4") else getattr(net, "forward_features", net)(x)
     if maps.ndim != 4 or maps.shape[1] != encoder.num_features:
-        raise UsageError("this network has no features of patches", hint="take a vision transformer or a ResNet")
+        raise UsageError("this network has no patch features", hint="use a vision transformer or a ResNet")
     return maps
 
 
 def enlarge(encoder: Encoder, maps: Tensor, size: tuple[int, int], *, mode: Literal["bilinear", "nearest"]) -> Tensor:
-    """What an encoder's patches [B, C, h, w] say of the pixels of images of `size` (H, W): [B, C, H, W]."""
+    """Interpolate values of an encoder's patches, [B, C, h, w], to the pixels of images of `size` (H, W)."""
     whole, net = size, encoder.backbone
     if vit.is_vit(net):
         height, width = _patch(net)
@@ -46,10 +46,7 @@ def enlarge(encoder: Encoder, maps: Tensor, size: tuple[int, int], *, mode: Lite
 
 
 class Segmenter(nn.Module):
-    """A linear layer on the features of an encoder's patches, which are left as they are: DINOv2's linear segmentation.
-
-    BatchNorm, then a 1x1 convolution; only these two train.
-    """
+    """DINOv2's linear segmentation: BatchNorm and a 1x1 convolution on the patch features of a frozen encoder."""
 
     def __init__(self, encoder: Encoder, num_classes: int, *, seed: int = 0) -> None:
         super().__init__()
@@ -61,23 +58,23 @@ class Segmenter(nn.Module):
         self.head: nn.Module = nn.Sequential(nn.BatchNorm2d(encoder.num_features), convolution)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: float [B, 3, H, W] in [0, 1] -> logits of the classes, float [B, C, H, W], bilinear between patches."""
+        """Return logits float [B, C, H, W], bilinear between patches, for x, float [B, 3, H, W] in [0, 1]."""
         with torch.no_grad():
             maps = patch_features(self.encoder, x)
         return enlarge(self.encoder, self.head(maps.float()), (x.shape[-2], x.shape[-1]), mode="bilinear")
 
     def train(self, mode: bool = True) -> Segmenter:
-        """Train or not; the encoder never does."""
+        """Set the mode of the layer; the encoder stays in evaluation mode."""
         super().train(mode)
         self.encoder.eval()
         return self
 
 
 def slide(segmenter: nn.Module, image: Tensor, *, crop: int, stride: int, batch_size: int = 16) -> Tensor:
-    """The mean logits of overlapping windows of `crop` px, `stride` px apart, that cover an image of any size.
+    """Return the mean logits of overlapping windows that cover an image of any size.
 
-    image: float [3, H, W] in [0, 1] -> float [C, H, W]. The last window of a row or column ends where the image does; a
-    side shorter than the window is taken whole.
+    image: float [3, H, W] in [0, 1] -> float [C, H, W]. Windows have `crop` px, or the image's side if that is shorter,
+    and are `stride` px apart; the last window of a row or column ends at the border.
     """
     height, width = image.shape[-2:]
     tall, wide = min(crop, height), min(crop, width)

@@ -1,10 +1,10 @@
-"""Vision transformers by short names, `vit-SIZE/PATCH`: timm's, built at the image size they are trained at.
+"""Vision transformers of timm by short names, `vit-SIZE/PATCH`, built for the image size of training.
 
-Their names are timm's, so that weights load there with `strict=True`. Images of any size that the patches divide pass,
-square or not: position embeddings are interpolated to the grid, bicubic and by size (not by a scale factor with an
-offset, as in DINO, which moves small grids). The output is the class token after the last norm.
+Weights have timm's names and load there with `strict=True`. Images may have any size that is a multiple of the patch:
+position embeddings are interpolated to the grid, bicubically and by size (DINO's scale factor with an offset shifts
+small grids). The output is the class token after the last norm.
 
-`vit-SIZE-moco/PATCH` is MoCo v3's: fixed 2-D sin-cos positions, its initialization, and 12 heads in the small one.
+`vit-SIZE-moco/PATCH` is MoCo v3's ViT, with fixed 2-D sin-cos positions, its initialization, and 12 heads for small.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Pool = Literal["cls", "mean", "cls+mean"]
 PREFIX = "vit-"
 DEFAULT_PX = 224
 _SPELLING = re.compile(r"vit-(?P<size>[a-z]+)(?P<moco>-moco)?/(?P<patch>[1-9]\d*)")
-_MOCO_HEADS = {"small": 12}  # its authors gave the small one 12 (moco-v3, vits.py); the others have the usual number
+_MOCO_HEADS = {"small": 12}  # of MoCo v3's code (vits.py); other sizes have the usual number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +49,11 @@ SIZES = {
 
 
 def build_vit(name: str, *, image_size: int, drop_path: float = 0.0) -> tuple[nn.Module, int]:
-    """A ViT with random weights, and its width D: float [B, 3, H, W] -> float [B, D].
+    """Return a ViT with random weights, float [B, 3, H, W] -> float [B, D], and its width D.
 
-    `drop_path` is the rate of the last block, to which it rises linearly from 0 (stochastic depth, in training only).
-    Errors: UsageError for an unknown name or an image size that is no multiple of the patch; UnavailableError.
+    drop_path: rate of stochastic depth in the last block; rates rise linearly from 0, and act in training only.
+    Errors: UsageError for an unknown name or an image size that is no multiple of the patch; UnavailableError if timm
+    is not installed.
     """
     size, heads, patch = _parse(name)
     check_divides(patch, image_size, image_size)
@@ -72,7 +73,7 @@ def build_vit(name: str, *, image_size: int, drop_path: float = 0.0) -> tuple[nn
 
 
 def set_image_size(net: Any, image_size: int) -> None:
-    """Interpolate the positions of a ViT of timm's to images of another size, for good, as its forward pass does.
+    """Interpolate the stored positions of a ViT to another image size, as its forward pass does.
 
     Errors: UsageError for an image size that is no multiple of the patch.
     """
@@ -81,19 +82,19 @@ def set_image_size(net: Any, image_size: int) -> None:
     if is_fixed:
         positions = net.pos_embed
         del net.pos_embed
-        net.pos_embed = nn.Parameter(positions, requires_grad=False)  # all that timm can interpolate
+        net.pos_embed = nn.Parameter(positions, requires_grad=False)  # timm interpolates parameters only
     net.set_input_size(img_size=(image_size, image_size))
     if is_fixed:
         _fix_positions(net, net.pos_embed.detach())
 
 
 def set_drop_path(net: Any, rate: float) -> None:
-    """Skip residual branches in training, at rates that rise linearly from 0 to `rate`, as `build_vit` does.
+    """Set the rates of stochastic depth, which rise linearly from 0 to `rate`, as `build_vit` does.
 
     Errors: UsageError for other networks.
     """
     if not is_vit(net) or not all(hasattr(block, "drop_path1") for block in net.blocks):
-        raise UsageError("this network has no drop path", hint="leave it out, or take a vision transformer")
+        raise UsageError("this network has no drop path", hint="leave out --drop-path or use a ViT")
     from timm.layers.drop import DropPath
 
     for block, share in zip(net.blocks, torch.linspace(0, rate, len(net.blocks)).tolist(), strict=True):
@@ -101,22 +102,22 @@ def set_drop_path(net: Any, rate: float) -> None:
 
 
 def is_vit(net: Any) -> bool:
-    """Whether a backbone is a ViT of timm's that takes images of any size."""
+    """Whether a backbone is a ViT of timm that takes images of any size."""
     return getattr(net, "dynamic_img_size", False) and hasattr(net, "num_prefix_tokens")
 
 
 def grid_of(net: Any, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the patches of an image."""
+    """Return the number of rows and columns of patches of an image."""
     patch_height, patch_width = net.patch_embed.patch_size
     return height // patch_height, width // patch_width
 
 
 @contextmanager
 def watch_patches(net: Any, *, mask: Tensor | None = None, token: Tensor | None = None) -> Iterator[list[Tensor]]:
-    """While open, a list of the patches, float [B, T, D] after the last norm, of every pass through a ViT.
+    """Collect, inside the context, the patch tokens of every pass through a ViT: float [B, T, D] after the last norm.
 
-    Patches where `mask`, bool [B, T], is true go in as `token`, [..., D], before they get their positions. T is row by
-    row.
+    Patches, ordered by rows, whose `mask`, bool [B, T], is true are replaced by `token`, [..., D], before positions are
+    added.
     """
     seen: list[Tensor] = []
 
@@ -135,10 +136,10 @@ def watch_patches(net: Any, *, mask: Tensor | None = None, token: Tensor | None 
 
 
 def pooled(net: Any, x: Tensor, pool: Pool, num_blocks: int) -> Tensor:
-    """What the last blocks hold, all after the last norm, side by side: normalized images -> float [B, D * P].
+    """Return the concatenated features of the last blocks, each after the last norm: float [B, D * P].
 
-    cls: the class token of each block; mean: the mean of its patches; cls+mean: the class tokens, then the mean of the
-    last block's patches, as in DINOv2's linear evaluation.
+    x: normalized images. cls: the class token of each block; mean: the mean of each block's patch tokens; cls+mean: the
+    class tokens, then the mean of the last block's patch tokens, as in DINOv2's linear evaluation.
     """
     blocks = net.forward_intermediates(
         x, indices=num_blocks, norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
@@ -149,17 +150,17 @@ def pooled(net: Any, x: Tensor, pool: Pool, num_blocks: int) -> Tensor:
 
 
 def check_pooling(net: Any, pool: Pool, num_blocks: int) -> None:
-    """UsageError unless a network has such blocks and, where it is asked for, a class token."""
+    """Raise UsageError if a network does not have enough blocks, or no class token if `pool` needs one."""
     if not is_vit(net):
-        raise UsageError("this network has no blocks of patches to pool", hint="take a vision transformer")
+        raise UsageError("this network has no blocks of patches to pool", hint="use a vision transformer")
     if num_blocks > len(net.blocks):
         raise UsageError(f"the network has {len(net.blocks)} blocks, fewer than {num_blocks}")
     if "cls" in pool and getattr(net, "cls_token", None) is None:
-        raise UsageError("this transformer has no class token", hint="pool the mean of its patches")
+        raise UsageError("this transformer has no class token", hint="use --pool mean")
 
 
 def sincos_positions(height: int, width: int, dim: int) -> Tensor:
-    """Fixed positions of a grid, float [H * W, D]: sine and cosine of the row, then of the column (MoCo v3, 4.2)."""
+    """Return fixed positions of a grid, float [H * W, D]: sine and cosine of row and column (MoCo v3, section 4.2)."""
     frequencies = 10_000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     rows, columns = (torch.arange(n, dtype=torch.float64)[:, None] * frequencies for n in (height, width))
     rows, columns = rows.repeat_interleave(width, 0), columns.repeat(height, 1)
@@ -167,19 +168,19 @@ def sincos_positions(height: int, width: int, dim: int) -> Tensor:
 
 
 def check_divides(patch: int, height: int, width: int) -> None:
-    """UsageError unless patches of `patch` px tile an image of height x width."""
+    """Raise UsageError if height or width is no multiple of `patch`, in pixels."""
     for px in (height, width):
         if px % patch:
             lower = px // patch * patch
             near = f"{lower} or {lower + patch}" if lower else f"{patch}"
-            raise UsageError(f"patches of {patch} px do not tile {px} px", hint=f"take images of {near} px")
+            raise UsageError(f"patches of {patch} px do not tile {px} px", hint=f"use images of {near} px")
 
 
 def _parse(name: str) -> tuple[Size, int, int]:
-    """(size, heads, patch) of a short name."""
+    """Return (size, number of heads, patch size) of a short name."""
     found = _SPELLING.fullmatch(name)
     if found is None:
-        raise UsageError(f"{name!r} names no ViT", hint="write vit-SIZE/PATCH, such as vit-small/16")
+        raise UsageError(f"{name!r} is not the name of a ViT", hint="write vit-SIZE/PATCH, such as vit-small/16")
     size = SIZES.get(found["size"])
     if size is None:
         raise unknown_name("backbone", name, [f"vit-{s}{found['moco'] or ''}/{found['patch']}" for s in SIZES])
@@ -196,7 +197,7 @@ def _vision_transformer() -> Any:
 
 
 def _make_moco(net: Any) -> None:
-    """MoCo v3's fixed positions, and its Xavier initialization (query, key and value apart)."""
+    """Set MoCo v3's fixed positions and its Xavier initialization, with query, key and value separate."""
     height, width = net.patch_embed.grid_size
     dim = net.embed_dim
     _fix_positions(net, torch.cat((torch.zeros(1, dim), sincos_positions(height, width, dim)))[None])
@@ -213,6 +214,6 @@ def _make_moco(net: Any) -> None:
 
 
 def _fix_positions(net: Any, positions: Tensor) -> None:
-    """Keep positions under timm's name in the weights, as a buffer, which nothing trains."""
+    """Store positions under timm's name as a buffer, so that they are saved but not trained."""
     del net.pos_embed
     net.register_buffer("pos_embed", positions)

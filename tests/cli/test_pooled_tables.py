@@ -43,9 +43,9 @@ def test_the_table_holds_pooled_features_of_the_encoder(run: Run, encoder: Path)
     expected = pooled(encoder, 2).encode(data.read(np.arange(len(data.rows))))
     assert table.features.shape == (len(data.rows), 3 * 64)
     torch.testing.assert_close(table.features, expected, rtol=1e-4, atol=1e-5)
-    told = {name: table.header[name] for name in ("encoder", "layer", "space")}
+    found = {name: table.header[name] for name in ("encoder", "layer", "space")}
     layer = "backbone:cls+mean:2"
-    assert told == {"encoder": load_encoder(encoder).fingerprint, "layer": layer, "space": f"vit-micro/4/{layer}"}
+    assert found == {"encoder": load_encoder(encoder).fingerprint, "layer": layer, "space": f"vit-micro/4/{layer}"}
     assert load_features(extract(run, "z1", "--blocks", 1)).header["layer"] == "backbone:cls:1"
     again = ("extract", "--data", SETS[1], "--encoder", encoder, "--out", "z", "--pool", "cls+mean", "--blocks")
     assert "left alone" in run(*again, 2).err
@@ -65,13 +65,13 @@ def test_a_probe_joins_equal_features_only(run: Run, encoder: Path) -> None:
         )
     ]
     assert scores[0] == scores[1] == scores[2]
-    told = (
+    words = (
         "features are backbone:cls:2 of",
         "those of a backbone:mean:2 of",
         "extract both with one encoder and layer",
     )
-    refused(run("probe", "--train", train, "--test", extract(run, "c", *other)), "probe", 65, *told)
-    refused(run("probe", "--train", train, "--test", SETS[1], "--encoder", encoder, *other), "probe", 65, *told)
+    refused(run("probe", "--train", train, "--test", extract(run, "c", *other)), "probe", 65, *words)
+    refused(run("probe", "--train", train, "--test", SETS[1], "--encoder", encoder, *other), "probe", 65, *words)
 
 
 def test_a_generator_and_its_samples_know_the_pooling(run: Run, encoder: Path) -> None:

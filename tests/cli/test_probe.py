@@ -58,8 +58,8 @@ def test_a_name_is_what_stands_before_the_first_equals_sign_unless_the_whole_is_
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("lr=0.1").mkdir()
-    told = {text: (named(text).name, named(text).spec) for text in ("lr=0.1", "in-v2.b=a/lr=0.1", "a/b=c", "=x", "x=")}
-    assert told == {
+    found = {text: (named(text).name, named(text).spec) for text in ("lr=0.1", "in-v2.b=a/lr=0.1", "a/b=c", "=x", "x=")}
+    assert found == {
         "lr=0.1": (None, "lr=0.1"),
         "in-v2.b=a/lr=0.1": ("in-v2.b", "a/lr=0.1"),
         "a/b=c": (None, "a/b=c"),
@@ -205,8 +205,8 @@ def test_accuracy_under_corruptions_is_that_of_corrupted_copies(run: Run, tiny: 
     from corecli.views.corrupt import corrupt
 
     line = ("--encoder", tiny / "f.safetensors", "--train", "digits:8:train", "--epochs", 5, "--seeds", 2)
-    asked = ("--corruptions", "contrast,gaussian_noise", "--corruptions", "fog")
-    (found,) = records(run, *line, "--test", "digits:8:test", *asked)
+    names = ("--corruptions", "contrast,gaussian_noise", "--corruptions", "fog")
+    (found,) = records(run, *line, "--test", "digits:8:test", *names)
     assert list(found["corruptions"]) == ["contrast", "gaussian_noise", "fog"]
     assert all(len(each) == 5 for each in found["corruptions"].values())
     values = [value for each in found["corruptions"].values() for value in each]
@@ -217,7 +217,7 @@ def test_accuracy_under_corruptions_is_that_of_corrupted_copies(run: Run, tiny: 
     write_set(Path("copies.safetensors"), data.rows, [copies], class_names=data.class_names, header={})
     (of_copies,) = records(run, *line, "--test", "copies.safetensors")
     assert found["corruptions"]["gaussian_noise"][2] == of_copies["top1"]
-    lines = run("probe", *line, "--test", "digits:8:test", *asked).out.splitlines()
+    lines = run("probe", *line, "--test", "digits:8:test", *names).out.splitlines()
     assert f"corruption fog\t{np.mean(found['corruptions']['fog']):.6g}" in lines
     assert f"corruption_mean\t{found['corruption_mean']:.6g}" in lines
 

@@ -119,14 +119,14 @@ def test_layouts(layout: Callable[[State], dict[str, Any]], tmp_path: Path) -> N
         ({**SMALL, "patch_size": 16, "img_size": 48}, "vit-small/16"),
     ],
 )
-def test_shapes_tell_width_depth_patch_and_image_size(options: dict[str, Any], backbone: str, tmp_path: Path) -> None:
+def test_shapes_give_width_depth_patch_and_image_size(options: dict[str, Any], backbone: str, tmp_path: Path) -> None:
     net = vit(**options)
     torch.save(net.state_dict(), tmp_path / "vit.pth")
     check(tmp_path / "vit.pth", net, backbone, px=options.get("img_size", 16))
 
 
 @pytest.mark.parametrize(("size", "width", "depth"), [("large", 1024, 24), ("huge", 1280, 32)])
-def test_larger_vits_are_told_too(size: str, width: int, depth: int) -> None:
+def test_larger_vits_are_recognized(size: str, width: int, depth: int) -> None:
     with torch.device("meta"):
         net = VisionTransformer(embed_dim=width, depth=depth, num_heads=16, patch_size=14, img_size=28, num_classes=0)
     state = {n: torch.zeros(t.shape) if n == "pos_embed" else t for n, t in net.state_dict().items()}
@@ -219,11 +219,11 @@ def test_what_is_not_recognized_is_named(tmp_path: Path) -> None:
 
     assert "belong to no layer, such as 'backbone.norm_pre.bias'" in refusal({**state, "norm_pre.bias": torch.ones(64)})
     assert "1 weights are missing, such as 'backbone.blocks.2.norm2.bias'" in refusal(without("blocks.2.norm2.bias"))
-    assert "a ViT without cls_token" in refusal(without("cls_token"))
-    assert "a ViT without pos_embed" in refusal(without("pos_embed"))
-    assert "15 position embeddings make no square grid" in refusal({**state, "pos_embed": torch.zeros(1, 16, 64)})
+    assert "unknown ViT: it has no cls_token" in refusal(without("cls_token"))
+    assert "unknown ViT: it has no pos_embed" in refusal(without("pos_embed"))
+    assert "15 position embeddings do not form a square grid" in refusal({**state, "pos_embed": torch.zeros(1, 16, 64)})
     assert "width 32, depth 4, patch 4 and 0 registers" in refusal({**state, "cls_token": torch.zeros(1, 1, 32)})
-    assert "4 registers is none" in refusal(
+    assert "4 registers" in refusal(
         {**state, "reg_token": torch.zeros(1, 4, 64)} | {"pos_embed": torch.zeros(1, 16, 64)}
     )
     assert "timm:NAME:FILE" in refusal({**state, "blocks.0.ls1.gamma": torch.ones(64)})

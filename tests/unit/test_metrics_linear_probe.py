@@ -171,7 +171,7 @@ def test_batches_visit_every_row_of_an_epoch_once():
         ([1] * 6, [1] * 6, "train: all images have the label 1"),
         ([-1, 0, 0, 1, 1, 1], [0] * 6, "train: 1 of 6 images have no label"),
         ([0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 0, 0], "test: labels 2, 3 do not occur in train"),
-        ([0, 1, 2, 3, 4, 5], [0] * 6, "train: every class has one image"),
+        ([0, 1, 2, 3, 4, 5], [0] * 6, "train: every class has only one image"),
     ],
 )
 def test_labels_that_cannot_be_probed_are_refused(train, test, words):

@@ -164,7 +164,7 @@ def test_a_resnet_has_the_map_that_it_averages_and_other_networks_none() -> None
         torch.testing.assert_close(maps.mean((2, 3)), encoder(x)[0])
     assert maps.shape[2:] == (4, 6)
     encoder.backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 48, 8))
-    with pytest.raises(UsageError, match="no features of patches"):
+    with pytest.raises(UsageError, match="no patch features"):
         patch_features(encoder, x)
 
 

@@ -1,7 +1,7 @@
-"""Average precision as PASCAL VOC 2007's development kit computes it: 11 points, interpolated.
+"""Interpolated average precision at 11 recalls, as in the development kit of PASCAL VOC 2007.
 
-Everingham et al. 2010, section 4.2. scikit-learn's precision-recall curve ends with an added point (recall 0,
-precision 1), which makes the term of recall 0 always 1 and weak scores look better; there is none here.
+Source: Everingham et al. 2010, section 4.2. scikit-learn appends the point (recall 0, precision 1) to its curve, which
+makes the term of recall 0 always 1 and raises low scores. No point is appended here.
 """
 
 from __future__ import annotations
@@ -17,21 +17,24 @@ _POINTS = 11
 
 
 def compute(*, scores: Tensor, positives: Tensor) -> dict[str, float]:
-    """`map`: the mean over the classes that have positives of scores [N, C]; positives as below. Errors: none."""
+    """Return `map` of scores [N, C]; positives int [N, C] as in `average_precision_11`. Errors: none."""
     return {"map": mean_average_precision(scores, positives)}
 
 
 def mean_average_precision(scores: Tensor, positives: Tensor) -> float:
-    """The mean of the average precisions of scores [N, C] over the classes with positives; NaN where none has any."""
+    """Return the mean over classes of the average precision of scores [N, C].
+
+    Classes without positives are left out; NaN if no class has any.
+    """
     found = [v for v in map(average_precision_11, scores.unbind(1), positives.unbind(1)) if not math.isnan(v)]
     return sum(found) / len(found) if found else math.nan
 
 
 def average_precision_11(scores: Tensor, positives: Tensor) -> float:
-    """The mean over recalls 0, 0.1, ..., 1 of the highest precision at that recall or a higher one, in 0..1.
+    """Return the mean, over recalls 0, 0.1, ..., 1, of the highest precision at that recall or above, in 0..1.
 
-    scores: [N], higher is likelier; positives: int [N], 1 positive, 0 negative, -1 neither (VOC's difficult objects,
-    which the kit passes over). Equal scores keep their order. NaN without positives.
+    scores: [N], higher is more likely; positives: int [N], 1 positive, 0 negative, -1 ignored (VOC's difficult
+    objects). Equal scores keep their order. NaN if there are no positives.
     """
     counted = positives >= 0
     ranked = positives[counted][scores[counted].argsort(descending=True, stable=True)].cpu() > 0

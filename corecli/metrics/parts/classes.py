@@ -1,4 +1,4 @@
-"""Labels of a train and a test set, checked and numbered for the classifiers that measure features."""
+"""Check the labels of a train and a test set, and number their classes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from corecli.base.errors import DataError
 
 
 def check_labeled(features: Tensor, labels: Tensor, *, where: str) -> None:
-    """Refuse features [N, D] and labels [N] (-1: unknown) that cannot be scored. Errors: DataError."""
+    """Raise DataError if features [N, D] and labels [N] (-1: unknown) cannot be scored."""
     if features.ndim != 2 or len(features) != len(labels):
         shapes = f"features {tuple(features.shape)} and labels {tuple(labels.shape)}"
-        raise DataError(f"{shapes} do not belong together", where=where)
+        raise DataError(f"{shapes} do not match", where=where)
     if len(labels) == 0:
         raise DataError("no images", where=where)
     missing = int((labels < 0).sum())
@@ -24,9 +24,9 @@ def check_labeled(features: Tensor, labels: Tensor, *, where: str) -> None:
 
 
 def index_classes(train_labels: Tensor, test_labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(class labels [C] in order, train labels as 0..C-1, test labels as 0..C-1).
+    """Return (sorted class labels [C], train labels as 0..C-1, test labels as 0..C-1).
 
-    Errors: DataError when train holds one class only, or test holds a label that train does not.
+    Errors: DataError if train has one class only, or test has a label that train does not have.
     """
     classes, train_index = train_labels.cpu().unique(return_inverse=True)
     test_labels = test_labels.cpu()

@@ -1,4 +1,4 @@
-"""What linear classifiers of features share: which rows fit and choose, standardization, the classifier itself."""
+"""Shared by linear classifiers of features: splits of the rows, standardization, and the classifier itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS_PER_BLOCK = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Row numbers, int64 each: `fitted` and `held` while a setting is chosen, `final` to train with the chosen one."""
+    """Row numbers, int64 each: settings train on `fitted` and are compared on `held`; the best trains on `final`."""
 
     fitted: Tensor
     held: Tensor
@@ -25,9 +25,9 @@ class Split:
 
 
 def holdout(labels: Tensor, share: float, seed: int, *, rows: Tensor | None = None) -> Split:
-    """Hold out `share` of every class, at least one row and never all; `final` is all of `rows` (default: every one).
+    """Hold out `share` of every class, but at least one row, and never all; `final` is all of `rows`.
 
-    labels: int64 [N]. Errors: DataError when no class has two rows.
+    labels: int64 [N]; rows: default all. Errors: DataError if no class has two rows.
     """
     rows = torch.arange(len(labels)) if rows is None else rows
     numbers = labels.cpu()[rows].numpy()
@@ -38,7 +38,7 @@ def holdout(labels: Tensor, share: float, seed: int, *, rows: Tensor | None = No
         held.append(own[: min(len(own) - 1, max(1, round(share * len(own))))])
     chosen = np.sort(np.concatenate(held))
     if not len(chosen):
-        raise DataError("every class has one image", where="train", hint="two are needed to hold one out")
+        raise DataError("every class has only one image", where="train", hint="a hold-out needs two")
     fitted = np.setdiff1d(order, chosen)
     return Split(fitted=rows[torch.from_numpy(fitted)], held=rows[torch.from_numpy(chosen)], final=rows)
 
@@ -52,7 +52,7 @@ class Scaling:
 
     @staticmethod
     def of(features: Tensor, rows: Tensor) -> Scaling:
-        """What gives the given rows mean 0 and deviation 1; constant features say nothing and become 0."""
+        """Return the scaling that gives these rows mean 0 and deviation 1; constant features become 0."""
         total = features.new_zeros(features.shape[1], dtype=torch.float64)
         squares = total.clone()
         for block in blocks(features, rows):
@@ -70,19 +70,19 @@ class Scaling:
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """A linear classifier of features as they come: weight [D, C] and bias [C] act on scaled ones."""
+    """A linear classifier of unscaled features: weight [D, C] and bias [C] apply to scaled features."""
 
     scaling: Scaling
     weight: Tensor
     bias: Tensor
 
     def logits(self, features: Tensor) -> Tensor:
-        """[N, C] for features [N, D], on the classifier's device."""
+        """Return [N, C] for features [N, D], on the classifier's device."""
         x = self.scaling(features.to(self.weight.device))
         return torch.addmm(self.bias, x, self.weight)
 
 
 def blocks(features: Tensor, rows: Tensor) -> Iterator[Tensor]:
-    """The given rows of features [N, D], block by block, so that no second copy of them exists."""
+    """Yield the given rows of features [N, D] in blocks, so that there is no second copy."""
     for part in rows.split(ROWS_PER_BLOCK):
         yield features[part.to(features.device)]

@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbor classification by cosine: what an encoder's space knows before a probe is trained on it.
+"""Weighted k-nearest-neighbor classification by cosine similarity.
 
 Each of the k nearest training rows votes for its class with weight exp(cosine / tau) (Wu et al. 2018, section 3.4).
 """
@@ -32,7 +32,7 @@ class KnnResult:
 def compute(
     *, train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor
 ) -> dict[str, float]:
-    """`knn_top1` with k 20 and tau 0.07. Errors: DataError."""
+    """Return `knn_top1` with k = 20 and tau = 0.07. Errors: DataError."""
     return {"knn_top1": knn_classify(train_features, train_labels, test_features, test_labels).top1}
 
 
@@ -47,7 +47,7 @@ def knn_classify(
 ) -> KnnResult:
     """Classify test_features [M, D] by their neighbors in train_features [N, D]; labels int64, any values >= 0.
 
-    k is cut to N. Errors: DataError when labels are missing, of one class only, or in test but not in train.
+    k is at most N. Errors: DataError if labels are missing or of one class only, or occur in test but not in train.
     """
     check_labeled(train_features, train_labels, where="train")
     check_labeled(test_features, test_labels, where="test")
@@ -73,9 +73,9 @@ def knn_predict(
     tau: float = 0.07,
     among: Tensor | None = None,
 ) -> list[Predictions]:
-    """The predictions of each k in `ks` from one search; labels int64 in 0..C-1, classes with equal votes in order.
+    """Return the predictions for each k in `ks`, from one search; labels are int64 in 0..C-1.
 
-    `among`: bool [C], the classes in question; votes for others are lost.
+    Of classes with equal votes, the first wins. among: bool [C], the only classes that can be predicted.
     """
     cosines, neighbors = most_similar(test_features, train_features, min(max(ks), len(train_features)))
     voted = train_labels.to(neighbors.device)[neighbors]

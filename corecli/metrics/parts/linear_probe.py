@@ -1,8 +1,9 @@
-"""The linear probe on cached features: a softmax classifier whose whole sweep of settings is one stacked matmul.
+"""Linear probe on cached features: softmax classifiers with many settings, trained in one stacked matrix product.
 
-Features are standardized by train statistics. Every (learning rate, weight decay) trains on the same minibatches of the
-same rows by SGD with momentum and a cosine to 0; the best on a stratified hold-out of train is refitted on all of train
-and scored once on test, which plays no part in any choice. Heads start at zero, so seeds differ by hold-out and order.
+Features are standardized by the statistics of train. For every (learning rate, weight decay), a classifier is trained
+on the same minibatches by SGD with momentum and a cosine schedule to 0. The best setting on a stratified hold-out of
+train is fitted again on all of train, and scored once on test, which has no part in any choice. Weights start at zero,
+so that seeds differ in the hold-out and the order of rows.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ Setting = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeOptions:
-    """How to train the probe. Learning rates are used as they stand (on the mean loss of a batch), not times B/256."""
+    """How the probe is trained. Learning rates are for the mean loss of a batch, and not scaled by the batch size."""
 
     learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     weight_decays: tuple[float, ...] = (0.0, 1e-4, 1e-3, 1e-2)
     num_epochs: int = 20
-    min_steps: int = 500  # so that a small training set is also trained to the end
+    min_steps: int = 500  # so that training converges on small sets, too
     batch_size: int = 256
     momentum: float = 0.9
-    holdout: float = 0.1  # share of each class in train that selects the setting
+    holdout: float = 0.1  # share of each class in train on which the setting is chosen
 
 
 def compute(
     *, train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor
 ) -> dict[str, float]:
-    """`probe_top1` with the default options and one seed. Errors: DataError."""
+    """Return `probe_top1` with the default options and one seed. Errors: DataError."""
     return {"probe_top1": linear_probe(train_features, train_labels, test_features, test_labels).top1}
 
 
@@ -53,11 +54,11 @@ def linear_probe(
     *,
     seeds: Sequence[int] = (0,),
 ) -> Scores:
-    """Train on train_features [N, D] and score test_features [M, D], on the device the features are on.
+    """Train on train_features [N, D] and score test_features [M, D], on the device of the features.
 
-    Labels are int64 with any values >= 0; `per_class` is keyed by 0..C-1, the place of a label among those of train.
-    Errors: DataError when labels are missing, of one class only, in test but not in train, or when no class has the
-    two training images that a hold-out needs.
+    Labels are int64 with any values >= 0; `per_class` has keys 0..C-1, the rank of a label among those of train.
+    Errors: DataError if labels are missing or of one class only, or occur in test but not in train, or if no class has
+    two training rows, which a hold-out needs.
     """
     options = options or ProbeOptions()
     check_labeled(train_features, train_labels, where="train")
@@ -74,9 +75,9 @@ def linear_probe(
 def fit_probe(
     features: Tensor, labels: Tensor, split: Split, options: ProbeOptions | None = None, *, seed: int = 0
 ) -> tuple[Classifier, Setting]:
-    """Choose a setting on `split.held`, train with it on `split.final`: (classifier, (learning rate, weight decay)).
+    """Choose a setting on `split.held` and train with it on `split.final`.
 
-    features: [N, D]; labels: int64 [N] in 0..C-1, on any device.
+    Returns (classifier, (learning rate, weight decay)). features: [N, D]; labels: int64 [N] in 0..C-1, on any device.
     """
     options = options or ProbeOptions()
     train = _Rows.scaled(features, labels, split.final)
@@ -87,7 +88,7 @@ def fit_probe(
 
 @dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """Labeled features, scaled as they are read, so that no second copy of them exists."""
+    """Labeled features, which are scaled when they are read, so that there is no second copy."""
 
     features: Tensor
     labels: Tensor
@@ -96,7 +97,7 @@ class _Rows:
 
     @staticmethod
     def scaled(features: Tensor, labels: Tensor, rows: Tensor) -> _Rows:
-        """All rows, as the given ones are standardized."""
+        """Return all rows, with the scaling that standardizes the given rows."""
         labels = labels.to(features.device)
         scaling = Scaling.of(features, rows)
         return _Rows(features=features, labels=labels, num_classes=int(labels.max()) + 1, scaling=scaling)
@@ -115,11 +116,11 @@ class _Heads:
     num_heads: int
 
     def logits(self, x: Tensor) -> Tensor:
-        """[B, K, C] for scaled rows x [B, D]."""
+        """Return [B, K, C] for scaled rows x [B, D]."""
         return torch.addmm(self.bias, x, self.weight).view(len(x), self.num_heads, -1)
 
     def judged(self, data: _Rows, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """For each head the number of the given rows it gets right and its mean cross-entropy on them: [K] each."""
+        """Return, for each head, the number of rows it predicts correctly and its mean cross-entropy: [K] each."""
         correct = torch.zeros(self.num_heads, dtype=torch.int64)
         loss = torch.zeros(self.num_heads, dtype=torch.float64)
         for part in rows.split(ROWS_PER_BLOCK):
@@ -132,7 +133,7 @@ class _Heads:
 
 
 def _select(train: _Rows, split: Split, options: ProbeOptions, seed: int) -> Setting:
-    """The (learning rate, weight decay) most accurate on the rows held out; ties go to the lower loss."""
+    """Return the (learning rate, weight decay) with the best accuracy on the held-out rows; the loss breaks ties."""
     grid = [(rate, decay) for rate in options.learning_rates for decay in options.weight_decays]
     if len(grid) == 1:
         return grid[0]
@@ -142,7 +143,7 @@ def _select(train: _Rows, split: Split, options: ProbeOptions, seed: int) -> Set
 
 
 def _fit(train: _Rows, rows: Tensor, settings: list[Setting], options: ProbeOptions, seed: int) -> _Heads:
-    """Train one head for each setting on the given rows; all heads see the same batches."""
+    """Train a head for each setting on the given rows, all on the same batches."""
     device, num_classes = train.features.device, train.num_classes
     rates, decays = (torch.tensor(c, device=device).repeat_interleave(num_classes) for c in zip(*settings, strict=True))
     weight = torch.zeros(train.features.shape[1], len(settings) * num_classes, device=device)
@@ -164,7 +165,7 @@ def _fit(train: _Rows, rows: Tensor, settings: list[Setting], options: ProbeOpti
 
 
 def _batches(num_rows: int, options: ProbeOptions, seed: int) -> list[Tensor]:
-    """The minibatches of the whole run, as a function of the seed: epochs of distinct rows, short tails dropped."""
+    """Return the minibatches of the whole run by seed; each epoch has distinct rows and drops its last short batch."""
     size = min(options.batch_size, num_rows)
     per_epoch = num_rows // size
     num_epochs = max(options.num_epochs, math.ceil(options.min_steps / per_epoch))

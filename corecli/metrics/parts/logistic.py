@@ -1,8 +1,9 @@
-"""Logistic regression on cached features by L-BFGS, over a sweep of C with warm starts, from strong to weak.
+"""Logistic regression on cached features by L-BFGS, over a sweep of C with warm starts.
 
-For every C it minimizes C sum(loss) + |weight|^2 / 2 (scikit-learn's convention; the bias is free) on standardized
-features, to a tight tolerance: a loose one moves the accuracy at a C by points. The C that is best on the rows held
-out is fitted again on all rows. The 45 values are those of DINOv2 and SynCLR (appendix B.5).
+For every C, from strong to weak regularization, C * sum(loss) + |weight|^2 / 2 is minimized on standardized features,
+as in scikit-learn; the bias is not regularized. The tolerance is tight, because a loose one changes the accuracy by
+points. The C that is best on the held-out rows is fitted again on all rows. The 45 values are those of DINOv2 and
+SynCLR (appendix B.5).
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from corecli.metrics.parts.scores import predict, summarize
 
 DIRECTION = {"logistic_top1": "higher"}
 
-_MOST_DOUBLES = 1 << 27  # features of up to so many values are fitted in float64, larger ones in float32
-_ROWS_PER_BLOCK = 1 << 16  # bounds the logits of a pass
+_MOST_DOUBLES = 1 << 27  # features with at most this many values are fitted in float64, larger ones in float32
+_ROWS_PER_BLOCK = 1 << 16  # bounds the memory of logits
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogisticOptions:
-    """What to sweep, and when an optimum is reached: no entry of the mean loss's gradient beyond the tolerance."""
+    """Values of C, and the tolerance: the largest entry of the mean loss's gradient at an optimum."""
 
     costs: tuple[float, ...] = tuple(sorted(10 ** (6 - 11 * i / 44) for i in range(45)))  # 1 / logspace(-6, 5, 45)
     max_steps: int = 1000
     tolerance: float = 1e-6
-    holdout: float = 0.1  # share of each class in train that selects C
+    holdout: float = 0.1  # share of each class in train on which C is chosen
 
 
 def compute(
     *, train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor
 ) -> dict[str, float]:
-    """`logistic_top1` with the default options. Errors: DataError."""
+    """Return `logistic_top1` with the default options. Errors: DataError."""
     check_labeled(train_features, train_labels, where="train")
     check_labeled(test_features, test_labels, where="test")
     classes, train_index, test_index = index_classes(train_labels, test_labels)
@@ -52,10 +53,11 @@ def compute(
 def fit_logistic(
     features: Tensor, targets: Tensor, split: Split, options: LogisticOptions | None = None
 ) -> tuple[Classifier, float]:
-    """Choose C on `split.held`, fit on `split.final`: (classifier, C). features: [N, D], on the device to compute on.
+    """Choose C on `split.held` and fit on `split.final`; return (classifier, C).
 
-    targets: int64 [N], classes 0..C-1, chosen by accuracy; or int [N, C], any number of classes a row (1 yes, 0 no, -1
-    passed over), C binary classifiers with one C, chosen by mean average precision. Ties go to the lower loss.
+    features: [N, D], on the device to compute on. targets: int64 [N] with one class for each row, for which C is chosen
+    by accuracy; or int [N, num_classes] with any number of classes (1 yes, 0 no, -1 ignored), for which there is a
+    binary classifier for each class, and one C for all is chosen by mean average precision. The loss breaks ties.
     """
     options = options or LogisticOptions()
     scaling = Scaling.of(features, split.fitted)
@@ -78,7 +80,7 @@ Parameters = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """Scaled features [N, D] and their targets, of one class or of several a row."""
+    """Scaled features [N, D] and their targets, with one class or several classes for each row."""
 
     x: Tensor
     targets: Tensor
@@ -96,7 +98,7 @@ class _Rows:
         return self.x.new_zeros(self.x.shape[1], self.num_classes), self.x.new_zeros(self.num_classes)
 
     def losses(self, weight: Tensor, bias: Tensor) -> Iterator[Tensor]:
-        """The sums of the losses of blocks of rows."""
+        """Yield the sum of the losses of each block of rows."""
         for x, targets in zip(self.x.split(_ROWS_PER_BLOCK), self.targets.split(_ROWS_PER_BLOCK), strict=True):
             logits = torch.addmm(bias, x, weight)
             if targets.ndim == 1:
@@ -106,7 +108,7 @@ class _Rows:
                 yield F.binary_cross_entropy_with_logits(logits, yes, counted, reduction="sum")
 
     def quality(self, parameters: Parameters) -> tuple[float, float]:
-        """How good a classifier is on these rows: accuracy or mean average precision, then minus the loss."""
+        """Return (accuracy or mean average precision, minus the loss) on these rows."""
         weight, bias = parameters
         logits = torch.addmm(bias, self.x, weight)
         loss = float(sum(part for part in self.losses(weight, bias)))
@@ -123,7 +125,7 @@ class _LBFGS(torch.optim.LBFGS):
 
 
 def _minimize(rows: _Rows, cost: float, start: Parameters, options: LogisticOptions) -> Parameters:
-    """The weight [D, C] and bias [C] of the least regularized loss, from `start` on."""
+    """Return the weight [D, C] and bias [C] that minimize the regularized loss, starting from `start`."""
     weight, bias = (part.clone().requires_grad_() for part in start)
     num = len(rows.x)
     optimizer = _LBFGS(

@@ -1,4 +1,4 @@
-"""Scores of a classification: accuracies, the confusion matrix, and how far they may be trusted."""
+"""Scores of a classification: accuracies, the confusion matrix and confidence intervals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from corecli.metrics.parts.fitting import ROWS_PER_BLOCK
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """For N images: how many classes were found likelier than the true one, and the class predicted, int64 [N] each."""
+    """For each image, the number of classes ranked above the true class, and the predicted class: int64 [N] each."""
 
     ranks: Tensor
     predicted: Tensor
@@ -23,11 +23,11 @@ class Predictions:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Test accuracies in 0..1, averaged over seeds; top5 is None below 6 classes; per_class is keyed by class.
+    """Test accuracies in 0..1, averaged over seeds; top5 is None below 6 classes; per_class has classes as keys.
 
-    seed_interval: 95 % Student t interval of top1 over seeds (hold-out, order and subset; None for one seed), so how
-    repeatable the probe is; test_interval: 95 % Wilson interval for the finite test set, so how far top1 may be
-    from the accuracy on new images. confusion: float64 [C, C], images of a true class (row) by predicted class.
+    seed_interval: 95 % Student t interval of top1 over seeds, which shows how repeatable the probe is; None for one
+    seed; test_interval: 95 % Wilson interval of top1 for a test set of this size; confusion: float64 [C, C], images by
+    true class (row) and predicted class.
     """
 
     top1: float
@@ -47,7 +47,7 @@ def predict(
 ) -> Predictions:
     """Rank the classes for features [N, D] of true classes `labels` [N] in 0..C-1.
 
-    `among`: bool [C], the classes in question; others are never predicted. A NaN counts as likelier.
+    among: bool [C], the only classes that can be predicted. A class with logit NaN ranks above the true class.
     """
     ranks, predicted = [], []
     for rows in torch.arange(len(labels)).split(ROWS_PER_BLOCK):
@@ -61,7 +61,7 @@ def predict(
 
 
 def summarize(runs: Sequence[Predictions], labels: Tensor, *, num_classes: int) -> Scores:
-    """The scores of one or more runs (seeds) on the same images, of `num_classes` classes in question."""
+    """Return the scores of one or more runs (seeds) on the same images, which have `num_classes` possible classes."""
     labels = labels.cpu()
     hits = torch.stack([run.ranks == 0 for run in runs]).double()
     by_seed = hits.mean(1)
@@ -81,7 +81,7 @@ def summarize(runs: Sequence[Predictions], labels: Tensor, *, num_classes: int) 
 
 
 def _confusion(runs: Sequence[Predictions], labels: Tensor) -> Tensor:
-    """The mean over runs of the counts; a true class that shares the first rank counts as predicted."""
+    """Return the counts, averaged over runs; a true class that shares the first rank counts as predicted."""
     predicted = torch.stack([torch.where(run.ranks == 0, labels, run.predicted) for run in runs])
     size = int(max(labels.max(), predicted.max())) + 1
     cells = (labels * size + predicted).flatten()
@@ -89,7 +89,7 @@ def _confusion(runs: Sequence[Predictions], labels: Tensor) -> Tensor:
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % Student t interval of the mean of independent values; None for fewer than two."""
+    """Return the 95 % Student t interval of the mean of independent values; None for fewer than two."""
     if len(values) < 2:
         return None
     from scipy.special import stdtrit  # 0.3 s that only the scores need
@@ -100,7 +100,7 @@ def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def wilson_interval(share: float, num: int) -> tuple[float, float]:
-    """The 95 % interval of a binomial share seen in `num` trials (Wilson 1927); sound also near 0 and 1."""
+    """Return the 95 % interval of a binomial share in `num` trials (Wilson 1927), which also holds near 0 and 1."""
     from scipy.special import ndtri
 
     z2 = float(ndtri(0.975)) ** 2

@@ -1,4 +1,4 @@
-"""How well masks are predicted, from the counts of pixels over a whole set, as PASCAL VOC and Cityscapes do."""
+"""Scores of predicted masks, from counts of pixels over a whole set, as in PASCAL VOC and Cityscapes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ DIRECTION = {"miou": "higher", "mean_accuracy": "higher", "pixel_accuracy": "hig
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """Scores of a confusion matrix, all in 0..1.
+    """Scores of a confusion matrix of pixels, all in 0..1; NaN if no pixel is counted.
 
-    iou: float64 [C], of each class its intersection over its union, NaN where it is neither there nor predicted;
-    miou: its mean over the others; mean_accuracy: the share of a class's pixels that are found, over the classes that
-    are there; pixel_accuracy: the share of all pixels. NaN where nothing is counted.
+    iou: float64 [C], intersection over union of each class, NaN for classes that neither occur nor are predicted;
+    miou: mean of the others; mean_accuracy: share of correct pixels of each class, averaged over the classes that
+    occur; pixel_accuracy: share of correct pixels.
     """
 
     iou: Tensor
@@ -26,21 +26,21 @@ class Overlap:
 
 
 def compute(*, masks: Tensor, predicted_masks: Tensor) -> dict[str, float]:
-    """The scores of predicted_masks, int [N, H, W], for masks, of which pixels below 0 do not count. Errors: none."""
+    """Return the scores of predicted_masks, int [N, H, W]; pixels below 0 in `masks` are ignored. Errors: none."""
     num_classes = 1 + int(torch.maximum(masks.max(), predicted_masks.max()))
     found = overlap(count_pixels(masks, predicted_masks, num_classes))
     return {name: getattr(found, name) for name in DIRECTION}
 
 
 def count_pixels(masks: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
-    """The confusion matrix, int64 [C, C]: pixels by their class (row) and the predicted one; below 0 is not counted."""
+    """Return the confusion matrix int64 [C, C]: pixels by class (row) and prediction; classes below 0 are ignored."""
     counted = masks >= 0
     pairs = masks[counted].long() * num_classes + predicted[counted].long()
     return pairs.bincount(minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def overlap(counts: Tensor) -> Overlap:
-    """The scores of a confusion matrix of pixels, int64 [C, C]."""
+    """Return the scores of a confusion matrix of pixels, int64 [C, C]."""
     counts = counts.double()
     found, there, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     iou = found / (there + predicted - found)

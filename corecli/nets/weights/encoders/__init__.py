@@ -1,8 +1,7 @@
-"""Encoders of other tools, recognized by the content of their checkpoints, one file per family of networks.
+"""Read encoders of other tools, which are recognized by the content of their checkpoints; one file for each family.
 
-The names tell the network and where in the file it is, the shapes its size. Projectors, predictors, classifiers and
-decoders are dropped knowingly; any other name that is left over is an error, since a silently ignored weight is a wrong
-encoder.
+Names identify the network and its prefix in the file, and shapes its size. Projectors, predictors, classifiers and
+decoders are dropped. Any other unknown name is an error, because ignoring a weight would give a wrong encoder.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ _FAMILIES = (resnet, vit)
 
 
 def recognize(tensors: Tensors, *, where: object) -> Foreign:
-    """Find the one ResNet or ViT in the flattened `tensors` of a file.
+    """Return the ResNet or ViT in the flattened `tensors` of a file.
 
-    Errors: DataError when there is none, several, or one with names that are neither a backbone's nor a head's.
+    Errors: DataError if there is none, or several that differ, or if a weight belongs to neither backbone nor head.
     """
     families = {prefix: family for family in _FAMILIES for prefix in family.prefixes(tensors)}
     if not families:

@@ -1,4 +1,4 @@
-"""What the families of foreign networks share: prefixes, heads, and names that must match."""
+"""Names of weights, shared by all families: prefixes, heads, and checks that names match."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from corecli.nets.backbones import Stem
 
 Tensors = dict[str, torch.Tensor]
 
-# Where a file holds several networks, the one its authors evaluate: not BYOL's and MoCo's averaged copies, but DINO's.
+# If a file has several networks, the one its authors evaluate is read: online for BYOL and MoCo, the teacher for DINO.
 _NOT_EVALUATED = re.compile(r"momentum|encoder_k|target|student|(^|[._])ema([._]|$)")
 _HEADS = re.compile(
     r"(fc|heads?|classifier|linear|last_linear|projector|projection_head|predictor|prediction_head|prototypes)(\.|$)"
@@ -31,7 +31,7 @@ class Foreign:
 
 
 def choose(prefixes: list[str], tensors: Tensors, *, where: object) -> str:
-    """The prefix of the network to evaluate. Errors: DataError where several differ."""
+    """Return the prefix of the network to evaluate. Errors: DataError if several networks differ."""
     kept = sorted([p for p in prefixes if not _NOT_EVALUATED.search(p)] or prefixes)
     first = under(kept[0], tensors)
     if not all(_are_equal(first, under(p, tensors)) for p in kept[1:]):
@@ -41,19 +41,19 @@ def choose(prefixes: list[str], tensors: Tensors, *, where: object) -> str:
 
 
 def under(prefix: str, tensors: Tensors) -> Tensors:
-    """The tensors whose names start with `prefix`, without it."""
+    """Return the tensors whose names start with `prefix`, and remove it from their names."""
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def without_heads(weights: Tensors) -> Tensors:
-    """The weights that belong to no projector, predictor or classifier."""
+    """Return the weights that belong to no projector, predictor or classifier."""
     return {name: tensor for name, tensor in weights.items() if not _HEADS.match(name)}
 
 
 def strip_prefix(tensors: Tensors, wanted: Iterable[str], *, where: object) -> Tensors:
-    """The weights whose names are `wanted`, under whatever common prefix the file has, less its classifier.
+    """Return the weights with the names `wanted`, without their common prefix in the file; classifiers are dropped.
 
-    Errors: DataError naming weights that are missing or left over.
+    Errors: DataError that names missing or unknown weights.
     """
     wanted = set(wanted)
     first = min(wanted)
@@ -67,7 +67,7 @@ def strip_prefix(tensors: Tensors, wanted: Iterable[str], *, where: object) -> T
 
 
 def check_names(found: Iterable[str], wanted: Iterable[str], *, where: object) -> None:
-    """Refuse weights that do not match the model's, naming the first. Errors: DataError."""
+    """Raise DataError if the names of weights do not match the model's, with the first such name."""
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing:
         raise DataError(f"{len(missing)} weights are missing, such as {missing[0]!r}", where=where)

@@ -1,6 +1,6 @@
-"""ResNets under the names of torchvision and timm, solo-learn, lightly, MoCo and their kin.
+"""Read ResNets under the names of torchvision, timm, solo-learn, lightly, MoCo and similar tools.
 
-The depth is told by the blocks, the stem by the first convolution.
+The depth follows from the number of blocks, the stem from the first convolution.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _DEPTHS: dict[tuple[str, tuple[int, ...]], str] = {
 
 
 def prefixes(tensors: Tensors) -> set[str]:
-    """Under which prefixes there are ResNets."""
+    """Return the prefixes of all ResNets."""
     return {_prefix(name) for name, t in tensors.items() if _is_first_convolution(name, t, tensors)}
 
 
 def read(tensors: Tensors, prefix: str, *, where: object) -> Foreign:
-    """The ResNet under a prefix, with torchvision's names. Errors: DataError for a depth that is none of ours."""
+    """Return the ResNet under a prefix, with torchvision's names. Errors: DataError for an unknown depth."""
     kept = _with_counters(without_heads(_with_torchvision_names(under(prefix, tensors))))
-    stem = _tell_stem(kept, tensors, prefix)
+    stem = _stem(kept, tensors, prefix)
     return Foreign(
-        backbone=_tell_depth(kept, where),
+        backbone=_depth(kept, where),
         stem=stem,
         image_size=_IMAGENET_PX if stem == "imagenet" else None,
         tensors=kept,
@@ -40,7 +40,7 @@ def read(tensors: Tensors, prefix: str, *, where: object) -> Foreign:
 
 
 def _is_first_convolution(name: str, tensor: torch.Tensor, tensors: Tensors) -> bool:
-    """Named `conv1.weight`, or `0.weight` in a Sequential, with three input channels, and beside a residual block."""
+    """Whether a weight is the first of a ResNet: `conv1` or `0` with three input channels, beside a residual block."""
     if tensor.ndim != 4 or tensor.shape[1] != 3 or not re.search(r"(^|\.)(conv1|0)\.weight$", name):
         return False
     prefix = _prefix(name)
@@ -52,9 +52,10 @@ def _prefix(name: str) -> str:
 
 
 def _with_torchvision_names(weights: Tensors) -> Tensors:
-    """`0, 1, 4, 5, 6, 7` of a Sequential of a ResNet's children become `conv1, bn1, layer1, ...`.
+    """Rename the children 0, 1, 4, 5, 6, 7 of a Sequential to conv1, bn1, layer1, ...
 
-    In lightly's own ResNet the stages are 2 to 5, as relu and pooling are no children, and `downsample` is `shortcut`.
+    In lightly's own ResNet the stages are 2 to 5, because relu and pooling are no children, and `downsample` is called
+    `shortcut`.
     """
     if "conv1.weight" not in weights:
         indices = sorted({int(n.split(".")[0]) for n in weights if n.split(".")[0].isdigit()})
@@ -64,7 +65,7 @@ def _with_torchvision_names(weights: Tensors) -> Tensors:
 
 
 def _with_counters(weights: Tensors) -> Tensors:
-    """Files older than torch 0.4.1 lack BatchNorm's `num_batches_tracked`, which affects no result."""
+    """Add BatchNorm's `num_batches_tracked`, which files older than torch 0.4.1 do not have; it changes no result."""
     norms = [n.removesuffix("running_var") for n in weights if n.endswith("running_var")]
     return {**{f"{n}num_batches_tracked": torch.tensor(0) for n in norms}, **weights}
 
@@ -73,20 +74,20 @@ def _split(weights: Tensors) -> list[tuple[list[str], torch.Tensor]]:
     return [(name.split("."), tensor) for name, tensor in weights.items()]
 
 
-def _tell_depth(weights: Tensors, where: object) -> str:
+def _depth(weights: Tensors, where: object) -> str:
     blocks = [len({n.split(".")[1] for n in weights if n.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4)]
     kind = "bottleneck" if "layer1.0.conv3.weight" in weights else "basic"
     name = _DEPTHS.get((kind, tuple(blocks)))
     if name is None:
-        raise DataError(f"a ResNet of {kind} blocks {blocks} is none that is known", where=where)
+        raise DataError(f"unknown ResNet: stages of {blocks} {kind} blocks", where=where)
     return name
 
 
-def _tell_stem(weights: Tensors, tensors: Tensors, prefix: str) -> Stem:
-    """A 7x7 kernel is ImageNet's, a 3x3 one for small images, where two tools have ways of their own.
+def _stem(weights: Tensors, tensors: Tensors, prefix: str) -> Stem:
+    """Return the stem: imagenet for a 7x7 kernel, else one of the three for small images.
 
-    lightly's Sequential of its own ResNet's children loses the functional ReLU before the first stage; solo-learn, told
-    by its online classifier, pads by 2 and not by 1.
+    lightly's Sequential loses the functional ReLU before the first stage. solo-learn, which is recognized by its online
+    classifier, pads by 2 in place of 1.
     """
     if weights["conv1.weight"].shape[-1] != 3:
         return "imagenet"

@@ -1,7 +1,7 @@
-"""Plain ViTs under the names of timm, DINO, DINOv2, iBOT, MAE, MoCo v3 and torchvision.
+"""Read plain ViTs under the names of timm, DINO, DINOv2, iBOT, MAE, MoCo v3 and torchvision.
 
-Width, depth, patch, image size, layer scale and registers are told by shapes and names, MoCo v3's ViTs by their fixed
-positions. The number of heads shows nowhere: it is the usual one of the width.
+Width, depth, patch, image size, layer scale and registers follow from shapes and names; MoCo v3's ViTs are recognized
+by their fixed positions. The number of heads is not in the file, so the usual one for the width is taken.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from corecli.base.errors import DataError
 from corecli.nets.vit import PREFIX, SIZES, sincos_positions
 from corecli.nets.weights.encoders.names import Foreign, Tensors, under, without_heads
 
-# Mask tokens and decoders of masked image modeling, which serve its loss alone.
+# Mask tokens and decoders of masked image modeling, which only its loss needs.
 _NOT_EVALUATED = re.compile(r"mask_token$|masked_embed$|decoder[._]")
 _PATCHES = {"patch_embed.proj.weight": "blocks.", "conv_proj.weight": "encoder.layers."}
 _FROM_TORCHVISION = (
@@ -31,7 +31,7 @@ _FROM_TORCHVISION = (
     (r"\.mlp\.(3|linear_2)\.", ".mlp.fc2."),
 )
 _FROM_DINOV2 = (
-    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # its training runs keep the blocks in chunks, numbered throughout
+    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # training checkpoints keep the blocks in chunks, with one numbering
     (r"\.mlp\.w12\.", ".mlp.fc1."),
     (r"\.mlp\.w3\.", ".mlp.fc2."),
 )
@@ -40,7 +40,7 @@ _HINT = "for another timm model write timm:NAME:FILE"
 
 
 def prefixes(tensors: Tensors) -> set[str]:
-    """Under which prefixes there are ViTs."""
+    """Return the prefixes of all ViTs."""
     found = set()
     for name, tensor in tensors.items():
         for patches, blocks in _PATCHES.items():
@@ -52,15 +52,15 @@ def prefixes(tensors: Tensors) -> set[str]:
 
 
 def read(tensors: Tensors, prefix: str, *, where: object) -> Foreign:
-    """The ViT under a prefix, with timm's names. Errors: DataError for one that is none of ours."""
+    """Return the ViT under a prefix, with timm's names. Errors: DataError for an unknown ViT."""
     weights = {n: t for n, t in without_heads(under(prefix, tensors)).items() if not _NOT_EVALUATED.match(n)}
     if "conv_proj.weight" in weights:
         weights = _renamed(weights, _FROM_TORCHVISION)
     weights = _with_registers(_renamed(weights, _FROM_DINOV2))
     for name in ("cls_token", "pos_embed"):
         if name not in weights:
-            raise DataError(f"a ViT without {name} is none that is known", where=where, hint=_HINT)
-    backbone, image_size = _tell(weights, where)
+            raise DataError(f"unknown ViT: it has no {name}", where=where, hint=_HINT)
+    backbone, image_size = _name_and_size(weights, where)
     return Foreign(backbone=backbone, stem=None, image_size=image_size, tensors=weights)
 
 
@@ -74,7 +74,7 @@ def _renamed(weights: Tensors, patterns: tuple[tuple[str, str], ...]) -> Tensors
 
 
 def _with_registers(weights: Tensors) -> Tensors:
-    """DINOv2 adds a position to the class token and none to its registers; timm keeps that sum as the class token."""
+    """Convert DINOv2's registers: the class token has a position there, while timm stores their sum."""
     if "register_tokens" not in weights:
         return weights
     weights = dict(weights)
@@ -84,15 +84,15 @@ def _with_registers(weights: Tensors) -> Tensors:
     return weights
 
 
-def _tell(weights: Tensors, where: object) -> tuple[str, int]:
-    """(backbone, image size)."""
+def _name_and_size(weights: Tensors, where: object) -> tuple[str, int]:
+    """Return (backbone, image size). Errors: DataError for an unknown ViT."""
     width, patch = weights["cls_token"].shape[-1], weights["patch_embed.proj.weight"].shape[-1]
     depth = len({n.split(".")[1] for n in weights if n.startswith("blocks.")})
     num_registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
     num_patches = weights["pos_embed"].shape[1] - (0 if num_registers else 1)
     grid = math.isqrt(num_patches)
     if grid**2 != num_patches:
-        raise DataError(f"{num_patches} position embeddings make no square grid", where=where)
+        raise DataError(f"{num_patches} position embeddings do not form a square grid", where=where)
     if "blocks.0.ls1.gamma" in weights:
         name = _DINOV2_SIZES.get((width, depth)) if patch == 14 and num_registers in (0, 4) else None
         backbone = name and f"timm:vit_{name}_patch14_{'reg4_' if num_registers else ''}dinov2"
@@ -100,8 +100,8 @@ def _tell(weights: Tensors, where: object) -> tuple[str, int]:
         name = next((n for n, s in SIZES.items() if (s.width, s.depth) == (width, depth) and not num_registers), None)
         backbone = name and f"{PREFIX}{name}{'-moco' if _has_moco_positions(weights, grid) else ''}/{patch}"
     if backbone is None:
-        told = f"width {width}, depth {depth}, patch {patch} and {num_registers} registers"
-        raise DataError(f"a ViT of {told} is none that is known", where=where, hint=_HINT)
+        facts = f"width {width}, depth {depth}, patch {patch}, {num_registers} registers"
+        raise DataError(f"unknown ViT: {facts}", where=where, hint=_HINT)
     return backbone, grid * patch
 
 
