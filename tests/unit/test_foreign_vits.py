@@ -222,7 +222,7 @@ def test_what_is_not_recognized_is_named(tmp_path: Path) -> None:
     assert "unknown ViT: it has no cls_token" in refusal(without("cls_token"))
     assert "unknown ViT: it has no pos_embed" in refusal(without("pos_embed"))
     assert "15 position embeddings do not form a square grid" in refusal({**state, "pos_embed": torch.zeros(1, 16, 64)})
-    assert "width 32, depth 4, patch 4 and 0 registers" in refusal({**state, "cls_token": torch.zeros(1, 1, 32)})
+    assert "width 32, depth 4, patch 4, 0 registers" in refusal({**state, "cls_token": torch.zeros(1, 1, 32)})
     assert "4 registers" in refusal(
         {**state, "reg_token": torch.zeros(1, 4, 64)} | {"pos_embed": torch.zeros(1, 16, 64)}
     )
