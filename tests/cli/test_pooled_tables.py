@@ -67,7 +67,7 @@ def test_a_probe_joins_equal_features_only(run: Run, encoder: Path) -> None:
     assert scores[0] == scores[1] == scores[2]
     words = (
         "features are backbone:cls:2 of",
-        "those of a backbone:mean:2 of",
+        "those of a are backbone:mean:2 of",
         "extract both with one encoder and layer",
     )
     refused(run("probe", "--train", train, "--test", extract(run, "c", *other)), "probe", 65, *words)
