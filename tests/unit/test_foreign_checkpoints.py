@@ -170,7 +170,9 @@ def test_what_is_not_recognized_is_named(tmp_path: Path) -> None:
     other = {name: value + 1 for name, value in state.items()}
     assert "under 'a.', 'b.'" in refusal({**prefixed("a.", state), **prefixed("b.", other)})
     assert "no ResNet or ViT backbone found" in refusal({"blocks.0.attn.qkv.weight": torch.zeros(6, 2)})
-    assert "unknown ResNet: stages of [2, 2, 2, 3] basic blocks" in refusal({**state, "layer4.2.conv1.weight": torch.zeros(1)})
+    assert "unknown ResNet: stages of [2, 2, 2, 3] basic blocks" in refusal(
+        {**state, "layer4.2.conv1.weight": torch.zeros(1)}
+    )
     wide = {**state, "layer1.0.conv1.weight": torch.zeros(128, 64, 3, 3)}
     assert "'backbone.layer1.0.conv1.weight' has shape (128, 64, 3, 3)" in refusal(wide)
 
