@@ -38,7 +38,7 @@ class Learner:
     ) -> None:
         """Enter the first stage; `start` returns the method and the optimizer of a stage."""
         self._stages, self._start, self.probe = stages, start, probe
-        self._shown, self._quiet = set[str](), quiet
+        self._warned, self._quiet = set[str](), quiet
         self._enter(stages[0])
 
     def enter(self, step: int) -> tuple[TrainStage, int]:
@@ -51,8 +51,8 @@ class Learner:
     def _enter(self, stage: TrainStage) -> None:
         self._stage = stage
         self.method, self.optimizer = self._start(stage)
-        for warning in set(self.method.notes) - self._shown:
-            self._shown.add(warning)
+        for warning in set(self.method.notes) - self._warned:
+            self._warned.add(warning)
             if not self._quiet:
                 note(f"train-ssl: warning: {warning}")
 

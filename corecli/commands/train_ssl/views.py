@@ -54,6 +54,7 @@ def _policies_of(shown: StageViews, seed: int, step: int) -> tuple[Policy, ...]:
     """
     if not pairs(shown.entries):
         return shown.policies
+    # The tag decides the draw, so it keeps its old name.
     first = int(numpy_generator(seed, "recipes", step).integers(len(shown.policies)))
     return shown.policies[first:] + shown.policies[:first]
 
