@@ -1,4 +1,4 @@
-"""A server in a thread that speaks OpenAI's protocol, with faults; what it says is a function of prompt and seed."""
+"""A server with OpenAI's API in a thread, with faults; an answer is a function of the prompt and the seed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ FAULTS = ("late", "busy", "broken", "garbage", "hangs up")
 
 
 def words_of(body: dict[str, Any]) -> str:
-    """The words a request asks a caption of."""
+    """Return the words of the requested caption."""
     if "messages" in body:
         return body["messages"][-1]["content"]
     return body["prompt"].rsplit("\n", 1)[-1].removesuffix(" =>")
 
 
 def say(body: dict[str, Any], *, flawed: bool = True) -> tuple[str, str]:
-    """(text, finish_reason): of 20 answers one is empty and one is cut."""
+    """Return (text, finish_reason); of 20 answers, one is empty and one is cut."""
     draw = zlib.crc32(json.dumps([words_of(body), body["seed"]]).encode())
-    asked = body["prompt"] if "prompt" in body else body["messages"][0]["content"]
-    if asked.startswith("List ten"):
+    prompt = body["prompt"] if "prompt" in body else body["messages"][0]["content"]
+    if prompt.startswith("List ten"):
         return " forest, the old town, and shore.", "stop"
     if flawed and draw % 20 == 0:
         return "\n", "stop"

@@ -1,4 +1,4 @@
-"""Encoders of text with tiny random weights, made on the spot, and tokenizers of a few words for them."""
+"""Text encoders with tiny random weights and tokenizers of a few words, made on the spot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIZES: dict[str, Any] = {
 
 
 def write_bert(folder: Path) -> None:
-    """A BERT without its pooler, as those trained on masked words are saved; it begins and ends captions."""
+    """Write a BERT without a pooler; its tokenizer adds start and end tokens."""
     from transformers import BertConfig, BertForMaskedLM
 
     tokenizer = _tokenizer("[PAD]", "[UNK]", "[CLS]", "[SEP]", form="[CLS] $A [SEP]", model_max_length=TOKENS)
@@ -30,21 +30,21 @@ def write_bert(folder: Path) -> None:
 
 
 def write_t5(folder: Path) -> None:
-    """The encoder of a T5; it ends captions, and neither it nor its tokenizer says how long they may be."""
+    """Write the encoder of a T5, which has no maximum length; its tokenizer adds an end token."""
     from transformers import T5EncoderModel
 
     _save_t5(folder, T5EncoderModel)
 
 
 def write_whole_t5(folder: Path) -> None:
-    """A T5 with the decoder that nothing here uses."""
+    """Write a T5 with a decoder, which is not used."""
     from transformers import T5ForConditionalGeneration
 
     _save_t5(folder, T5ForConditionalGeneration)
 
 
 def write_mt5(folder: Path) -> None:
-    """The encoder of an mT5."""
+    """Write the encoder of an mT5."""
     from transformers import MT5Config, MT5EncoderModel
 
     tokenizer = _t5_tokenizer()
@@ -52,7 +52,7 @@ def write_mt5(folder: Path) -> None:
 
 
 def write_vit(folder: Path) -> None:
-    """What reads images, beside a tokenizer."""
+    """Write an image encoder beside a tokenizer."""
     from transformers import ViTConfig, ViTModel
 
     _save(folder, ViTModel, ViTConfig(image_size=32, **_SIZES), _t5_tokenizer())
@@ -90,7 +90,7 @@ def _save(folder: Path, kind: Any, config: Any, tokenizer: Any) -> None:
 
 
 def _tokenizer(pad: str, unknown: str, *others: str, form: str, **more: Any) -> Any:
-    """Of whole words, those it does not know being one; `form` says what stands around a caption $A."""
+    """Return a tokenizer of whole words with one token for unknown words; `form` is the template of a caption $A."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

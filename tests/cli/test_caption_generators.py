@@ -1,4 +1,4 @@
-"""Generators that are told captions, through the command line: by bytes, or by a frozen text encoder."""
+"""Test generators conditioned on captions on the command line, by bytes or by a frozen text encoder."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def write_captions(path: str, texts: dict[str, str]) -> None:
 def captions(run: Run) -> dict[str, str]:
     """Of the digits, in all.jsonl; and three to make images of, in some.jsonl."""
     rows = open_set("digits:8:test").rows
-    told = {key: f"the digit {WORDS[label]}" for key, label in zip(rows.keys, rows.labels.tolist(), strict=True)}
-    write_captions("all.jsonl", told)
+    captions = {key: f"the digit {WORDS[label]}" for key, label in zip(rows.keys, rows.labels.tolist(), strict=True)}
+    write_captions("all.jsonl", captions)
     write_captions("some.jsonl", {f"c/{i}": f"digit {WORDS[i]}" for i in range(3)})
-    return told
+    return captions
 
 
 @pytest.fixture(scope="session")
@@ -83,8 +83,8 @@ def test_captions_read_as_bytes(run: Run, captions: dict[str, str]) -> None:
 def test_a_frozen_text_encoder(run: Run, captions: dict[str, str], clip: Path) -> None:
     shutil.copytree(clip, "clip")
     assert train(run, "--text-encoder", "clip", "--out", "g.pt").code == 0
-    told = checkpoint.require_header(Path("g.pt"), kind="generator")["condition"]
-    assert (told["kind"], told["text_encoder"], len(told["fingerprint"])) == ("captions", "clip", 64)
+    condition = checkpoint.require_header(Path("g.pt"), kind="generator")["condition"]
+    assert (condition["kind"], condition["text_encoder"], len(condition["fingerprint"])) == ("captions", "clip", 64)
     check_images(run, "g.pt")
     Path("clip").rename("moved")
     line = ("sample", "--ckpt", "g.pt", "--captions", "some.jsonl", "--steps", "1", "-q", "--out", "x.npz")
@@ -109,14 +109,16 @@ def test_images_sampled_from_captions_are_joined_by_their_groups(run: Run, capti
 
 
 def test_images_without_a_caption_take_one_of_their_class(run: Run, captions: dict[str, str]) -> None:
-    told = [{"id": f"{i}-{word}", "caption": f"{word} {i}", "class": str(i)} for i in range(10) for word in ("a", "b")]
-    Path("all.jsonl").write_text("".join(json.dumps(one) + "\n" for one in told))
+    records = [
+        {"id": f"{i}-{word}", "caption": f"{word} {i}", "class": str(i)} for i in range(10) for word in ("a", "b")
+    ]
+    Path("all.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
     ran = train(run, "--out", "g.pt")
     assert ran.code == 0, ran.err
     found, _ = sample(run, "g.pt", "syn.npz", captions="all.jsonl")
     assert found.class_names == tuple(str(i) for i in range(10))
     assert found.rows.labels.tolist() == [i // 2 for i in range(20)]
-    Path("all.jsonl").write_text("".join(json.dumps(one) + "\n" for one in told[2:]))
+    Path("all.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records[2:]))
     ran = train(run, "--out", "h.pt")
     assert ran.code == 65
     assert "images have no caption: 0/" in ran.err
@@ -185,14 +187,14 @@ def test_the_digit_that_the_caption_names_is_made(run: Run) -> None:
     labels = torch.from_numpy(real.rows.labels)
     texts = (wordings[i % 5].format(WORDS[label]) for i, label in enumerate(labels.tolist()))
     write_captions("all.jsonl", dict(zip(real.rows.keys, texts, strict=True)))
-    write_captions("asked.jsonl", {f"{w}/{i}": text.format(w) for w in WORDS for i, text in enumerate(wordings)})
+    write_captions("wanted.jsonl", {f"{w}/{i}": text.format(w) for w in WORDS for i, text in enumerate(wordings)})
     line = "train-gen --preset tiny --data digits:8:train --captions all.jsonl --no-flip --steps 500 -q --out g.pt"
     assert run(*line.split()).code == 0
-    line = "sample --ckpt g.pt --captions asked.jsonl --per-row 2 --guidance 3 --steps 15 -q --out syn.npz"
+    line = "sample --ckpt g.pt --captions wanted.jsonl --per-row 2 --guidance 3 --steps 15 -q --out syn.npz"
     assert run(*line.split()).code == 0
     made = open_set("syn.npz")
-    asked = torch.tensor([WORDS.index(group.split("/")[0]) for group in made.rows.groups])
+    wanted = torch.tensor([WORDS.index(group.split("/")[0]) for group in made.rows.groups])
     x = real.read(np.arange(len(labels))).float().flatten(1)
     means = torch.stack([x[labels == digit].mean(0) for digit in range(10)])
-    seen = torch.cdist(made.read(np.arange(len(asked))).float().flatten(1), means).argmin(1)
-    assert (seen == asked).float().mean() > 0.6
+    seen = torch.cdist(made.read(np.arange(len(wanted))).float().flatten(1), means).argmin(1)
+    assert (seen == wanted).float().mean() > 0.6

@@ -1,4 +1,4 @@
-"""`captions` as users run it: against a server with faults, killed and resumed, from batches and local models."""
+"""Test `captions` on the command line: a server with faults, kills and resumption, batches and local models."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from corecli.data.captions import read_captions
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server backend that hardly waits between tries."""
+    """Shorten the waits of the server backend."""
     monkeypatch.setattr(server_module, "_FIRST_WAIT_SEC", 0.01)
 
 
@@ -45,7 +45,7 @@ def numbers(records: list[dict[str, Any]]) -> list[int]:
 
 
 def often(body: dict[str, Any], number: int) -> str | None:
-    """Half of all requests go wrong at first, in every way there is."""
+    """Let half of all requests fail at first, in every possible way."""
     draw = zlib.crc32(f"{words_of(body)}{body['seed']}".encode())
     return FAULTS[draw % 10] if draw % 10 < 5 and number < 1 + draw % 2 else None
 
@@ -54,7 +54,7 @@ def often(body: dict[str, Any], number: int) -> str | None:
 
 
 def test_captions_go_to_a_pipe_as_json_lines_and_to_a_terminal_as_text(tmp_path: Path) -> None:
-    """And nothing of it imports torch."""
+    """Neither imports torch."""
     program = "import sys; from corecli.cli.app import run_line; code = run_line(sys.argv[1:])"
     program += "; sys.exit(code or len({'torch', 'transformers'} & set(sys.modules)))"
     words = [sys.executable, "-c", program, "captions", "--num", "3", "--out", "-"]
@@ -169,8 +169,8 @@ def test_a_server_that_is_down_at_the_start(run: Run, quick: None) -> None:
     assert f"{down} (with --out FILE, the answers so far would be kept)" in ran.err
 
 
-def num_asked(server: LanguageServer) -> int:
-    """Requests, those that a slow machine sent again counted once."""
+def num_requested(server: LanguageServer) -> int:
+    """Return the number of requests; one that a slow machine sent twice counts once."""
     return len({(body["prompt"], body["seed"]) for body in server.bodies})
 
 
@@ -188,10 +188,10 @@ def test_a_server_that_goes_down_midway(run: Run, quick: None) -> None:
         server.dies_after = float("inf")
         server.bodies.clear()
         assert run(*line(server, "--num", "60", "--out", "o.jsonl")).code == 0
-        resumed = num_asked(server)
+        resumed = num_requested(server)
         server.bodies.clear()
         assert run(*line(server, "--num", "60", "--out", "alone.jsonl")).code == 0
-        assert resumed == num_asked(server) - kept
+        assert resumed == num_requested(server) - kept
     assert Path("o.jsonl").read_bytes() == Path("alone.jsonl").read_bytes()
 
 
@@ -216,7 +216,7 @@ def test_a_server_is_given_the_time_it_asks_for(monkeypatch: pytest.MonkeyPatch)
 
 
 def kill_and_resume(folder: Path, num: int, *, kills: int, least: int) -> None:
-    """Kill a line so many times after some of its answers have come; it must end as one that was left alone."""
+    """Kill a run several times after some of its answers; the result must equal that of an undisturbed run."""
     draw = random.Random(0)
     with LanguageServer(lambda body, number: often(body, number) if body["seed"] % 20 == 0 else None) as server:
         server.late_sec = 0.1
@@ -230,10 +230,12 @@ def kill_and_resume(folder: Path, num: int, *, kills: int, least: int) -> None:
             assert not (folder / "o.jsonl").exists()
         ended = Line([*words, folder / "o.jsonl"], folder=folder).end()
         assert (ended.code, ended.out) == (0, f"{folder / 'o.jsonl'}\n"), ended
-        asked = len(server.bodies)
+        requested = len(server.bodies)
         alone = Line([*words, folder / "alone.jsonl"], folder=folder).end()
         assert alone.code == 0, alone
-        assert asked - (len(server.bodies) - asked) <= kills * 2 * 32  # those under way at a kill, and no others
+        assert (
+            requested - (len(server.bodies) - requested) <= kills * 2 * 32
+        )  # only requests in flight at a kill are repeated
     assert (folder / "o.jsonl").read_bytes() == (folder / "alone.jsonl").read_bytes()
     records, report = read(folder / "o.jsonl"), json.loads((folder / "o.jsonl.d/report.json").read_text())
     assert numbers(records) == sorted(set(numbers(records)))
@@ -278,13 +280,13 @@ def test_what_is_not_good_is_retried_dropped_or_warned_of(run: Run) -> None:
         ran = run("captions", "--num", "90", "--concepts", "digits", "--templates", "1,0,0", "--form", "words", *more)
         return ran, json.loads(ran.out.splitlines()[-1]) if ran.out else {}
 
-    ran, told = outcome("--out", "kept.jsonl", "--json")
-    assert told["captions"] == 10
-    assert told["dropped"] == {"duplicate": 80}
-    assert told["retried"] == {"duplicate": 240}
-    row = {"planned": 90, "kept": 10, "retried": told["retried"], "dropped": told["dropped"], "warned": {}}
-    assert told["templates"] == {"c": row}
-    assert told["sources"].keys() == {"digits"}
+    ran, counts = outcome("--out", "kept.jsonl", "--json")
+    assert counts["captions"] == 10
+    assert counts["dropped"] == {"duplicate": 80}
+    assert counts["retried"] == {"duplicate": 240}
+    row = {"planned": 90, "kept": 10, "retried": counts["retried"], "dropped": counts["dropped"], "warned": {}}
+    assert counts["templates"] == {"c": row}
+    assert counts["sources"].keys() == {"digits"}
     assert "kept 10 of 90; retried 240 duplicate; dropped 80 duplicate; " in ran.err
     assert "corecli captions: source digits: kept 10 of 90" in ran.err
     assert outcome("--out", "d.jsonl", "--json", "--on-duplicate", "drop")[1]["retried"] == {}
@@ -329,16 +331,18 @@ def test_a_changed_or_foreign_target_is_not_touched(run: Run) -> None:
 
 def test_lists_and_examples_of_ones_own(run: Run) -> None:
     Path("c.txt").write_text("okapi\nquagga\nokapi\n")
-    lacking = run("captions", "--concepts", "c.txt", "--num", "5", "--dry-run")
+    incomplete = run("captions", "--concepts", "c.txt", "--num", "5", "--dry-run")
     refused(
-        lacking,
+        incomplete,
         "captions",
         65,
         "everyday: 2 concepts have no backgrounds: okapi, quagga (add them to the file of --backgrounds",
     )
     Path("bg.json").write_text('{"okapi": ["forest"]}')
-    lacking = run("captions", "--concepts", "c.txt", "--backgrounds", "bg.json")
-    refused(lacking, "captions", 65, "bg.json: 1 concepts have no backgrounds: quagga", "or use --ask-backgrounds or")
+    incomplete = run("captions", "--concepts", "c.txt", "--backgrounds", "bg.json")
+    refused(
+        incomplete, "captions", 65, "bg.json: 1 concepts have no backgrounds: quagga", "or use --ask-backgrounds or"
+    )
     Path("e.csv").write_text(
         "pool,concept,caption\n" + "".join(f"object,emu,An emu of number {i}.\n" for i in range(3))
     )
@@ -357,17 +361,17 @@ def test_lists_and_examples_of_ones_own(run: Run) -> None:
     refused(run("captions", "--concepts", ""), "captions", 66, "no such file", "one of digits, everyday")
 
 
-# Backgrounds that are asked for
+# Backgrounds that are requested
 
 
-def test_backgrounds_are_asked_for_once_and_kept(run: Run) -> None:
+def test_backgrounds_are_requested_once_and_kept(run: Run) -> None:
     Path("c.txt").write_text("okapi\nquagga\nibis\n")
     Path("bg.json").write_text('{"ibis": ["lake"]}')
     with LanguageServer() as server:
         more = ("--concepts", "c.txt", "--backgrounds", "bg.json", "--ask-backgrounds", "--num", "20")
         assert run(*line(server, *more, "--out", "o.jsonl")).code == 0
-        asked = [body for body in server.bodies if body["prompt"].startswith("List ten")]
-        assert sorted(map(words_of, asked)) == ["okapi", "quagga"]
+        requested = [body for body in server.bodies if body["prompt"].startswith("List ten")]
+        assert sorted(map(words_of, requested)) == ["okapi", "quagga"]
         found = ["forest", "the old town", "shore"]
         assert json.loads(Path("bg.json").read_text()) == {"ibis": ["lake"], "okapi": found, "quagga": found}
         assert not Path("bg.json.d").exists()
@@ -381,7 +385,7 @@ def test_backgrounds_are_asked_for_once_and_kept(run: Run) -> None:
 
 
 def answered(path: str, out: str, *, failing: int = 0) -> list[dict[str, Any]]:
-    """What an offline run makes of a file of requests; the first ones fail there."""
+    """Write what an offline run returns for a file of requests; the first ones fail."""
     requests = read(path)
     lines = []
     for number, request in enumerate(requests):
@@ -402,9 +406,9 @@ def test_a_batch_ends_as_a_server_would(run: Run) -> None:
     assert len(requests) == 60
     assert requests[0].keys() == {"custom_id", "method", "url", "body"}
     assert requests[0]["url"] == "/v1/completions"
-    lacking = run(*batch, "--ingest", "a0.jsonl")
-    assert lacking.code == 65
-    assert "5 captions have no answer yet (write their requests with --write-requests FILE" in lacking.err
+    incomplete = run(*batch, "--ingest", "a0.jsonl")
+    assert incomplete.code == 65
+    assert "5 captions have no answer yet (write their requests with --write-requests FILE" in incomplete.err
     rounds = 0
     while not Path("o.jsonl").exists():
         ran = run(*batch, "--write-requests", f"r{rounds + 1}.jsonl", "--ingest", f"a{rounds}.jsonl")
@@ -521,9 +525,9 @@ def test_noise_on_logits_samples_their_softmax() -> None:
 
 
 def add_a_layer(folder: Path) -> None:
-    """To what the config tells; its weights are in no file."""
-    told = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**told, "num_hidden_layers": 2}))
+    """Add a layer to the config; its weights are in no file."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
 
 
 @pytest.mark.parametrize(
@@ -555,7 +559,7 @@ def test_a_folder_of_a_model_that_is_not_whole(run: Run, model: Path, file: str,
     ids=["weights", "config", "tokenizer", "layer"],
 )
 def test_a_folder_of_a_model_that_is_damaged(run: Run, model: Path, damage: Any, message: str) -> None:
-    """One line says so, and nothing that the library says of itself is beside it."""
+    """There is one line of error, and no output of the library."""
     shutil.copytree(model, "model")
     damage(Path("model"))
     ran = run("captions", "--backend", "transformers", "--model", "model", "--num", "1", "-q")

@@ -223,20 +223,22 @@ def test_a_missing_part_is_named(run: Run, folder: Path, remove: str, message: s
 
 
 @pytest.mark.parametrize(
-    ("weights", "lacking", "message"),
+    ("weights", "removed", "message"),
     [
         ("unet/diffusion_pytorch_model", None, "Unable to load weights"),
         ("unet/diffusion_pytorch_model", "conv_in.bias", "1 weights of the part unet are missing: conv_in.bias"),
         ("text_encoder/model", "embeddings.token_embedding.weight", "1 weights of the part text_encoder are missing"),
     ],
 )
-def test_weights_that_are_not_whole(run: Run, folder: Path, weights: str, lacking: str | None, message: str) -> None:
+def test_incomplete_weights_are_refused(
+    run: Run, folder: Path, weights: str, removed: str | None, message: str
+) -> None:
     shutil.copytree(folder / "text_to_image", "damaged")
     file = Path(f"damaged/{weights}.safetensors")
-    if lacking is None:
+    if removed is None:
         os.truncate(file, 300)
     else:
-        kept = {name: tensor for name, tensor in load_file(file).items() if not name.endswith(lacking)}
+        kept = {name: tensor for name, tensor in load_file(file).items() if not name.endswith(removed)}
         save_file(kept, file, metadata={"format": "pt"})
     ran = run("sample", "--ckpt", "diffusers:damaged", "--captions", folder / "captions.txt", "--out", "o", "-q")
     refused(ran, "sample", 65, f"damaged: the pipeline cannot be loaded: {message}", "the whole folder)")

@@ -1,4 +1,4 @@
-"""train-gen and sample with every kind of frozen text encoder, and folders of them that are not whole."""
+"""Test train-gen and sample with every kind of frozen text encoder, and with incomplete folders."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_embeddings_are_those_of_the_model_itself(kind: str, encoders: Path) -> 
 
 
 def test_how_long_a_caption_may_be(encoders: Path) -> None:
-    """As the tokenizer or the model says, else as told."""
+    """The limit is that of the tokenizer or the model, else the given one."""
     assert opened(encoders / "bert").length == text_encoders.TOKENS == opened(encoders / "bert", length=99).length
     assert opened(encoders / "bert", length=5).length == 5
     assert (opened(encoders / "t5").length, opened(encoders / "t5", length=99).length) == (128, 99)
@@ -85,8 +85,8 @@ def test_how_long_a_caption_may_be(encoders: Path) -> None:
 
 def train(run: Run, net: str, encoder: Path, *more: object) -> Ran:
     rows = open_set("digits:8:test").rows
-    told = zip(rows.keys, rows.labels.tolist(), strict=True)
-    lines = (json.dumps({"id": key, "caption": f"the digit {WORDS[label]}"}) + "\n" for key, label in told)
+    pairs = zip(rows.keys, rows.labels.tolist(), strict=True)
+    lines = (json.dumps({"id": key, "caption": f"the digit {WORDS[label]}"}) + "\n" for key, label in pairs)
     Path("all.jsonl").write_text("".join(lines))
     line = f"train-gen {net} --data digits:8:test --batch-size 8 --captions all.jsonl --steps 4"
     return run(*line.split(), "--lr", "0.02", "-q", "--text-encoder", encoder, "--out", "g.pt", *more)
@@ -109,8 +109,8 @@ def test_images_are_made_of_what_each_kind_reads(kind: str, net: str, run: Run, 
     assert ran.code == 0, ran.err
 
     def sampled(captions: str, *more: str) -> torch.Tensor:
-        Path("asked.txt").write_text(captions)
-        line = "sample --ckpt g.pt --captions asked.txt --guidance 4 --steps 2 -q --force --out o.npz"
+        Path("wanted.txt").write_text(captions)
+        line = "sample --ckpt g.pt --captions wanted.txt --guidance 4 --steps 2 -q --force --out o.npz"
         ran = run(*line.split(), *more)
         assert ran.code == 0, ran.err
         return open_set("o.npz").read(np.arange(2)).int()

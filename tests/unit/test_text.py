@@ -17,20 +17,20 @@ def encoder() -> ByteEncoder:
 
 
 def test_captions_are_utf8_cut_and_padded() -> None:
-    told = to_bytes(CAPTIONS, 6)
-    assert told.tolist() == [[*b"a cat", 0], list("\u732b an".encode()), [0] * 6]
+    encoded = to_bytes(CAPTIONS, 6)
+    assert encoded.tolist() == [[*b"a cat", 0], list("\u732b an".encode()), [0] * 6]
     assert num_cut(CAPTIONS, 6) == 1
     assert to_bytes(["ab"], 99).shape == (1, 2)
     assert to_bytes(["\ud800"], 9).tolist() == [[ord("?")]]  # half a character, as JSON may hold
 
 
 def test_padding_changes_nothing(encoder: ByteEncoder) -> None:
-    told = to_bytes(CAPTIONS, 12)
-    tokens = encoder(told)
+    encoded = to_bytes(CAPTIONS, 12)
+    tokens = encoder(encoded)
     assert tokens.shape == (3, 13, 64)
     for caption, found in zip(CAPTIONS, tokens, strict=True):
         num = min(12, len(caption.encode()))
-        alone = encoder(told[CAPTIONS.index(caption)][None, :num])[0]
+        alone = encoder(encoded[CAPTIONS.index(caption)][None, :num])[0]
         torch.testing.assert_close(found[: 1 + num], alone, atol=1e-5, rtol=1e-5)
         assert torch.equal(found[1 + num :], found[:1].expand(12 - num, -1))
 
@@ -52,7 +52,7 @@ def test_tokens_against_an_independent_forward(encoder: ByteEncoder) -> None:
 
 @pytest.mark.parametrize("attends", [False, True])
 def test_embeddings_are_told_apart_as_much_as_features_are(attends: bool) -> None:
-    """What a generator is told has mean 0 and std 1 in every dimension, over the captions it begins with."""
+    """The condition of a generator has mean 0 and std 1 in every dimension, over the captions at initialization."""
     given = 7 + 0.01 * torch.randn(50, 5, 8)
     conditioning = EmbeddingConditioning(dim=8, length=4, width=64, attends=attends, droppable=True)
     seen: list[torch.Tensor] = []
@@ -68,12 +68,12 @@ def test_a_bag_sums_a_vector_of_each_ngram() -> None:
     bag = NgramBag(6)
     assert not bag(to_bytes(CAPTIONS, 12)).any()
     torch.nn.init.normal_(bag.vectors)
-    told = to_bytes(["abcab", "ab", "xabc", ""], 12)
-    found = bag(told)
+    encoded = to_bytes(["abcab", "ab", "xabc", ""], 12)
+    found = bag(encoded)
     assert len({tuple(vector.tolist()) for vector in found}) == 4
     assert torch.equal(found[3], torch.zeros(6))
-    torch.testing.assert_close(bag(told[1:2, :2]), found[1:2])  # padding adds nothing
-    torch.testing.assert_close(bag(told[:, :0]), torch.zeros(4, 6))
+    torch.testing.assert_close(bag(encoded[1:2, :2]), found[1:2])  # padding adds nothing
+    torch.testing.assert_close(bag(encoded[:, :0]), torch.zeros(4, 6))
     # From its fifth byte on, a caption adds the same vectors wherever a word stands.
     words = bag(to_bytes(["0123456 three", "0123456", "zz 3456 three", "zz 3456"], 99))
     torch.testing.assert_close(words[0] - words[1], words[2] - words[3], atol=1e-5, rtol=1e-5)
