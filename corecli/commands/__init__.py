@@ -1,1 +1,1 @@
-"""One verb per file: its Config is its whole interface, its run() tells its whole story."""
+"""The verbs: one file or package each, with its options (Config), `check` and `run`."""
