@@ -1,1 +1,1 @@
-"""Floor 0: errors, files, randomness, configuration, checkpoints. Imports no torch at module level."""
+"""Errors, files, randomness, configuration and checkpoints. No module here imports torch when it is imported."""

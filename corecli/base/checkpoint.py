@@ -1,7 +1,7 @@
-"""Tensors with a JSON header, in safetensors or (when the name ends in .pt or .pth) in a torch file of plain tensors.
+"""Save and load tensors with a JSON header, as safetensors or, for names in .pt or .pth, as a torch file.
 
-The header holds what the tensors are (`kind`), how they were made (`config`, `parents`) and the hash of their
-content (`fingerprint`), which every load verifies: a flipped bit would otherwise load silently.
+The header says what the tensors are (`kind`) and how they were made (`config`, `parents`). It also has the hash of
+their content (`fingerprint`), which every load verifies, because a flipped bit would otherwise load silently.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ Header = dict[str, Any]
 
 
 def save(path: Path, tensors: Tensors, *, kind: str, **header: Any) -> Header:
-    """Write `tensors` atomically with a header of `kind` and the given JSON fields; returns the header written.
+    """Write `tensors` atomically with a header of `kind` and the given JSON fields; return the whole header.
 
-    The bytes depend on the arguments alone (no times), so equal runs give equal files.
+    The bytes depend on the arguments alone (there are no times), so equal runs give equal files.
     Errors: StorageError, CannotCreateError.
     """
     tensors = {name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}
@@ -61,24 +61,26 @@ def save(path: Path, tensors: Tensors, *, kind: str, **header: Any) -> Header:
 
 
 def load(path: Path, *, kind: str | None = None) -> tuple[Tensors, Header]:
-    """Read a file written by `save`, verifying its hash; returns (tensors on the CPU, header).
+    """Read a file written by `save` and verify its hash; return (tensors on the CPU, header).
 
-    Errors: MissingInputError; DataError when truncated, damaged, of another format version, or not of `kind`.
+    Errors: MissingInputError; DataError if it is truncated, damaged, of a newer format or not of `kind`.
     """
     header = require_header(path, kind=kind)
     tensors = load_tensors(path)
     if fingerprint(tensors) != header["fingerprint"]:
-        raise DataError("content does not match its hash", where=path, hint="the file is damaged; make it again")
+        raise DataError(
+            "the content does not match its hash", where=path, hint="the file is damaged; make or copy it again"
+        )
     return tensors, header
 
 
 def require_header(path: Path, *, kind: str | None = None) -> Header:
-    """The header of a file written by `save`, read without torch and without verifying the hash.
+    """Return the header of a file written by `save`, without torch and without verifying the hash.
 
-    Errors: MissingInputError; DataError when it has none, is not of `kind` or of a newer format.
+    Errors: MissingInputError; DataError if there is no header, or one of another kind or of a newer format.
     """
     header = read_header(path)
-    hint = f"name a file that corecli {_WRITTEN_BY[kind]} wrote" if kind in _WRITTEN_BY else None
+    hint = f"use a file written by corecli {_WRITTEN_BY[kind]}" if kind in _WRITTEN_BY else None
     if header is None:
         raise DataError("has no corecli header", where=path, hint=hint)
     if kind is not None and header["kind"] != kind:
@@ -90,9 +92,9 @@ def require_header(path: Path, *, kind: str | None = None) -> Header:
 
 
 def load_tensors(path: Path) -> Tensors:
-    """Read the plain tensors of any safetensors or torch file, ours or foreign, without running code from it.
+    """Read the plain tensors of any safetensors or torch file; code in it never runs.
 
-    Nested dicts of foreign files (`{"state_dict": {...}}`) come back flattened with dots.
+    Nested dictionaries in files of other tools (`{"state_dict": {...}}`) are flattened, their keys joined by dots.
     Errors: MissingInputError, DataError.
     """
     found = sniff(path)
@@ -100,14 +102,14 @@ def load_tensors(path: Path) -> Tensors:
         raise missing(path)
     if found == "safetensors":
         return _load_safetensors(path)
-    is_told_by_name = found == "unknown" and Path(path).suffix in (".pt", ".pth", ".ckpt", ".tar")  # before torch 1.6
-    if found == "torch" or is_told_by_name:
+    may_be_old = found == "unknown" and Path(path).suffix in (".pt", ".pth", ".ckpt", ".tar")  # before torch 1.6
+    if found == "torch" or may_be_old:
         return _load_torch(path)
-    raise DataError("neither a safetensors nor a torch file", where=path, hint="or it is truncated")
+    raise DataError("neither a safetensors nor a torch file", where=path, hint="or the file is truncated")
 
 
 def read_header(path: Path) -> Header | None:
-    """The corecli header of a file, read without torch; None when it has none. Errors: MissingInputError, DataError."""
+    """Return the corecli header of a file, without torch; None if it has none. Errors: MissingInputError, DataError."""
     found = sniff(path)
     if found == "missing":
         raise missing(path)
@@ -117,7 +119,7 @@ def read_header(path: Path) -> Header | None:
         return _parsed(read_safetensors_index(path).get("__metadata__", {}).get(HEADER_KEY), path)
     if found == "directory":
         return None
-    raise DataError("neither a safetensors nor a torch file", where=path, hint="or it is truncated")
+    raise DataError("neither a safetensors nor a torch file", where=path, hint="or the file is truncated")
 
 
 def find_header(path: Path) -> Header | None:
@@ -129,13 +131,13 @@ def find_header(path: Path) -> Header | None:
 
 
 def read_safetensors_index(path: Path) -> dict[str, Any]:
-    """The JSON index at the head of a safetensors file. Errors: DataError when malformed or truncated."""
+    """Return the JSON index of a safetensors file. Errors: DataError if it is malformed or the file is truncated."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         text = file.read(min(size, _MAX_HEADER_BYTES))
     try:
         if len(text) != size:
-            raise ValueError("header is cut off")
+            raise ValueError("the header is cut off")
         index = json.loads(text)
         end = max((v["data_offsets"][1] for k, v in index.items() if k != "__metadata__"), default=0)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -146,7 +148,7 @@ def read_safetensors_index(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(tensors: Tensors) -> str:
-    """The hash of names, types, shapes and bytes in name order: equal for equal content in any file layout."""
+    """Return a hash of names, types, shapes and bytes in the order of names; the layout of a file does not matter."""
     import torch
 
     digest = hashlib.sha256()
@@ -158,13 +160,13 @@ def fingerprint(tensors: Tensors) -> str:
 
 
 def _parsed(text: str | bytes | None, path: Path) -> Header | None:
-    """A header from its JSON. Errors: DataError when a part that every header has is missing or of another type."""
+    """Parse the JSON of a header. Errors: DataError if a required field is missing or has another type."""
     if not text:
         return None
     try:
         header = json.loads(text)
         if not all(isinstance(header[n], t) for n, t in (("kind", str), ("format", int), ("fingerprint", str))):
-            raise ValueError("a field is of another type")
+            raise ValueError("a field has another type")
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"damaged corecli header: {error}", where=path, hint="make or copy the file again") from error
     return header
@@ -206,7 +208,7 @@ def _load_torch(path: Path) -> Tensors:
 
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # one clear line follows; torch's advice would only come before it
+            warnings.simplefilter("ignore")  # torch's advice; the error below says it in one line
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason, hint = _why_unsafe(error)
@@ -215,11 +217,14 @@ def _load_torch(path: Path) -> Tensors:
 
 
 def _why_unsafe(error: Exception) -> tuple[str, str]:
-    """(reason, hint) in place of torch's advice, which is to trust the file."""
+    """Return (reason, hint); they replace torch's advice, which is to trust the file."""
     if isinstance(error, pickle.UnpicklingError):
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f" ({found[1]})" if found else ""
-        return f"it holds code or objects{what}", "only plain tensors are read, never code; save its state_dict alone"
+        return (
+            f"it contains code or objects{what}",
+            "only plain tensors are read, never code; save its state_dict alone",
+        )
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return reason[:160], "make or copy it again"
 

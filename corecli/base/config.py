@@ -1,6 +1,7 @@
-"""One frozen dataclass per verb is its command line: options, JSON headers, config-file keys and man pages.
+"""Options: one frozen dataclass per verb defines its command line, JSON headers, config-file keys and man page.
 
-A value comes from the first place that gives it: option > `CORECLI_*` environment > `--config` file > preset > default.
+A value comes from the first source that has it: option, `CORECLI_*` environment variable, `--config` file, preset,
+default.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ C = TypeVar("C")
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What a field knows beyond its type: its help, its bounds and what part it plays in the identity of a result.
+    """What an option has beyond its type and default: help, bounds, and its role in the identity of a result.
 
-    Roles: a `setting` changes the result; an `input` names a file or set, compared by content; an `output` and a
-    `runtime` field (batch of a forward pass, device, verbosity) do not change what is computed.
+    Roles: a `setting` changes the result; an `input` names a file or set and is compared by content; an `output` or a
+    `runtime` option (device, verbosity, batch size of a forward pass) does not change the result.
     """
 
     help: str
@@ -43,16 +44,16 @@ class Option:
     short: str | None = None
     positional: bool = False
     suffix: Callable[[str], str] | None = None  # from the field's name, what help appends in place of the default
-    joined: bool = False  # NAME=VALUE items of all sources together, the nearest source's word for a name winning
+    joined: bool = False  # NAME=VALUE items of all sources are merged by name
 
     def names(self) -> tuple[str, ...]:
-        """The allowed values, or () when any value is."""
+        """Return the allowed values; () if any value is allowed."""
         return tuple(self.choices() if callable(self.choices) else self.choices or ())
 
 
-def option(default: Any = MISSING, **described: Any) -> Any:
-    """A dataclass field that is an option; without a default it is required. Keywords are those of `Option`."""
-    return field(default=default, metadata={"option": Option(**described)})
+def option(default: Any = MISSING, **keywords: Any) -> Any:
+    """Return a dataclass field for an option, which is required if it has no default. Keywords: those of `Option`."""
+    return field(default=default, metadata={"option": Option(**keywords)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +88,9 @@ class Common:
 
 
 def described(config_class: type[Any]) -> dict[str, tuple[Field[Any], Option, Any]]:
-    """Every option of a Config class by field name: (field, Option, type), its own before the inherited ones.
+    """Return (field, Option, type) of every option of a Config class by name, its own before inherited ones.
 
-    A Literal type gives the choices.
+    A Literal type provides the choices.
     """
     hints, by_name = typing.get_type_hints(config_class), {f.name: f for f in fields(config_class)}
     found = {}
@@ -102,21 +103,21 @@ def described(config_class: type[Any]) -> dict[str, tuple[Field[Any], Option, An
 
 
 def flag(name: str) -> str:
-    """The command-line spelling of a field name."""
+    """Return the command-line spelling of a field name."""
     return "--" + name.replace("_", "-")
 
 
 def spellings(name: str, f: Field[Any], opt: Option, hint: Any) -> tuple[str, ...]:
-    """Every way to write an option: `--flip` and `--no-flip`, `--quiet` and `-q`.
+    """Return every way to write an option: `--flip` and `--no-flip`, `--quiet` and `-q`.
 
-    A flag that is off by default and changes no result needs no negation.
+    A flag that is off by default and does not change the result has no negation.
     """
     negated = scalar(hint) is bool and (opt.role != "runtime" or f.default is True)
     return (flag(name), *([f"--no-{flag(name)[2:]}"] if negated else []), *([opt.short] if opt.short else []))
 
 
 def metavar(opt: Option, hint: Any) -> str:
-    """What stands for an option's value in help: its own word, its choices where they are few, or its type."""
+    """Return the placeholder of an option's value in help: its metavar, its choices if they are few, or its type."""
     kind, many, _ = kind_of(hint)
     if opt.metavar or 0 < len(opt.names()) <= 4:
         return opt.metavar or "|".join(opt.names())
@@ -130,10 +131,10 @@ def resolve(
     presets: Mapping[str, Preset],
     environment: Mapping[str, str] = os.environ,
 ) -> C:
-    """Merge the five sources of values and check them.
+    """Merge the five sources of values, check them, and return the Config.
 
-    Errors: UsageError for options (unknown preset, bad value, missing), ConfigError for the file and the
-    environment, MissingInputError when the config file is not there.
+    Errors: UsageError for an unknown preset or a bad or missing option, ConfigError for the file and the environment,
+    MissingInputError if there is no config file.
     """
     options = described(config_class)
     given = {n: _convert(n, value, options[n], UsageError, _spelled(n, options[n][1])) for n, value in given.items()}
@@ -153,7 +154,7 @@ def resolve(
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """The fields of a Config that shape its result, as JSON values; inputs as written, outputs and runtime left out."""
+    """Return the options that determine the result, settings and inputs as written, as JSON values."""
     return {
         name: to_json(getattr(config, name))
         for name, (_, opt, _) in described(type(config)).items()
@@ -162,28 +163,28 @@ def settings(config: Any) -> dict[str, Any]:
 
 
 def values(config: Any) -> dict[str, Any]:
-    """Every field of a Config as a JSON value."""
+    """Return every option of a Config as a JSON value."""
     return {name: to_json(getattr(config, name)) for name in described(type(config))}
 
 
 def identity(config: Any, inputs: Mapping[str, str | None]) -> dict[str, Any]:
-    """What makes two results the same: the settings, and the content fingerprint of every input instead of its path."""
+    """Return what makes two results equal: the settings, and the fingerprint of each input in place of its path."""
     options = described(type(config))
     own = {n: to_json(getattr(config, n)) for n, (_, opt, _) in options.items() if opt.role == "setting"}
     return {**own, **inputs}
 
 
 def to_json(value: Any) -> Any:
-    """A field's value as plain JSON."""
+    """Return the value of a field as plain JSON."""
     if isinstance(value, Path):
         return str(value)
     return [to_json(v) for v in value] if isinstance(value, tuple) else value
 
 
 def parse_fields(cls: type[Any], given: Mapping[str, str], *, where: str) -> dict[str, Any]:
-    """Values for some fields of a plain dataclass of numbers, flags, words and tuples of them, from texts by name.
+    """Parse texts by name into values for the fields of a dataclass: numbers, flags, words, or tuples of these.
 
-    Errors: UsageError naming an unknown field's nearest neighbor, or a value that is none.
+    Errors: UsageError for an unknown field, with the nearest name as its hint, or for a value that does not parse.
     """
     hints = typing.get_type_hints(cls)
     found = {}
@@ -197,24 +198,24 @@ def parse_fields(cls: type[Any], given: Mapping[str, str], *, where: str) -> dic
 
 
 def named_values(items: typing.Iterable[str], *, option: str = "--set") -> dict[str, str]:
-    """NAME=VALUE items by name, dashes as underscores. Errors: UsageError for one without a value."""
+    """Return the values of NAME=VALUE items by name, with underscores for dashes. Errors: UsageError."""
     given = {}
     for text in items:
         name, equals, value = text.partition("=")
         if not (name and equals):
-            raise UsageError(f"{option} {text!r} gives no value", hint=f"write {option} NAME=VALUE")
+            raise UsageError(f"{option} {text!r} has no value", hint=f"write {option} NAME=VALUE")
         given[name.replace("-", "_")] = value
     return given
 
 
 def _joined(sources: list[tuple[str, ...]]) -> tuple[str, ...]:
-    """The items of all sources, a later one in the place of an earlier one of the same name."""
+    """Return the items of all sources; a later item replaces an earlier one of the same name."""
     items = {item.partition("=")[0].replace("-", "_"): item for source in sources for item in source}
     return tuple(items.values())
 
 
 def kind_of(hint: Any) -> tuple[type[Any], bool, bool]:
-    """(scalar type, is it a tuple of them, may it be None) of a field's annotation."""
+    """Return (scalar type, whether it is a tuple of them, whether it may be None) for the annotation of a field."""
     optional = False
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         optional = type(None) in typing.get_args(hint)
@@ -236,7 +237,7 @@ def _literals(hint: Any) -> tuple[str, ...]:
 
 
 def scalar(hint: Any) -> type[Any]:
-    """The scalar type of a field's annotation."""
+    """Return the scalar type in the annotation of a field."""
     return kind_of(hint)[0]
 
 
@@ -277,9 +278,9 @@ def _from_file(path: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _convert(name: str, value: Any, described_field: tuple[Any, Option, Any], error: type[Any], where: str) -> Any:
-    """`value`, from any source, as the field's type and within its bounds."""
-    _, opt, hint = described_field
+def _convert(name: str, value: Any, declared: tuple[Any, Option, Any], error: type[Any], where: str) -> Any:
+    """Convert a value from any source to the type of its field, and check its bounds."""
+    _, opt, hint = declared
     kind, many, optional = kind_of(hint)
     if value is None:
         if optional:

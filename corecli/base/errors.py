@@ -1,4 +1,4 @@
-"""Errors for users: what, where, how to mend; each class carries its exit code (sysexits where they exist)."""
+"""Errors for users: what is wrong, where, and what to do. Exit codes are those of sysexits.h where it has one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-WHOLE_FOLDER = "copy or download the whole folder"  # the hint where a model's folder lacks something
+WHOLE_FOLDER = "copy or download the whole folder"  # the hint for an incomplete model folder
 
 
 class CorecliError(Exception):
-    """A mistake or misfortune a user can act on; printed as one line `where: reason (hint)`, without traceback."""
+    """An error that a user can act on; it is printed as one line `where: reason (hint)`, without a traceback."""
 
     exit_code = 1
 
@@ -28,13 +28,13 @@ class CorecliError(Exception):
 
 
 class UsageError(CorecliError):
-    """The command line asks for something that does not exist or does not fit together."""
+    """The command line names something unknown, or options that do not go together."""
 
     exit_code = 2
 
 
 class DataError(CorecliError):
-    """A file's content is malformed, incomplete or does not belong with another file."""
+    """The content of a file is malformed or incomplete, or does not belong with another file."""
 
     exit_code = 65
 
@@ -46,42 +46,42 @@ class MissingInputError(CorecliError):
 
 
 class UnavailableError(CorecliError):
-    """A GPU, an optional package or a weight file is not there."""
+    """A GPU, an optional package or a weight file is not available."""
 
     exit_code = 69
 
 
 class CannotCreateError(CorecliError):
-    """An output exists with another config, or its place cannot be written."""
+    """An output exists with another config, or its path cannot be written."""
 
     exit_code = 73
 
 
 class StorageError(CorecliError):
-    """Input/output failed half-way, such as a full disk."""
+    """Input or output failed, for example because the disk is full."""
 
     exit_code = 74
 
 
 class InterruptedAfterSaving(CorecliError):
-    """A signal stopped the work after its state was saved; the same line resumes."""
+    """A signal stopped the work after its state was saved; running the same line resumes it."""
 
     exit_code = 75
 
 
 class ReportedElsewhere(CorecliError):
-    """Another process of the same run has failed and said why; this one ends with the same code, in silence."""
+    """Another process of the run failed and reported its error; this one exits silently with the same code."""
 
 
 class ConfigError(CorecliError):
-    """A configuration file or an environment variable holds an unknown key or a bad value."""
+    """A configuration file or an environment variable has an unknown key or a bad value."""
 
     exit_code = 78
 
 
 @contextmanager
 def about(where: object) -> Iterator[None]:
-    """Give a DataError raised inside that does not say where it is the place `where`."""
+    """Add `where` to a DataError that is raised inside without a place."""
     try:
         yield
     except DataError as error:
@@ -90,7 +90,7 @@ def about(where: object) -> Iterator[None]:
 
 
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UsageError:
-    """The error for a name that is not in a registry: lists the choices, suggests the nearest."""
+    """Return the error for a name that is not among `choices`; its hint is the nearest choice, or all of them."""
     choices = sorted(choices)
     near = difflib.get_close_matches(name, choices, n=1)
     hint = (

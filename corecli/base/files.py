@@ -1,6 +1,6 @@
-"""Atomic files, content sniffing and hashes.
+"""Write files atomically, recognize their content, and hash them.
 
-A named target appears only by a final rename, so Make and a reader never see half a file.
+A target appears by a final rename, so that neither Make nor a reader ever sees half a file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"  # written last into a directory of images: it marks 
 
 Kind = Literal["missing", "directory", "safetensors", "torch", "npz", "tar", "json", "image", "unknown"]
 
-# What zipfile, zlib and numpy's reader raise, somewhere, for a damaged archive.
+# The exceptions that zipfile, zlib and numpy raise for damaged archives.
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, KeyError, EOFError, OverflowError, RuntimeError)
 
 _IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
@@ -32,7 +32,7 @@ _IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x0
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError raised while writing `path` into a user's error with the right exit code."""
+    """Convert an OSError raised while `path` is written to the CorecliError with the right exit code."""
     try:
         yield
     except OSError as error:
@@ -45,7 +45,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def unreadable(error: OSError) -> CorecliError:
-    """A user's error for an OSError that met a reader: a path that cannot be opened, or a device that failed."""
+    """Return the CorecliError for an OSError of a reader: MissingInputError for a bad path, else StorageError."""
     reason = (error.strerror or str(error)).lower()
     is_path = error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
     return (MissingInputError if is_path else StorageError)(reason, where=error.filename)
@@ -63,10 +63,10 @@ def missing(path: object, what: str = "file", hint: str | None = None) -> Missin
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary sibling of `path` for writing bytes; on success fsync it and rename it into place.
+    """Open a temporary file beside `path` for writing bytes; on success sync it and rename it to `path`.
 
-    Errors: StorageError when the disk is full, CannotCreateError when the place is not writable; the old
-    target, if any, is then untouched and no temporary file is left.
+    After an error an existing target is unchanged and no temporary file is left.
+    Errors: StorageError if the disk is full, CannotCreateError if the path cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -85,7 +85,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def sync_directory(path: Path) -> None:
-    """Make a rename inside `path` durable."""
+    """Sync a directory, so that renames in it survive a crash."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -110,7 +110,7 @@ def read_json(path: Path) -> Any:
 
 
 def sniff(path: Path) -> Kind:
-    """What `path` is, judged by its first bytes and not by its name."""
+    """Return what `path` is, judged by its first bytes and not by its name."""
     path = Path(path)
     if path.is_dir():
         return "directory"
@@ -147,7 +147,7 @@ def _sniff_zip(path: Path) -> Kind:
 
 
 def sha256_file(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
+    """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 22):

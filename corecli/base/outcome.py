@@ -1,4 +1,4 @@
-"""What a verb hands back for stdout: lines for people and pipes, records for `--json`."""
+"""The result of a verb: lines for stdout, records for `--json`, notes for stderr."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """`lines` go to stdout, or `records` with `--json` (one object a line); `notes` go to stderr.
+    """What a verb prints: `lines` on stdout, or `records` with `--json` (one object per line); `notes` on stderr.
 
-    Lines `for_people` go to a terminal only, and the records into a pipe.
+    With `for_people` the lines are printed on a terminal only; a pipe receives the records.
     """
 
     lines: tuple[str, ...] = ()
@@ -23,18 +23,18 @@ class Outcome:
 
 
 def produced(path: Path, *, notes: tuple[str, ...] = (), **facts: Any) -> Outcome:
-    """The outcome of a verb that wrote `path`: its path, and with `--json` the facts about it."""
+    """Return the outcome of a verb that wrote `path`: the path, and with `--json` the facts about it."""
     return Outcome(lines=(str(path),), records=({"path": str(path), **facts},), notes=notes)
 
 
 def scored(scores: dict[str, float], *, notes: tuple[str, ...] = (), **facts: Any) -> Outcome:
-    """The outcome of a verb that measured: `name<TAB>value` lines, and with `--json` all of it in one object."""
+    """Return the outcome of a verb that measured: `name<TAB>value` lines, or with `--json` one object."""
     lines = tuple(f"{name}\t{value:.6g}" for name, value in scores.items())
     return Outcome(lines=lines, records=({**scores, **facts},), notes=notes)
 
 
 def to_json_line(record: dict[str, Any]) -> str:
-    """One JSON object on one line, floats in full precision, NaN and infinity as null."""
+    """Return a record as JSON on one line; floats have full precision, NaN and infinity become null."""
     return json.dumps(_finite(record), ensure_ascii=False)
 
 

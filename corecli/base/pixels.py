@@ -1,4 +1,4 @@
-"""Pixels as networks see them: uint8 to [-1, 1] and back."""
+"""Conversion of pixels between uint8 and the range [-1, 1] of networks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 def to_unit_range(images: torch.Tensor) -> torch.Tensor:
-    """Uint8 pixels as float32 in [-1, 1]."""
+    """Return uint8 pixels as float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
 def to_pixels(x: torch.Tensor) -> torch.Tensor:
-    """[-1, 1] as uint8, rounded to the nearest, halves up: floor(127.5 x + 128) clipped to 0..255 (EDM).
+    """Return values in [-1, 1] as uint8: floor(127.5 x + 128), clipped to 0..255 (EDM).
 
-    The inverse of `to_unit_range`. ADM truncates 127.5 (x + 1) instead, half a level darker; it moves an FID.
-    Errors: DataError for values that are not finite.
+    This is the inverse of `to_unit_range` and rounds to the nearest level. ADM truncates 127.5 (x + 1) instead, which
+    is half a level darker and changes the FID. Errors: DataError for values that are not finite.
     """
     if not x.isfinite().all():
-        raise DataError("images that are not finite", hint="the network diverged, or needs another --precision")
+        raise DataError("images are not finite", hint="the network diverged; if it did not, try another --precision")
     return (x.float() * 127.5 + 128).clamp(0, 255).byte()

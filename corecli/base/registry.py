@@ -1,6 +1,6 @@
-"""A folder is a registry: its modules are the choices, listed without importing any of them.
+"""Registries: the modules of a folder are its choices, and listing them imports none of them.
 
-The sub-folder `parts` holds what the choices share; it is not a choice.
+The sub-folder `parts` holds code that the choices share; it is not a choice.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _SHARED = "parts"
 
 @cache
 def choices(folder: str) -> tuple[str, ...]:
-    """Names in a registry folder such as `ssl` or `data/formats`; `barlow_twins.py` is the choice `barlow-twins`."""
+    """Return the names in a registry folder such as `ssl`; the file `barlow_twins.py` is the choice `barlow-twins`."""
     names = (module.name for module in pkgutil.iter_modules([str(_PACKAGE / folder)]))
     return tuple(sorted(name.replace("_", "-") for name in names if name != _SHARED))
 
 
 def check(folder: str, name: str, kind: str | None = None) -> None:
-    """UsageError naming the nearest choice when `name` is not in the folder."""
+    """Raise UsageError, with the nearest choice as its hint, if `name` is not in the folder."""
     if name not in choices(folder):
         raise unknown_name(kind or folder.rsplit("/", 1)[-1].rstrip("s"), name, choices(folder))
 
 
 def load(folder: str, name: str, kind: str | None = None, *, part: str | None = None) -> ModuleType:
-    """Import one module of a registry folder; of a choice that is a package, its module `part`.
+    """Import and return a module of a registry folder, or the module `part` of a choice that is a package.
 
-    Errors: UsageError naming the nearest choice when `name` is not in the folder.
+    Errors: UsageError if `name` is not in the folder.
     """
     check(folder, name, kind)
     module = f"corecli.{folder.replace('/', '.')}.{name.replace('-', '_')}"
@@ -44,10 +44,10 @@ def load(folder: str, name: str, kind: str | None = None, *, part: str | None = 
 
 @cache
 def constants(folder: str, name: str) -> dict[str, Any]:
-    """The plain literals of a module, such as `VIEWS = "2g"`, read without importing it; its title and its `Options`.
+    """Return the literal constants of a module, such as `VIEWS = "2g"`, by name, without importing the module.
 
-    `"title"` is the first line of its docstring; `"Options"` is {field: default} of its class Options or Config,
-    without inherited fields. A package is represented by its `options.py`. Errors: UsageError as `load`.
+    Two more entries are added: "title", the first line of the docstring, and "Options", {field: default} of the class
+    Options or Config without inherited fields. For a package they come from its `options.py`. Errors: as `load`.
     """
     check(folder, name)
     path = _path(folder, name)

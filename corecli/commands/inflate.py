@@ -100,7 +100,7 @@ class Config(Common):
         None, help="resize and crop images to N px, when writing them or if parts differ in size", minimum=1
     )
     batch_size: int = option(512, help="batch size for which collisions are counted", role="runtime", minimum=1)
-    on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
+    on_bad: Literal["fail", "skip"] = option("fail", help="unreadable images: fail, or skip up to 10 percent of them")
 
 
 def check(config: Config) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Rows as plain numeric arrays, as the packed and npz formats keep them: strings are utf-8 bytes and offsets.
+"""Convert rows to plain numeric arrays and back. The packed and npz formats store these.
 
-The layout of a string column equals `base.checkpoint.pack_strings`; this side needs no torch, so sets open without it.
+A column of strings is stored as UTF-8 bytes and offsets.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Columns = dict[str, np.ndarray]
 
 
 def to_columns(rows: Rows) -> Columns:
-    """Rows as arrays: `keys.bytes` uint8, `keys.offsets` int64 [N + 1], the same for groups, and the number columns."""
+    """Return rows as arrays: `keys.bytes` uint8, `keys.offsets` int64 [N + 1], the same for groups, and the numbers."""
     return {
         **pack_strings("keys", rows.keys),
         **pack_strings("groups", rows.groups),
@@ -28,10 +28,10 @@ def to_columns(rows: Rows) -> Columns:
 
 
 def from_columns(columns: Mapping[str, np.ndarray], *, num: int, where: object) -> Rows:
-    """The inverse of `to_columns` for a set of `num` images.
+    """Return the rows of a set of `num` images; this is the inverse of `to_columns`.
 
-    A file made elsewhere may lack any column: its keys are then row numbers, and the rest is what the keys tell.
-    Errors: DataError naming `where`.
+    Files of other tools may have any subset of the columns. Missing keys are row numbers; the other defaults follow
+    from the keys. Errors: DataError naming `where`.
     """
     keys = unpack_strings("keys", columns, num, where)
     groups = unpack_strings("groups", columns, num, where)
@@ -47,7 +47,7 @@ def from_columns(columns: Mapping[str, np.ndarray], *, num: int, where: object) 
 
 
 def pack_strings(name: str, strings: list[str]) -> Columns:
-    """A column of N strings as `<name>.bytes` uint8 and `<name>.offsets` int64 [N + 1]."""
+    """Return a column of N strings as `<name>.bytes` uint8 and `<name>.offsets` int64 [N + 1]."""
     encoded = [s.encode() for s in strings]
     offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum([len(e) for e in encoded], out=offsets[1:])
@@ -55,7 +55,7 @@ def pack_strings(name: str, strings: list[str]) -> Columns:
 
 
 def unpack_strings(name: str, columns: Mapping[str, np.ndarray], num: int, where: object) -> list[str] | None:
-    """The inverse of `pack_strings`; None when the column is not there. Errors: DataError naming `where`."""
+    """Return the strings of a column; None if there is no such column. Errors: DataError naming `where`."""
     if f"{name}.bytes" not in columns or f"{name}.offsets" not in columns:
         return None
     data, offsets = columns[f"{name}.bytes"].tobytes(), columns[f"{name}.offsets"]
@@ -68,4 +68,4 @@ def unpack_strings(name: str, columns: Mapping[str, np.ndarray], num: int, where
         pieces = zip(ends[:-1], ends[1:], strict=True)
         return [source[a:b] for a, b in pieces] if source is not None else [data[a:b].decode() for a, b in pieces]
     except UnicodeDecodeError as error:
-        raise DataError(f"the {name} column is not utf-8", where=where, hint="the file is damaged") from error
+        raise DataError(f"the {name} column is not UTF-8", where=where, hint="the file is damaged") from error

@@ -1,4 +1,4 @@
-"""From an image file's bytes to uint8 RGB pixels: the one place that knows about image modes, orientation and bombs."""
+"""Decode image files to uint8 RGB pixels. Only this module handles image modes, orientation and size limits."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from corecli.base.errors import CorecliError, DataError
 EXTENSIONS = frozenset({"png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm"})
 MAX_PIXELS = 64_000_000
 
-# Named, so that no file reaches a decoder that runs other programs, as Pillow's PostScript one does.
+# Decoders are listed, because some of Pillow's (such as PostScript) run other programs.
 _DECODERS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _MASK_MODES = ("1", "L", "P", "I;16", "I;16B", "I")
 _BOMB_HINT = "shrink the image, or leave it out with --on-bad skip"
 _BAD_HINT = "replace the image, or leave it out with --on-bad skip"
 
-# The cap of `decode` is lower than the size from which Pillow warns.
+# `decode` has a lower limit than the size at which Pillow warns.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
@@ -30,9 +30,10 @@ def decode(
 ) -> np.ndarray:
     """Decode one image to uint8 [3, H, W] RGB.
 
-    The EXIF orientation is applied; animations give their first frame; see `to_rgb` for the modes. With
-    `image_size=N` the shorter side is resized to N and the center cropped. `name` is what errors call the image.
-    Errors: DataError when truncated, damaged, of unknown kind, or of more than `max_pixels`, before it is decoded.
+    The EXIF orientation is applied and animations give their first frame; `to_rgb` describes the modes. With
+    `image_size=N` the shorter side is resized to N and the center cropped. `name` names the image in errors.
+    Errors: DataError if the image is truncated, damaged, of unknown kind, or has more than `max_pixels` (checked before
+    it is decoded).
     """
     with _decoding(name):
         image = Image.open(io.BytesIO(data), formats=_DECODERS) if isinstance(data, bytes) else data
@@ -47,29 +48,33 @@ def decode(
 
 
 def decode_mask(data: bytes, *, name: object, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode an image whose values, or palette indices, are numbers of classes: int32 [H, W].
+    """Decode an image whose pixel values, or palette indices, are class numbers: int32 [H, W].
 
-    Errors: as `decode`; DataError for images with several channels, and for JPEG, which does not keep values.
+    Errors: as `decode`; DataError for several channels, and for JPEG, which changes values.
     """
     with _decoding(name):
         image = Image.open(io.BytesIO(data), formats=_DECODERS)
         _refuse_bomb(image.size, max_pixels, name)
         if image.format == "JPEG" or image.mode not in _MASK_MODES:
-            reason = f"a mask has the number of a class in each pixel, and this is {image.format} with {image.mode}"
-            raise DataError(reason, where=name, hint="write PNG with one channel of 8 or 16 bits, or with a palette")
+            reason = (
+                f"a mask stores a class number in each pixel, and this is a {image.format} file of mode {image.mode}"
+            )
+            raise DataError(
+                reason, where=name, hint="save masks as PNG with one channel of 8 or 16 bits, or with a palette"
+            )
         image.load()
         return np.asarray(image).astype(np.int32)
 
 
 def to_rgb(image: Image.Image, *, name: object) -> Image.Image:
-    """An image of any mode of 8 bits or fewer as RGB.
+    """Convert an image of any mode of at most 8 bits to RGB.
 
-    Palette, grayscale, bilevel and CMYK images are converted. Transparency is laid on white: dropping it, as
-    `convert("RGB")` does, would show the arbitrary colors that editors leave under transparent pixels.
-    Errors: DataError for 32-bit integer and float pixels, which have no agreed range.
+    Palette, grayscale, bilevel and CMYK images are converted. Transparent images are composed on white, because
+    `convert("RGB")` would show the arbitrary colors that editors leave under transparent pixels.
+    Errors: DataError for 32-bit integer and float pixels, whose range is unknown.
     """
     if image.mode in ("I", "F"):
-        raise DataError("32-bit pixels have no agreed range", where=name, hint="convert it to 8 or 16 bits")
+        raise DataError("the range of 32-bit pixels is unknown", where=name, hint="convert the image to 8 or 16 bits")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
@@ -77,7 +82,7 @@ def to_rgb(image: Image.Image, *, name: object) -> Image.Image:
 
 
 def resize_crop(image: Image.Image, size: int) -> Image.Image:
-    """Resize the shorter side to `size`, bicubic and antialiased, and crop the center, as torchvision does."""
+    """Resize the shorter side to `size` (bicubic, antialiased) and crop the center, as torchvision does."""
     width, height = image.size
     target = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
     if target != image.size:
@@ -87,7 +92,7 @@ def resize_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """uint8 [3, H, W] as the bytes of a PNG file; lossless, because JPEG loss would become part of what is measured."""
+    """Encode uint8 [3, H, W] as a PNG file, which is lossless: metrics would measure the loss of JPEG, too."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(buffer, "PNG")
     return buffer.getvalue()
@@ -102,18 +107,18 @@ def _decoding(name: object) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise DataError(str(error).split(",")[0], where=name, hint=_BOMB_HINT) from error
     except UnidentifiedImageError as error:
-        raise DataError("not an image, or damaged at its start", where=name, hint=_BAD_HINT) from error
-    except Exception as error:  # the decoders raise whatever a damaged file leads them into
+        raise DataError("not an image, or its start is damaged", where=name, hint=_BAD_HINT) from error
+    except Exception as error:  # decoders raise many kinds of exceptions for damaged files
         raise DataError(f"truncated or damaged image: {error}", where=name, hint=_BAD_HINT) from error
 
 
 def _refuse_bomb(size: tuple[int, int], max_pixels: int, name: object) -> None:
     if size[0] * size[1] > max_pixels:
-        reason = f"{size[0]} x {size[1]} pixels are over the limit of {max_pixels:,}"
+        reason = f"{size[0]} x {size[1]} pixels exceed the limit of {max_pixels:,}"
         raise DataError(reason, where=name, hint=_BOMB_HINT)
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
-    """Scale 0..65535 to 0..255, rounded; Pillow's own conversion clips at 255, which turns most images white."""
+    """Scale 0..65535 to 0..255, rounded. Pillow clips at 255 instead, which turns most images white."""
     values = np.asarray(image).astype(np.uint32)
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))

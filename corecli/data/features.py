@@ -24,12 +24,12 @@ _OWN_FIELDS = ("kind", "format", "corecli", "fingerprint")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureTable:
-    """N vectors and whose they are.
+    """N feature vectors with the keys, groups and labels of their images.
 
     features: float32 [N, D], finite. keys: unique. groups: one per row. labels: int64 [N], -1 unknown.
-    header: JSON; by `extract`: encoder (fingerprint of its file), layer, space (backbone and layer), preprocessing,
-    source (fingerprint of the set), class_names, config; a loaded table's also holds kind, format, corecli and
-    fingerprint.
+    header: JSON. `extract` writes encoder (fingerprint of its file), layer, space (backbone and layer), preprocessing,
+    source (fingerprint of the set), class_names and config; a loaded table has kind, format, corecli and fingerprint as
+    well.
     """
 
     features: torch.Tensor
@@ -42,10 +42,10 @@ class FeatureTable:
         return len(self.keys)
 
     def lookup(self, keys: Sequence[str], *, or_groups: Sequence[str] | None = None) -> torch.Tensor:
-        """The rows of `keys`, float32 [len(keys), D], in their order.
+        """Return the features of `keys`, float32 [len(keys), D], in their order.
 
-        Where `keys[i]` is not in the table, the row of `or_groups[i]` is taken: a synthetic image may be asked for by
-        the source whose feature it was made from (CORE, Eq. 7). Errors: DataError naming the first missing keys.
+        If `keys[i]` is not in the table, the row of `or_groups[i]` is used: a synthetic image is found by the source
+        whose feature it was made from (CORE, Eq. 7). Errors: DataError naming the first missing keys.
         """
         import torch
 
@@ -65,9 +65,9 @@ class FeatureTable:
 
 
 def save_features(path: Path, table: FeatureTable) -> None:
-    """Write a table as a safetensors (or `.pt`) file with a verified hash.
+    """Write a table as a safetensors (or `.pt`) file with a hash of its content.
 
-    Errors: DataError when a value is not finite or a column does not fit; CannotCreateError, StorageError.
+    Errors: DataError if a value is not finite or a column does not fit; CannotCreateError, StorageError.
     """
     import torch
 
@@ -79,18 +79,18 @@ def save_features(path: Path, table: FeatureTable) -> None:
 
 
 def load_features(path: Path) -> FeatureTable:
-    """Read a table, verifying its hash and its content.
+    """Read a table and verify its hash and content.
 
-    Errors: MissingInputError; DataError when truncated, bit-flipped, of another kind, or not finite (naming the row).
+    Errors: MissingInputError; DataError if it is truncated, damaged, of another kind, or not finite (naming the row).
     """
     tensors, header = checkpoint.load(Path(path), kind=KIND)
     features = tensors.get("features")
     if features is None or features.ndim != 2 or not features.is_floating_point():
-        raise DataError("holds no features [N, D]", where=path)
+        raise DataError("the file has no features [N, D]", where=path)
     columns = {name: tensor.numpy() for name, tensor in tensors.items() if name != "features"}
     keys = unpack_strings("keys", columns, len(features), path)
     if keys is None:
-        raise DataError("holds no keys", where=path)
+        raise DataError("the file has no keys", where=path)
     groups = unpack_strings("groups", columns, len(features), path)
     rows = make_rows(keys, groups=groups, labels=columns.get("labels"), where=path)
     table = FeatureTable(

@@ -1,8 +1,8 @@
-"""Latents of an image set, encoded once: a packed file that is read like the images it stands for.
+"""Latents of an image set: encoded once, kept in one file, and read like the images.
 
-One safetensors file holds `moments` float16 [N, V, K, h, w]: for every row what a first stage's `encode` gives, of the
-image and, with V = 2, of its mirror image; training takes a new sample of them every step. It is known by the
-fingerprints of the image set and of the first stage, so it never stands for others.
+The safetensors file has `moments` float16 [N, V, K, h, w]: the output of the first stage's `encode` for each row and,
+if V = 2, for its mirror image. Training draws a new sample from them at every step. The file records the fingerprints
+of the image set and of the first stage, so it is never used for others.
 """
 
 from __future__ import annotations
@@ -30,58 +30,59 @@ from corecli.data.rows import Rows
 KIND = "latents"
 _NAME = "moments"
 _UNKNOWN = "0" * 64
+_OTHER = {"images": "other images", "first_stage": "another first stage", "mirrored": "another use of mirror images"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LatentSet:
-    """An image set whose `read` gives moments, float16 [B, V, K, h, w], in the place of images."""
+    """An image set whose `read` returns moments, float16 [B, V, K, h, w], instead of images."""
 
     images: ImageSet
     path: Path
 
     @property
     def rows(self) -> Rows:
-        """Those of the images."""
+        """As in the image set."""
         return self.images.rows
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Those of the images."""
+        """As in the image set."""
         return self.images.class_names
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(H, W) of the images, not of their latents."""
+        """(H, W) of the images, not of the latents."""
         return self.images.image_size
 
     @property
     def decodes(self) -> bool:
-        """False: the file is mapped."""
+        """False: the file is memory-mapped."""
         return False
 
     @property
     def slots(self) -> np.ndarray:
-        """Those of the images."""
+        """As in the image set."""
         return self.images.slots
 
     @property
     def segments(self) -> tuple[int, ...]:
-        """Those of the images."""
+        """As in the image set."""
         return self.images.segments
 
     @property
     def guard(self) -> bool:
-        """That of the images."""
+        """As in the image set."""
         return self.images.guard
 
     @property
     def bad(self) -> tuple[str, ...]:
-        """Those of the images."""
+        """As in the image set."""
         return self.images.bad
 
     @property
     def fingerprint(self) -> str:
-        """That of the images: latents are a function of them and of the first stage, which is known elsewhere."""
+        """The fingerprint of the images; users of the latents record that of the first stage."""
         return self.images.fingerprint
 
     def read_array(self, indices: np.ndarray) -> np.ndarray:
@@ -101,30 +102,30 @@ class LatentSet:
 
 
 def file_name(images: ImageSet, *, first_stage: str, mirrored: bool) -> str:
-    """What the latents of a set are called in a folder: a hash of what they are a function of."""
+    """Return the file name for the latents of a set, a hash of everything they depend on."""
     return f"latents-{digest(images.fingerprint, first_stage, str(mirrored))[:16]}.safetensors"
 
 
 def open_latents(path: Path, images: ImageSet, *, first_stage: str, mirrored: bool) -> LatentSet:
-    """The latents of `images` in a file that `write_latents` made of them with the first stage of that fingerprint.
+    """Open the latents of `images` that `write_latents` made with the first stage of that fingerprint.
 
-    Its content is mapped and not read, so its hash is not verified. Errors: MissingInputError; DataError when it is
-    truncated, or of other images, of another first stage or without the mirror images.
+    The content is memory-mapped, so its hash is not verified. Errors: MissingInputError; DataError if the file is
+    truncated, or belongs to other images, another first stage, or has no mirror images.
     """
     header, wanted = require_header(path, kind=KIND), _identity(images, first_stage, mirrored)
     for name, value in wanted.items():
         if header.get(name) != value:
-            raise DataError(f"latents of another {name.replace('_', ' ')}", where=path, hint="remove it")
+            raise DataError(f"the latents were made for {_OTHER[name]}", where=path, hint="remove the file")
     shape = read_safetensors_index(path)[_NAME]["shape"]
     if shape[0] != len(images.rows):
-        raise DataError(f"{shape[0]} latents for {len(images.rows)} images", where=path, hint="remove it")
+        raise DataError(f"{shape[0]} latents for {len(images.rows)} images", where=path, hint="remove the file")
     return LatentSet(images=images, path=path)
 
 
 def write_latents(
     path: Path, images: ImageSet, chunks: Iterable[torch.Tensor], *, first_stage: str, mirrored: bool
 ) -> None:
-    """Write moments, float16 [n, V, K, h, w] tensors in the order of the set's rows, one chunk in memory at a time.
+    """Write moments, float16 [n, V, K, h, w] in the order of the rows, with one chunk in memory at a time.
 
     Errors: CannotCreateError, StorageError.
     """

@@ -1,8 +1,7 @@
-"""Image batches on the device, one step ahead of their use.
+"""Load batches of images to the device, one step ahead of their use.
 
-Reading a memory-mapped set costs less than talking to a worker process, so the main process does it, in a thread.
-Worker processes pay where files are decoded. A set that is small enough is read once and indexed in memory. What
-comes out is the same in every case.
+A memory-mapped set is read by a thread of the main process, which costs less than a worker process. Files are decoded
+by worker processes. A small set is read once and kept in memory. The batches are the same in every case.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from corecli.data.workers import AVAILABLE, read_by_workers
 
 Workers = int | Literal["auto"]
 
-_MOST_WORKERS = 8
-_MOST_MEMORY_BYTES = 1 << 30  # a decoded set up to this size stays in memory
-_MOST_GPU_MEMORY = 1 / 8  # of what is free: the share a set may take
+_MAX_WORKERS = 8
+_MAX_MEMORY_BYTES = 1 << 30  # a decoded set up to this size stays in memory
+_MAX_GPU_FRACTION = 1 / 8  # of free memory that a set may use
 
 
 class Rank(Protocol):
-    """What a loader has to know about its process; engine.dist.World has it."""
+    """What a loader needs to know about its process; engine.dist.World has it."""
 
     @property
     def rank(self) -> int: ...
@@ -44,25 +43,25 @@ class Rank(Protocol):
 
 
 class Chooser(Protocol):
-    """Says whose images stand for the rows of a batch: `members.Members`, `neighbors.Neighbors`."""
+    """Chooses the images that are shown for the rows of a batch: `members.Members`, `neighbors.Neighbors`."""
 
     @property
     def num_entries(self) -> int: ...
 
     def of(self, images: np.ndarray, epoch: tuple[int, int]) -> np.ndarray:
-        """int64 [E, B]: the rows that E entries show for the rows `images` [B] in an epoch, (segment, epoch of it)."""
+        """Return int64 [E, B]: the rows that E entries show for the rows `images` [B] in epoch (segment, its epoch)."""
         ...
 
 
 class Loader:
-    """A rank's part of the global batches of an order: iterates (step, images, rows) from `first_step` to its end.
+    """Iterate over (step, images, rows) of an order from `first_step` to its end, for one rank.
 
-    images: uint8 [b, 3, H, W] on the rank's device; rows: int64 [b], the rank's part of the global batch,
-    b = batch_size / world.size: a contiguous slice of each of the `parts` that the batch is worked off in. With
-    `members` the images are [E, b, 3, H, W], of the rows that it chooses for each row: one for each of E entries.
-    workers: processes that decode, 0 for none; their number never changes the result.
+    images: uint8 [b, 3, H, W] on the rank's device. rows: int64 [b], the rank's share of the global batch, with
+    b = batch_size / world.size: a contiguous slice of each of the `parts` in which the batch is processed. With
+    `members` the images are [E, b, 3, H, W]: for each row one image per entry, chosen by `members`.
+    workers: number of processes that decode, 0 for none; it never changes the result.
 
-    Errors: UsageError when the ranks do not divide the parts; while iterating, DataError naming a bad file.
+    Errors: UsageError if the processes do not divide the parts; while iterating, DataError naming a bad file.
     """
 
     def __init__(
@@ -78,8 +77,8 @@ class Loader:
     ) -> None:
         if order.batch_size % (parts * world.size):
             in_parts = f" in {parts} parts" if parts > 1 else ""
-            reason = f"a batch of {order.batch_size} cannot be shared equally by {world.size} processes{in_parts}"
-            raise UsageError(reason, hint=f"make the batch size a multiple of {parts * world.size}")
+            reason = f"a batch of {order.batch_size} cannot be split equally among {world.size} processes{in_parts}"
+            raise UsageError(reason, hint=f"use a batch size that is a multiple of {parts * world.size}")
         self._image_set, self._order, self._device = image_set, order, world.device
         self._members = members
         self._workers: Workers = workers
@@ -101,7 +100,7 @@ class Loader:
             yield step, images if self._members is None else images.unflatten(0, (num_entries, len(rows))), rows
 
     def _shown(self, ahead: deque[np.ndarray]) -> Iterator[np.ndarray]:
-        """The rows whose images each step shows, all entries in turn; the rows they stand for go to `ahead`."""
+        """Yield the rows whose images each step shows, entry after entry; append the rows of the batch to `ahead`."""
         for step in self._steps:
             rows = self._order.batch(step)[self._mine]
             ahead.append(rows)
@@ -111,7 +110,7 @@ class Loader:
 def read_batches(
     image_set: ImageSet, batches: Iterable[np.ndarray], *, device: torch.device, workers: Workers = "auto"
 ) -> Iterator[tuple[Tensor, np.ndarray]]:
-    """For each batch of rows: (images uint8 [b, 3, H, W] on `device`, rows), in order and read ahead.
+    """Yield (images uint8 [b, 3, H, W] on `device`, rows) for each batch of rows, in order and read ahead.
 
     No batch may be larger than the first. Errors: while iterating, DataError naming a bad file.
     """
@@ -150,27 +149,27 @@ def _by_workers(
 
 
 def _num_workers() -> int:
-    """A process for every core but one of this rank's."""
+    """Return the number of this rank's cores less one, at most _MAX_WORKERS."""
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(_MOST_WORKERS, cores // ranks_here - 1))
+    return max(0, min(_MAX_WORKERS, cores // ranks_here - 1))
 
 
 def _num_bytes(image_set: ImageSet, num_images: int) -> int:
-    """Of images, or of what a mapped set, which costs nothing to ask, has in their place."""
+    """Return the bytes of images, or of what a memory-mapped set stores instead of images."""
     height, width = image_set.image_size
     each = 3 * height * width if image_set.decodes else image_set.read(np.zeros(1, dtype=np.int64)).nbytes
     return each * num_images
 
 
 def _worth_holding(image_set: ImageSet, num_images: int, device: torch.device) -> bool:
-    """Whether to read the whole set once: it fits, is about to be shown at least once, and is faster to index there."""
+    """Whether to keep the whole set in memory: it fits, is shown at least once, and is faster to index there."""
     num_rows = len(image_set.rows)
     if num_images < num_rows:
         return False
     if device.type == "cuda":
-        return _num_bytes(image_set, num_rows) <= _MOST_GPU_MEMORY * torch.cuda.mem_get_info(device)[0]
-    return image_set.decodes and _num_bytes(image_set, num_rows) <= _MOST_MEMORY_BYTES
+        return _num_bytes(image_set, num_rows) <= _MAX_GPU_FRACTION * torch.cuda.mem_get_info(device)[0]
+    return image_set.decodes and _num_bytes(image_set, num_rows) <= _MAX_MEMORY_BYTES
 
 
 def _read_held(

@@ -1,7 +1,6 @@
-"""The manifest of a written directory, shard folder or tar: completeness, class names, and what the keys do not tell.
+"""The manifest of a written directory, tar or set in shards: completeness, class names, and columns of rows.
 
-In a directory it is written last, so it is the thing for Make to depend on; a first, incomplete one makes readers
-refuse what is still being written.
+In a directory it is written last, so Make can depend on it. Readers refuse a directory with an incomplete manifest.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Manifest = dict[str, Any]
 
 
 def begin(directory: Path, header: Manifest) -> None:
-    """Mark a directory as being written. Errors: CannotCreateError, StorageError."""
+    """Write an incomplete manifest, which marks a directory as unfinished. Errors: CannotCreateError, StorageError."""
     write_json(directory / MANIFEST, {**header, "kind": "images", "complete": False})
 
 
@@ -30,16 +29,16 @@ def finish(directory: Path, rows: Rows, *, class_names: tuple[str, ...], header:
 
 
 def manifest_of(rows: Rows, *, class_names: tuple[str, ...], header: Manifest) -> Manifest:
-    """The manifest of finished images; columns the keys tell are left out, constant ones are one value."""
+    """Return the manifest of finished images, without columns that follow from keys; constant ones are one value."""
     rows = rows.take(np.array(sorted(range(len(rows)), key=rows.keys.__getitem__), dtype=np.int64))
-    told = make_rows(rows.keys, labels=label_by_folder(rows.keys, class_names)[0])
-    columns: dict[str, Any] = {} if rows.groups == told.groups else {"groups": rows.groups}
+    default = make_rows(rows.keys, labels=label_by_folder(rows.keys, class_names)[0])
+    columns: dict[str, Any] = {} if rows.groups == default.groups else {"groups": rows.groups}
     for name in ("labels", "origins", "variants"):
         column = getattr(rows, name)
-        if not np.array_equal(column, getattr(told, name)):
+        if not np.array_equal(column, getattr(default, name)):
             columns[name] = int(column[0]) if (column == column[0]).all() else column.tolist()
     if rows.similarity is not None:
-        columns["similarity"] = [float(str(value)) for value in rows.similarity]  # the fewest digits that are exact
+        columns["similarity"] = [float(str(value)) for value in rows.similarity]  # shortest exact digits
     return {
         **header,
         "kind": "images",
@@ -52,28 +51,28 @@ def manifest_of(rows: Rows, *, class_names: tuple[str, ...], header: Manifest) -
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """The manifest of a directory, None for a plain folder. Errors: DataError when it says incomplete."""
+    """Return the manifest of a directory, None for a plain folder. Errors: DataError if it is incomplete."""
     path = directory / MANIFEST
     return check_manifest(read_json(path), where=path) if path.exists() else None
 
 
 def check_manifest(manifest: Any, *, where: object) -> Manifest:
-    """`manifest` if it is one of complete images. Errors: DataError."""
+    """Return `manifest` if it is that of a complete image set. Errors: DataError."""
     if not isinstance(manifest, dict) or manifest.get("kind") != "images":
         raise DataError("not the manifest of an image set", where=where)
     if manifest.get("complete") is not True:
-        hint = "run the command that makes it again; it continues where it stopped"
-        raise DataError("the images are incomplete", where=where, hint=hint)
+        hint = "run the command that makes them again; it continues where it stopped"
+        raise DataError("the image set is incomplete", where=where, hint=hint)
     return manifest
 
 
 def rows_from_files(
     keys: list[str], manifest: Manifest | None, *, labels: np.ndarray | None = None, where: object
 ) -> tuple[Rows, tuple[str, ...]]:
-    """Rows and class names of files found under sorted `keys`.
+    """Return rows and class names for files found under sorted `keys`.
 
-    In this order of precedence they come from the manifest, from `labels` found beside the images, and from the keys.
-    Errors: DataError when files are missing or added since the manifest was written.
+    They come from the manifest, else from `labels` found beside the images, else from the keys.
+    Errors: DataError if files were removed or added since the manifest was written.
     """
     if manifest is None:
         by_folder, class_names = label_by_folder(keys)
@@ -93,18 +92,18 @@ def rows_from_files(
             where=where,
         )
     except (TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"its manifest is malformed: {error}", where=where) from error
+        raise DataError(f"the manifest is malformed: {error}", where=where) from error
     check_labels(rows, class_names, where)
     return rows, class_names
 
 
 def _check_files(keys: list[str], manifest: Manifest, where: object) -> None:
     num = manifest.get("num", len(keys))
-    hint = "make it again, or remove the manifest to read it as a plain folder"
+    hint = "make the set again, or remove the manifest to read it as a plain folder"
     if len(keys) != num:
-        raise DataError(f"{len(keys)} images found, but its manifest says {num}", where=where, hint=hint)
+        raise DataError(f"found {len(keys)} images, but the manifest lists {num}", where=where, hint=hint)
     if manifest.get("keys_sha256", _keys_hash(keys)) != _keys_hash(keys):
-        raise DataError("its files are not those its manifest was written for", where=where, hint=hint)
+        raise DataError("the files are not those that the manifest was written for", where=where, hint=hint)
 
 
 def _keys_hash(keys: list[str]) -> str:

@@ -1,10 +1,10 @@
-"""Which members of a group become views: one mechanism for every way of mixing real and synthetic images.
+"""Choose which members of a group become views: one mechanism for every way of mixing real and synthetic images.
 
-`2g8l` is two global and eight local views of the image at hand, whatever it is. `real:1g6l,synthetic:1g2l` pairs: an
-epoch goes over the real images, and each brings a synthetic member of its group (MixDiff). `mixed:1g` is the synthetic
-member with probability p, else the real image (GenSSL's T0). Each comma-separated entry draws one member for all its
-crops; which synthetic variant that is, is a function of (seed, epoch, group), and entries of one image draw different
-ones while there are enough. An image without a synthetic member stands for it itself.
+`2g8l` makes two global and eight local views of each image, real or synthetic. `real:1g6l,synthetic:1g2l` makes pairs:
+an epoch goes over the real images, and each is shown with a synthetic member of its group (MixDiff). `mixed:1g` shows
+the synthetic member with probability p, otherwise the real image (T0 in GenSSL). Each comma-separated entry draws one
+member for all its crops. The synthetic variant is a function of (seed, epoch, group); entries of one image draw
+different variants as long as there are enough. An image without a synthetic member is shown instead of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _COUNTS = re.compile(r"(?:(\d+)g)?(?:(\d+)l)?")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Views of one member of an image's group: `num_global` large crops and `num_local` small ones."""
+    """Views of one member of the group: `num_global` large crops and `num_local` small ones."""
 
     source: Source
     num_global: int
@@ -34,12 +34,12 @@ class Entry:
 
 
 def parse_views(text: str) -> tuple[Entry, ...]:
-    """Read `2g`, `2g8l` or `real:1g6l,synthetic:1g2l`. Errors: UsageError."""
+    """Parse `2g`, `2g8l` or `real:1g6l,synthetic:1g2l`. Errors: UsageError."""
     entries = tuple(_parse_entry(part.strip(), text) for part in text.split(","))
     if not any(entry.num_global for entry in entries):
-        raise UsageError(f"views {text!r} have no global one", hint="write 2g, or 2g8l")
+        raise UsageError(f"views {text!r} include no global view", hint="write 2g or 2g8l")
     if len(entries) > 1 and any(entry.source == "any" for entry in entries):
-        raise UsageError(f"views {text!r} do not say whose each is", hint="write real:1g,synthetic:1g")
+        raise UsageError(f"views {text!r} have an entry without a source", hint="write real:1g,synthetic:1g")
     return entries
 
 
@@ -47,7 +47,7 @@ def _parse_entry(part: str, text: str) -> Entry:
     source, _, counts = part.rpartition(":")
     match = _COUNTS.fullmatch(counts)
     if match is None or not any(match.groups()):
-        raise UsageError(f"views {text!r} cannot be read", hint="write 2g, 2g8l or real:1g6l,synthetic:1g2l")
+        raise UsageError(f"views {text!r} are malformed", hint="write 2g, 2g8l or real:1g6l,synthetic:1g2l")
     if source and source not in get_args(Source):
         raise unknown_name("source of views", source, get_args(Source))
     num_global, num_local = (int(number or 0) for number in match.groups())
@@ -55,31 +55,36 @@ def _parse_entry(part: str, text: str) -> Entry:
 
 
 def pairs(entries: Sequence[Entry]) -> bool:
-    """Whether views are of several members of a group, so that an epoch goes over the real images alone."""
+    """Whether views show other members of a group, so that an epoch goes over the real images only."""
     return any(entry.source != "any" for entry in entries)
 
 
 def anchors(
     rows: Rows, slots: np.ndarray, segments: Sequence[int], entries: Sequence[Entry]
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The slots of an epoch under these views, and its segments: those of real images where views are paired.
+    """Return the slots of an epoch and its segments: only those of real images if the views are paired.
 
-    Errors: DataError when there are no real images, or none of them has a synthetic one in its group.
+    Errors: DataError if there are no real images, or no synthetic ones.
     """
     if not pairs(entries):
         return slots, tuple(segments)
     real = rows.origins[slots] == REAL
     if not real.any():
-        raise DataError("no real images to pair", hint="inflate --real SET --synthetic SET says which are which")
+        raise DataError(
+            "no real images to pair",
+            hint="corecli inflate --real SET --synthetic SET marks images as real or synthetic",
+        )
     if any(entry.source != "real" for entry in entries) and not _Members(rows, SYNTHETIC).count.any():
-        raise DataError("no synthetic images to pair", hint="inflate --real SET --synthetic SET joins them by group")
+        raise DataError(
+            "no synthetic images to pair", hint="corecli inflate --real SET --synthetic SET joins both by group"
+        )
     ends = np.cumsum([0, *segments])
     kept = (int(real[a:b].sum()) for a, b in zip(ends[:-1], ends[1:], strict=True))
     return slots[real], tuple(num for num in kept if num)
 
 
 class Members:
-    """Chooses, for the images of a batch, the member that each entry of the views shows."""
+    """Chooses the member that each entry of the views shows, for the images of a batch."""
 
     def __init__(self, rows: Rows, entries: Sequence[Entry], *, seed: int, synthetic_probability: float = 0.5) -> None:
         self.num_entries = len(entries)
@@ -89,7 +94,7 @@ class Members:
         self._drawn: tuple[tuple[int, int], np.ndarray, np.ndarray] | None = None
 
     def of(self, images: np.ndarray, epoch: tuple[int, int]) -> np.ndarray:
-        """int64 [E, B]: the rows that E entries show for the rows `images` [B] in an epoch, (segment, epoch of it)."""
+        """Return int64 [E, B]: the rows that E entries show for the rows `images` [B] in epoch (segment, its epoch)."""
         if self._synthetic is None:
             return np.stack([images] * self.num_entries)
         variant, coin = self._draws(epoch)
@@ -106,7 +111,7 @@ class Members:
         return np.stack(shown)
 
     def _draws(self, epoch: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Uniform numbers of an epoch for every group: [G] for the variant, [E, G] for the coin of each entry."""
+        """Draw uniform numbers for every group: [G] for the variant, [E, G] for `mixed` entries."""
         if self._drawn is None or self._drawn[0] != epoch:
             g, num_groups = numpy_generator(self._seed, "members", *epoch), int(self._groups.max()) + 1
             self._drawn = (epoch, g.random(num_groups), g.random((self.num_entries, num_groups)))
@@ -114,7 +119,7 @@ class Members:
 
 
 class _Members:
-    """The rows of one origin by group, variants in order."""
+    """The rows of one origin by group, in the order of variants."""
 
     def __init__(self, rows: Rows, origin: int) -> None:
         groups, here = rows.group_ids, np.flatnonzero(rows.origins == origin)
@@ -123,7 +128,7 @@ class _Members:
         self._first = np.cumsum(self.count) - self.count
 
     def pick(self, groups: np.ndarray, uniform: np.ndarray, offset: int, otherwise: np.ndarray) -> np.ndarray:
-        """The member of each group that a number in [0, 1) falls on, `offset` further on; else the row `otherwise`."""
+        """Return the member of each group at `uniform` in [0, 1) plus `offset`, or `otherwise` if there is none."""
         count = self.count[groups]
         index = (np.floor(uniform * count).astype(np.int64) + offset) % np.maximum(count, 1)
         found = self._rows[np.minimum(self._first[groups] + index, len(self._rows) - 1)]

@@ -1,4 +1,4 @@
-"""How the C library hands memory back to the system."""
+"""Settings of the C library's memory allocator."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _MEBI = 1 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed blocks of up to 32 MiB (its limit) for reuse; call once, before tensors are made.
+    """Let glibc keep freed blocks of up to 32 MiB (its limit) for reuse. Call once, before any tensor is made.
 
-    By default glibc returns every large block to the system when it is freed, so each temporary of a CPU tensor
-    operation pays for new zeroed pages: two to five times the price of the operation itself on a few hundred KiB. At
-    most 512 MiB of freed memory is kept. True if it took effect, False (and nothing done) off glibc.
+    By default glibc returns every large block to the system when it is freed. Each temporary tensor on the CPU then
+    needs new zeroed pages, which takes two to five times as long as the operation itself for a few hundred KiB. At most
+    512 MiB of freed memory is kept. Returns whether the settings took effect; without glibc nothing is done.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

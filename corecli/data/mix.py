@@ -1,6 +1,7 @@
-"""Mixtures: which rows of which sets an epoch shows, how often and in which order; a few lines of JSON, no pixels.
+"""Mixtures: which rows of which sets an epoch shows, how often and in which order.
 
-`inflate` writes them. Whether the synthetic images of a round replace or join the earlier is a choice of parts.
+A mixture is a few lines of JSON without pixels, written by `inflate`. Its parts decide whether the synthetic images of
+a round replace those of earlier rounds or are added to them.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ Missing = Literal["fail", "drop", "self"]
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Some rows of one set, each shown `repeat` times an epoch.
+    """Some rows of one set, each shown `repeat` times per epoch.
 
-    set: a path or a named set. repeat: N of CORE; its fraction .x shows a seeded, class-balanced .x of the rows again.
-    At most one of fraction (of each class), per_class (images of each class), first (rows in order) and share (K/N, the
-    K-th of N disjoint parts that make up the set) takes a subset. seed: of the subset and the fractional repeat.
-    origin: "real" or "synthetic" instead of what the rows say.
-    prefix: put before the part's keys, as a folder, when two parts have keys in common; groups stay, so pairs survive.
+    set: a path or a named set. repeat: N in CORE; a fractional part .x shows a seeded, class-balanced .x of the rows
+    once more. At most one of these selects a subset: fraction (of each class), per_class (images of each class), first
+    (rows in order), share (K/N, the K-th of N disjoint parts of the set). seed: for the subset and the fractional
+    repeat. origin: "real" or "synthetic", instead of the origin of the rows.
+    prefix: a folder added to the part's keys if two parts have keys in common; groups stay the same, so pairs survive.
     """
 
     set: str
@@ -50,12 +51,12 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """Parts and how they are shown.
+    """Parts, and how an epoch shows them.
 
     order: "union" shuffles all parts together; "sequential" shows one part after another, each shuffled by itself.
-    guard: a batch holds at most one member of a group. missing: what becomes of a real row without a synthetic one in
-    its group: "self" keeps it (it is its own partner), "drop" leaves it out, "fail" refuses. round: of the loop.
-    identity, config: how the file was made, kept as they are.
+    guard: a batch holds at most one member of a group. missing: for a real row without a synthetic one in its group,
+    "self" keeps it (it is its own partner), "drop" leaves it out, "fail" raises an error. round: number in a loop.
+    identity, config: how the file was made, stored unchanged.
     """
 
     parts: tuple[Part, ...]
@@ -68,9 +69,9 @@ class Mixture:
 
 
 def save_mixture(path: Path, mixture: Mixture) -> None:
-    """Write a mixture whose parts' paths are valid from here; relative ones become relative to the file.
+    """Write a mixture. Paths of parts that are relative to the working directory become relative to the file.
 
-    Errors: DataError for a mixture that makes no sense, CannotCreateError, StorageError.
+    Errors: DataError for an invalid mixture, CannotCreateError, StorageError.
     """
     check_mixture(mixture, path)
     moved = [replace(part, set=_relative(part.set, Path(path).parent)) for part in mixture.parts]
@@ -79,7 +80,7 @@ def save_mixture(path: Path, mixture: Mixture) -> None:
 
 
 def load_mixture(path: Path) -> Mixture:
-    """Read a mixture; its parts' paths are then valid from here. Errors: MissingInputError, DataError."""
+    """Read a mixture, with the paths of its parts resolved. Errors: MissingInputError, DataError."""
     found = read_json(path)
     if not is_mixture(found):
         raise DataError("not a mixture", where=path, hint=f'a mixture is a JSON object with "kind": "{KIND}"')
@@ -109,26 +110,26 @@ def is_share(value: Any) -> bool:
 
 
 def repeat_for_beta(beta: float, *, num_real: int, num_synthetic: int) -> float:
-    """The repeat N of |D| real rows that makes them a share `beta` of the epoch: N = beta |S| / ((1 - beta) |D|).
+    """Return the repeat N that gives |D| real rows a share `beta` of the epoch: N = beta |S| / ((1 - beta) |D|).
 
     Errors: DataError unless 0 < beta < 1 and both sets have rows (AdaInf, Sec. 3).
     """
     if not (0 < beta < 1 and num_real > 0 and num_synthetic > 0):
         raise DataError(
-            f"no repeat gives a real share of {beta} with {num_real} real and {num_synthetic} synthetic images"
+            f"no repeat gives a share of {beta} to {num_real} real images beside {num_synthetic} synthetic ones"
         )
     return beta * num_synthetic / ((1 - beta) * num_real)
 
 
 def choose_rows(rows: Rows, part: Part, where: object) -> np.ndarray:
-    """The row indices of a part, ascending: a function of the keys, the labels and the seed, not of the order of rows.
+    """Return the row indices of a part, ascending. They depend on keys, labels and seed, not on the order of rows.
 
-    With one seed a smaller subset is, up to rounding between classes, contained in a larger one.
-    Errors: DataError when a class has too few images, or the set no labels.
+    For one seed a smaller subset is contained in a larger one, up to rounding between classes.
+    Errors: DataError if a class has too few images, or if labels are needed and missing.
     """
     if part.first is not None:
         if part.first > len(rows):
-            raise DataError(f"first {part.first} of {len(rows)} images", where=where)
+            raise DataError(f"the set has {len(rows)} images, fewer than first {part.first}", where=where)
         return np.arange(part.first, dtype=np.int64)
     if part.fraction is None and part.per_class is None and part.share is None:
         return np.arange(len(rows), dtype=np.int64)
@@ -139,16 +140,16 @@ def choose_rows(rows: Rows, part: Part, where: object) -> np.ndarray:
     else:
         quotas = _balanced(labels, _rounded(1 if part.fraction is None else part.fraction, len(rows)))
     chosen = by_key[_draw(labels, quotas, part.seed, "subset")]
-    if part.share is not None:  # all rows, class by class, are dealt out like cards
+    if part.share is not None:  # all rows are dealt out class by class, like cards
         number, of = map(int, part.share.split("/"))
         chosen = chosen[number - 1 :: of]
     if not len(chosen):
-        raise DataError("a subset without images", where=where)
+        raise DataError("the subset has no images", where=where)
     return np.sort(chosen)
 
 
 def repeat_slots(slots: np.ndarray, labels: np.ndarray, part: Part) -> np.ndarray:
-    """`slots` floor(repeat) times, and the remaining fraction of them once more, class-balanced and seeded."""
+    """Repeat `slots` floor(repeat) times, and a seeded, class-balanced fraction of them once more."""
     whole = math.floor(part.repeat)
     extra = _rounded(part.repeat - whole, len(slots))
     again = np.sort(_draw(labels[slots], _balanced(labels[slots], extra), part.seed, "repeat"))
@@ -156,7 +157,7 @@ def repeat_slots(slots: np.ndarray, labels: np.ndarray, part: Part) -> np.ndarra
 
 
 def has_partner(rows: Rows) -> np.ndarray:
-    """bool [N]: whether a row's group has a member of the other origin."""
+    """Return bool [N]: whether the group of a row has a member of the other origin."""
     groups = rows.group_ids
     num_groups = int(groups.max(initial=-1)) + 1
     has = [np.bincount(groups[rows.origins == origin], minlength=num_groups) > 0 for origin in (REAL, SYNTHETIC)]
@@ -164,12 +165,12 @@ def has_partner(rows: Rows) -> np.ndarray:
 
 
 def summary(image_set: ImageSet, batch_size: int) -> dict[str, Any]:
-    """What an epoch of a set consists of.
+    """Summarize an epoch of a set.
 
-    real, synthetic: slots, N|D| and |S|; beta: the real share; partners: real rows with (matched) and without
-    (missing) a synthetic one in their group, and synthetic rows without a real one (extra); collisions_per_batch: the
-    expected number of pairs of one group in a batch drawn without replacement, each a false negative of a contrastive
-    loss; per_class: [real, synthetic] slots by class name.
+    real, synthetic: numbers of slots, N|D| and |S|. beta: share of real slots. partners: numbers of real rows with
+    (matched) and without (missing) a synthetic row in their group, and of synthetic rows without a real one (extra).
+    collisions_per_batch: expected number of pairs of one group in a batch drawn without replacement; each is a false
+    negative of a contrastive loss. per_class: [real, synthetic] slots by class name.
     """
     rows, slots = image_set.rows, image_set.slots
     origins = rows.origins[slots]
@@ -191,7 +192,7 @@ def summary(image_set: ImageSet, batch_size: int) -> dict[str, Any]:
 
 
 def _collisions(image_set: ImageSet, batch_size: int) -> float:
-    """Sum over segments of their share of the batches times B(B-1)/2 P(two slots drawn are of one group)."""
+    """Sum, over segments, their share of batches times B(B-1)/2 times P(two drawn slots have the same group)."""
     groups = image_set.rows.group_ids[image_set.slots]
     expected, start = 0.0, 0
     for length in image_set.segments:
@@ -214,7 +215,7 @@ def _slots_per_class(image_set: ImageSet) -> dict[str, list[int]]:
 
 
 def _draw(labels: np.ndarray, quotas: dict[int, int], seed: int, purpose: str) -> np.ndarray:
-    """Positions: for each label the first `quota` of a seeded permutation of its positions."""
+    """Return positions: for each label the first `quota` of a seeded permutation of its positions."""
     drawn = [
         numpy_generator(seed, purpose, label).permutation(np.flatnonzero(labels == label))[:quota]
         for label, quota in quotas.items()
@@ -223,7 +224,7 @@ def _draw(labels: np.ndarray, quotas: dict[int, int], seed: int, purpose: str) -
 
 
 def _balanced(labels: np.ndarray, total: int) -> dict[int, int]:
-    """`total` shared out over the labels in proportion, by largest remainder; ties go to the smaller label."""
+    """Divide `total` among labels in proportion, by largest remainder; ties go to the smaller label."""
     found, counts = np.unique(labels, return_counts=True)
     shares = counts.astype(np.int64) * total
     quotas, remainders = shares // max(1, len(labels)), shares % max(1, len(labels))
@@ -235,7 +236,7 @@ def _balanced(labels: np.ndarray, total: int) -> dict[int, int]:
 def _per_class(labels: np.ndarray, quota: int, where: object) -> dict[int, int]:
     found, counts = np.unique(labels[labels >= 0], return_counts=True)
     if not len(found):
-        raise DataError("per_class needs labels, and this set has none", where=where, hint="use fraction or first")
+        raise DataError("per_class needs labels, and the set has none", where=where, hint="use fraction or first")
     if counts.min() < quota:
         label, count = int(found[counts.argmin()]), int(counts.min())
         raise DataError(f"class {label} has {count} images, fewer than {quota}", where=where)
@@ -247,14 +248,16 @@ def _rounded(share: float, of: int) -> int:
 
 
 def check_mixture(mixture: Mixture, where: object) -> None:
-    """Refuse a mixture that makes no sense. Errors: DataError naming the field."""
+    """Check the values of a mixture. Errors: DataError naming the field."""
     if not mixture.parts:
-        raise DataError("a mixture without parts", where=where)
+        raise DataError("the mixture has no parts", where=where)
     if not isinstance(mixture.guard, bool):
-        raise DataError(f"guard is {mixture.guard!r}", where=where, hint="true or false")
+        raise DataError(f"guard is {mixture.guard!r}", where=where, hint="use true or false")
     for name, choices in (("order", get_args(Order)), ("missing", get_args(Missing))):
         if getattr(mixture, name) not in choices:
-            raise DataError(f"{name} is {getattr(mixture, name)!r}", where=where, hint=f"one of {', '.join(choices)}")
+            raise DataError(
+                f"{name} is {getattr(mixture, name)!r}", where=where, hint=f"use one of {', '.join(choices)}"
+            )
     for part in mixture.parts:
         _check_part(part, where)
 
@@ -266,11 +269,13 @@ def _check_part(part: Part, where: object) -> None:
         if not is_left_out and not (_is_number(value) and holds(value)):
             raise DataError(f"{name} of part {part.set} is {value!r}", where=where, hint=f"expected {wanted}")
     if part.share is not None and not is_share(part.share):
-        raise DataError(f"share of part {part.set} is {part.share!r}", where=where, hint="K/N with 1 <= K <= N, as 2/5")
+        raise DataError(
+            f"share of part {part.set} is {part.share!r}", where=where, hint="use K/N with 1 <= K <= N, such as 2/5"
+        )
     if sum(getattr(part, name) is not None for name in _SUBSETS) > 1:
-        raise DataError(f"part {part.set} has several subsets", where=where, hint=f"one of {', '.join(_SUBSETS)}")
+        raise DataError(f"part {part.set} has several subsets", where=where, hint=f"use one of {', '.join(_SUBSETS)}")
     if part.origin not in (None, *ORIGINS):
-        raise DataError(f"origin of part {part.set} is {part.origin!r}", where=where, hint="real or synthetic")
+        raise DataError(f"origin of part {part.set} is {part.origin!r}", where=where, hint="use real or synthetic")
     if part.prefix and any(not piece or piece.startswith(".") for piece in part.prefix.split("/")):
         raise DataError(f"prefix {part.prefix!r} is not a relative path", where=where, hint='write "round1"')
 
@@ -293,7 +298,7 @@ def _known(values: dict[str, Any], cls: type[Part] | type[Mixture], where: objec
     names = [f.name for f in fields(cls)]
     unknown = [name for name in values if name not in names]
     if unknown:
-        raise DataError(f"unknown key {unknown[0]!r}", where=where, hint=f"known are {', '.join(names)}")
+        raise DataError(f"unknown key {unknown[0]!r}", where=where, hint=f"the known keys are {', '.join(names)}")
 
 
 def _without_defaults(value: Part | Mixture) -> dict[str, Any]:

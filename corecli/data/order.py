@@ -1,4 +1,4 @@
-"""Which rows make the batch of a step: a pure function of (seed, step), so nothing needs saving to resume."""
+"""Choose the rows of each batch as a function of (seed, step), so that resuming needs no saved state."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ _REPAIR_ROUNDS, _CANDIDATES = 32, 8
 
 
 def steps_per_epoch(segments: Sequence[int], batch_size: int) -> int:
-    """Full batches in one pass over all slots; each segment drops the rest of its last batch."""
+    """Return the number of full batches in one pass over all slots; each segment drops its incomplete last batch."""
     return sum(num_slots // batch_size for num_slots in segments)
 
 
 def sequential_batches(num_rows: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> Iterator[np.ndarray]:
-    """Every row once, unshuffled, as int64 batches; the last one may be short.
+    """Yield every row once, in order, as int64 batches; the last one may be shorter.
 
-    Ranks take whole batches in turn, so a batch holds the same rows whatever the number of processes.
+    Ranks take whole batches in turn, so a batch has the same rows for any number of processes.
     """
     for start in range(rank * batch_size, num_rows, world_size * batch_size):
         yield np.arange(start, min(start + batch_size, num_rows), dtype=np.int64)
 
 
 def positions(batch_size: int, *, rank: int, world_size: int, parts: int = 1) -> np.ndarray:
-    """A rank's places in a global batch that is worked off in consecutive parts: int64 [batch_size / world_size].
+    """Return a rank's positions in a global batch that is processed in parts: int64 [batch_size / world_size].
 
-    A part is shared out among the ranks in consecutive slices, so that it holds the same images whatever their number.
+    Each part is split among the ranks in consecutive slices, so it has the same images for any number of ranks.
     """
     return np.arange(batch_size).reshape(parts, world_size, -1)[:, rank].ravel()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sets:
-    """Images of one group are shown together, `size` at a time; groups: int64, of every row, numbered from 0.
+    """Sets of `size` images of one group, shown together. groups: int64, the group of every row, numbered from 0.
 
-    An epoch shows of every group as many sets as it has members for, in random order, each member once at most; those
-    left over wait for the next epoch's draw. A group with fewer members than `size` has one set, in which they go round
-    again.
+    An epoch shows as many sets of each group as its members fill, in random order, each member at most once; members
+    left over wait for the draw of the next epoch. A group with fewer members than `size` has one set, which repeats
+    them.
     """
 
     groups: np.ndarray
     size: int
 
     def num_images(self, rows: np.ndarray) -> int:
-        """The images of an epoch over slots that show `rows`."""
+        """Return the number of images in an epoch over slots that show `rows`."""
         return int(self._num_sets(rows)[1].sum()) * self.size
 
     def num_short(self, rows: np.ndarray) -> int:
-        """Groups with fewer members than a set."""
+        """Return the number of groups with fewer members than a set."""
         return int((self._num_sets(rows)[0] < self.size).sum())
 
     def shuffled(self, rows: np.ndarray, g: np.random.Generator) -> np.ndarray:
-        """The rows of an epoch, set after set."""
+        """Return the rows of an epoch, set after set."""
         rows = g.permutation(rows)
         rows = rows[np.argsort(self.groups[rows], kind="stable")]  # group by group, members in random order
         num_members, num_sets = self._num_sets(rows)
@@ -67,7 +67,7 @@ class Sets:
         return g.permutation(sets).ravel()
 
     def _num_sets(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Members and sets of each group that has members, in the groups' order."""
+        """Return the numbers of members and of sets of each group that has members, in the order of groups."""
         num_members = np.unique(self.groups[rows], return_counts=True)[1]
         return num_members, np.maximum(num_members // self.size, 1)
 
@@ -75,22 +75,22 @@ class Sets:
 class Order:
     """The rows of every global batch of a run.
 
-    Within an epoch the slots are shuffled by (seed, segment, epoch) and cut into full batches; those left over wait for
-    the next shuffle. Consecutive segments of slots (a sequential mixture) take turns: a segment is given steps in
-    proportion to its slots, so that each of its images is shown as often as one of any other segment.
+    In each epoch the slots are shuffled by (seed, segment, epoch) and cut into full batches; slots left over wait for
+    the next shuffle. The segments of a sequential mixture follow one another. Each gets steps in proportion to its
+    slots, so that images of all segments are shown equally often.
 
-    slots: int64, the row shown in each slot of an epoch (a repeated row has several); segments: lengths of consecutive
-    ranges of slots, which add up to their number; total_steps: of the whole run, resumed or not.
+    slots: int64, the row shown in each slot of an epoch; a repeated row has several slots. segments: lengths of
+    consecutive ranges of slots; their sum is the number of slots. total_steps: steps of the whole run, resumed or not.
 
-    distinct_groups: int64, the group of every row, numbered from 0. Where given, a batch holds at most one member of a
-    group: members that meet are exchanged with slots of other batches, or with left-over ones, which keeps every slot
-    at most once in an epoch. Where that cannot work out, as for a group with more members than the epoch has batches,
-    those still together after a fixed number of rounds stay together. An epoch of a million slots takes about 0.3 s.
+    distinct_groups: int64, the group of every row, numbered from 0. If given, a batch holds at most one member of a
+    group. Members that meet in a batch are exchanged with slots of other batches or with slots left over, so that every
+    slot is still shown at most once in an epoch. If that is impossible, for example because a group has more members
+    than the epoch has batches, members that still meet after a fixed number of rounds stay together. An epoch of a
+    million slots takes about 0.3 s.
 
-    sets: where given, a batch is made of whole sets, which must divide it (an assertion), and an epoch has as many
-    images as `sets` says.
+    sets: if given, a batch consists of whole sets, whose size must divide it (an assertion).
 
-    Errors: DataError when a segment has fewer slots than a batch, or a batch more images than there are groups.
+    Errors: DataError if a segment has fewer slots than a batch, or a batch has more images than there are groups.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Order:
         self._batches = np.empty((0, batch_size), dtype=np.int64)
 
     def batch(self, step: int) -> np.ndarray:
-        """The rows of the global batch of `step`: int64 [batch_size]."""
+        """Return the rows of the global batch of `step`: int64 [batch_size]."""
         segment, epoch, index = self.locate(step)
         if self._epoch != (segment, epoch):
             self._batches = self._shuffled(segment, epoch)
@@ -127,7 +127,7 @@ class Order:
         return self._batches[index]
 
     def locate(self, step: int) -> tuple[int, int, int]:
-        """The segment of a step, the epoch within the segment and the batch within the epoch."""
+        """Return the segment of a step, the epoch within the segment and the batch within the epoch."""
         segment = int(np.searchsorted(self._first_steps, step, side="right")) - 1
         epoch, index = divmod(step - self._first_steps[segment], self._epoch_batches[segment])
         return segment, epoch, index
@@ -147,7 +147,7 @@ class Order:
         num_groups = len(np.unique(self._groups[rows]))
         if num_groups < self.batch_size:
             reason = f"a batch of {self.batch_size} cannot hold at most one image of each of {num_groups} groups"
-            raise DataError(reason, hint="use a smaller batch size, or let groups repeat within a batch")
+            raise DataError(reason, hint="use a smaller batch size, or allow several images of a group in a batch")
 
     def _shuffled(self, segment: int, epoch: int) -> np.ndarray:
         g = numpy_generator(self._seed, "order", segment, epoch)
@@ -160,10 +160,10 @@ class Order:
 
 
 def _spread(groups: np.ndarray, batch_size: int, g: np.random.Generator) -> np.ndarray:
-    """A rearrangement (int64 positions) of shuffled slots of these `groups` that keeps equal ones in separate batches.
+    """Rearrange shuffled slots of these `groups` (as int64 positions) so that equal groups are in different batches.
 
-    Each round offers every position that repeats a group of its batch an exchange with one of a few random others
-    that leaves no new repetition on either side. A few rounds do unless space is tight.
+    In each round, every position that repeats a group of its batch is exchanged with one of a few random positions, if
+    that creates no new repetition in either batch. A few rounds are enough unless space is tight.
     """
     position = np.arange(len(groups))
     batch = position // batch_size
@@ -171,7 +171,7 @@ def _spread(groups: np.ndarray, batch_size: int, g: np.random.Generator) -> np.n
     left_over = position >= len(groups) // batch_size * batch_size
     for _ in range(_REPAIR_ROUNDS):
         held = batch * num_groups + groups[position]
-        held[left_over] = -1 - position[left_over]  # left-over slots repeat nothing
+        held[left_over] = -1 - position[left_over]  # slots left over repeat nothing
         by_pair = np.argsort(held, kind="stable")
         present = held[by_pair]
         repeats = by_pair[1:][np.diff(present) == 0]

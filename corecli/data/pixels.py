@@ -1,4 +1,4 @@
-"""Where a set keeps its pixels: in one array, in memory or mapped from a file, or in encoded images."""
+"""The pixels of a set: one array, in memory or memory-mapped, or encoded images that are decoded when read."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Pixels(Protocol):
 
     @property
     def decodes(self) -> bool:
-        """True when `read` decodes or resizes."""
+        """Whether `read` decodes or resizes."""
         ...
 
     def identity(self) -> str:
-        """What tells these pixels from others without reading them."""
+        """Return a string that identifies the pixels without reading them."""
         ...
 
     def read_array(self, indices: np.ndarray) -> np.ndarray:
@@ -50,21 +50,21 @@ class Store(Protocol):
     """Encoded images by position."""
 
     def name(self, position: int) -> str:
-        """What errors call the image."""
+        """Return the name of the image for errors."""
         ...
 
     def fetch(self, position: int) -> bytes | Image.Image:
-        """The image, encoded or as Pillow has it."""
+        """Return the image, encoded or as a Pillow image."""
         ...
 
     def identity(self, positions: Sequence[int]) -> str:
-        """What tells these images from others, cheaply."""
+        """Return a string that identifies these images without reading them."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlainSet:
-    """An ImageSet that shows each of its rows once an epoch; `pixels` knows where they are kept."""
+    """An ImageSet that shows each of its rows once per epoch."""
 
     rows: Rows
     pixels: Pixels
@@ -79,7 +79,7 @@ class PlainSet:
 
     @property
     def decodes(self) -> bool:
-        """True when `read` decodes or resizes."""
+        """Whether `read` decodes or resizes."""
         return self.pixels.decodes
 
     @property
@@ -89,12 +89,12 @@ class PlainSet:
 
     @property
     def segments(self) -> tuple[int, ...]:
-        """One segment."""
+        """One segment with all slots."""
         return (len(self.rows),)
 
     @property
     def fingerprint(self) -> str:
-        """The hash of the pixels' identity and the keys."""
+        """A hash of the identity of the pixels and of the keys."""
         return digest(self.pixels.identity(), *self.rows.keys)
 
     def read_array(self, indices: np.ndarray) -> np.ndarray:
@@ -113,16 +113,16 @@ class PlainSet:
 
 
 def digest(*parts: str) -> str:
-    """The sha256 of some strings, in hex."""
+    """Return the SHA-256 of some strings in hexadecimal."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ArrayPixels:
-    """Pixels in one uint8 array, `[N, 3, H, W]` or, in layout NHWC, `[N, H, W, 3]`.
+    """Pixels in one uint8 array: `[N, 3, H, W]`, or `[N, H, W, 3]` in layout NHWC.
 
-    A read-only memory map stays on disk and its pages are shared by all processes. (A private map, which torch
-    would need in order to index it without a warning, is refused by Linux once the file is larger than memory.)
+    A read-only memory map stays on disk, and all processes share its pages. (torch can index only a private map without
+    a warning, but Linux refuses one if the file is larger than memory.)
     """
 
     array: np.ndarray
@@ -137,11 +137,11 @@ class ArrayPixels:
 
     @property
     def decodes(self) -> bool:
-        """True when images are resized on the fly."""
+        """Whether images are resized when they are read."""
         return self.image_size != self._stored_size
 
     def identity(self) -> str:
-        """The content's identity and the resizing."""
+        """Return the identity of the content and of the resizing."""
         return f"{self.content} {self.resize}"
 
     def read_array(self, indices: np.ndarray) -> np.ndarray:
@@ -154,7 +154,7 @@ class ArrayPixels:
         return np.ascontiguousarray(images)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A memory map travels to a worker process by name, not by value."""
+        """Pickle a memory map by its file name, not by value."""
         state = dict(self.__dict__)
         if isinstance(self.array, np.memmap):
             state["array"] = (self.array.filename, self.array.offset, self.array.shape)
@@ -177,7 +177,7 @@ class ArrayPixels:
 class EncodedPixels:
     """Image files of a `store`, decoded when read; row i is at `positions[i]`.
 
-    Without `resize` every image must have the size of the first.
+    Without `resize`, every image must have the size of the first.
     """
 
     store: Store
@@ -187,11 +187,11 @@ class EncodedPixels:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(H, W): the first image's, or the size all are resized to."""
+        """(H, W) of the first image, or the size to which all images are resized."""
         return (self.resize, self.resize) if self.resize else self._first_size
 
     def identity(self) -> str:
-        """The store's identity of these images and the resizing."""
+        """Return the identity of these images and of the resizing."""
         return f"{self.store.identity(self.positions.tolist())} {self.resize}"
 
     def read_array(self, indices: np.ndarray) -> np.ndarray:
@@ -206,21 +206,21 @@ class EncodedPixels:
         return np.stack(images) if images else np.empty((0, 3, *self.image_size), dtype=np.uint8)
 
     def read_one(self, row: int) -> np.ndarray:
-        """An image of whatever size it has: uint8 [3, H, W]. Errors: DataError naming a bad file."""
+        """Return one image of any size as uint8 [3, H, W]. Errors: DataError naming a bad file."""
         position = int(self.positions[row])
         return decode(self.store.fetch(position), name=self.store.name(position), image_size=self.resize)
 
-    def complaints(self) -> list[str | None]:
-        """Decode everything once: for each row None, or why it cannot be read."""
+    def failures(self) -> list[str | None]:
+        """Decode every image once; return for each row None, or why it cannot be read."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(self._complaint, range(len(self.positions))))
+            return list(pool.map(self._failure, range(len(self.positions))))
 
     @cached_property
     def _first_size(self) -> tuple[int, int]:
         height, width = self.read_one(0).shape[1:]
         return int(height), int(width)
 
-    def _complaint(self, row: int) -> str | None:
+    def _failure(self, row: int) -> str | None:
         try:
             self.read_one(row)
         except CorecliError as error:
@@ -235,31 +235,29 @@ class EncodedPixels:
 
 
 def without_bad(image_set: PlainSet, pixels: EncodedPixels, on_bad: OnBad, where: object) -> PlainSet:
-    """With `on_bad="skip"`, `image_set` without the images that cannot be decoded, which `bad` then lists.
+    """With `on_bad="skip"`, return the set without images that cannot be decoded; its `bad` lists them.
 
-    Errors: DataError when they are more than MAX_BAD_FRACTION of the set: then the set, not an image, is bad.
+    Errors: DataError if more than MAX_BAD_FRACTION of the images cannot be decoded.
     """
     if on_bad == "fail":
         return image_set
-    complaints = pixels.complaints()
-    bad = tuple(line for line in complaints if line is not None)
-    if len(bad) > MAX_BAD_FRACTION * len(complaints):
-        reason = (
-            f"{len(bad)} of {len(complaints)} images are bad, more than {MAX_BAD_FRACTION:.0%}; the first: {bad[0]}"
-        )
+    failures = pixels.failures()
+    bad = tuple(line for line in failures if line is not None)
+    if len(bad) > MAX_BAD_FRACTION * len(failures):
+        reason = f"{len(bad)} of {len(failures)} images are bad, more than {MAX_BAD_FRACTION:.0%}; the first: {bad[0]}"
         raise DataError(reason, where=where)
-    good = np.array([i for i, line in enumerate(complaints) if line is None], dtype=np.int64)
+    good = np.array([i for i, line in enumerate(failures) if line is None], dtype=np.int64)
     kept = replace(pixels, positions=pixels.positions[good])
     return replace(image_set, rows=image_set.rows.take(good), pixels=kept, bad=bad)
 
 
 def sizes_identity(sizes: Iterable[int]) -> str:
-    """The identity of files known by their sizes in bytes; no times, so that a copy is the same."""
+    """Return a hash of file sizes in bytes, without times, so that a copy has the same one."""
     return digest(*(str(size) for size in sizes))
 
 
 def resize_array(images: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [N, 3, H, W] with the shorter side resized to `size` and the center cropped: [N, 3, size, size]."""
+    """Resize the shorter side of uint8 [N, 3, H, W] to `size` and crop the center: [N, 3, size, size]."""
     from PIL import Image
 
     resized = (resize_crop(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))), size) for image in images)

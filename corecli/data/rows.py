@@ -1,7 +1,7 @@
-"""The rows of an image set: for every image its key, group, label, origin and variant. Images are joined by key.
+"""The rows of an image set: the key, group, label, origin and variant of every image. Images are joined by key.
 
-Every column but the key has a default that the key itself tells: `dog/0007@2` is the synthetic variant 2 of
-`dog/0007`, so pairs survive copying, moving and `tar`; formats store a column only where it says something else.
+The other columns have defaults that follow from the key: `dog/0007@2` is the synthetic variant 2 of `dog/0007`. Pairs
+therefore survive copying, moving and `tar`, and formats store a column only if it differs from its default.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Column = np.ndarray | Sequence[int] | int
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rows:
-    """N images in order. Built by `make_rows`, which fills in defaults and checks that keys are unique.
+    """N images in order. `make_rows` builds them, fills in defaults and checks that keys are unique.
 
     keys: unique; the POSIX path inside the set without its extension.
     groups: a source image or a caption; real and synthetic members of a group are positives of each other.
     labels: int64 [N], -1 unknown. origins: uint8 [N], REAL or SYNTHETIC. variants: int32 [N], 0 for real images.
-    similarity: float32 [N], the cosine of a synthetic image's features to those it was made from, where measured.
+    similarity: float32 [N], cosine between the features of a synthetic image and those it was made from, if measured.
     """
 
     keys: list[str]
@@ -42,13 +42,13 @@ class Rows:
 
     @cached_property
     def group_ids(self) -> np.ndarray:
-        """int64 [N]: equal where groups are equal, numbered by first appearance."""
+        """int64 [N]: the groups, numbered by first appearance."""
         number: dict[str, int] = {}
         ids = (number.setdefault(group, len(number)) for group in self.groups)
         return np.fromiter(ids, dtype=np.int64, count=len(self))
 
     def take(self, indices: np.ndarray) -> Rows:
-        """The rows at `indices`, in that order."""
+        """Return the rows at `indices`, in that order."""
         picked = np.asarray(indices, dtype=np.int64)
         return Rows(
             keys=[self.keys[i] for i in picked.tolist()],
@@ -70,41 +70,44 @@ def make_rows(
     similarity: np.ndarray | Sequence[float] | None = None,
     where: object = None,
 ) -> Rows:
-    """Rows for `keys`; a column left out takes the default its key tells, and labels are then unknown.
+    """Return rows for `keys`. Columns that are not given have the defaults of their keys; labels are unknown.
 
-    One number may stand for all rows. Errors: DataError naming `where`, on duplicate or non-utf-8 keys, columns of
-    another length or values out of range.
+    A single number applies to all rows. Errors: DataError naming `where`, for keys that are duplicate or not UTF-8,
+    columns of another length, and values out of range.
     """
     key_list = list(keys)
     _check_keys(key_list, where)
-    told_groups, told_origins, told_variants = _told_by_keys(key_list)
+    default_groups, default_origins, default_variants = _defaults(key_list)
     num = len(key_list)
     return Rows(
         keys=key_list,
-        groups=told_groups if groups is None else _sized(list(groups), num, "groups", where),
+        groups=default_groups if groups is None else _sized(list(groups), num, "groups", where),
         labels=_integers(-1 if labels is None else labels, num, np.int64, -1, "labels", where),
-        origins=_integers(told_origins if origins is None else origins, num, np.uint8, 0, "origins", where, SYNTHETIC),
-        variants=_integers(told_variants if variants is None else variants, num, np.int32, 0, "variants", where),
+        origins=_integers(
+            default_origins if origins is None else origins, num, np.uint8, 0, "origins", where, SYNTHETIC
+        ),
+        variants=_integers(default_variants if variants is None else variants, num, np.int32, 0, "variants", where),
         similarity=None if similarity is None else _cosines(similarity, num, where),
     )
 
 
 def group_of(key: str) -> str:
-    """The default group of a key: `dog/0007@2` belongs to `dog/0007`, any other key to itself."""
+    """Return the default group of a key: `dog/0007` for `dog/0007@2`, the key itself for any other."""
     return _split(key)[0]
 
 
 def variant_key(group: str, variant: int) -> str:
-    """The key of a synthetic variant of `group`, the inverse of `group_of`."""
+    """Return the key of a synthetic variant of `group`; this is the inverse of `group_of`."""
     return f"{group}@{variant}"
 
 
 def label_by_folder(
     keys: Sequence[str], class_names: Sequence[str] | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels from the first folder of each key, -1 where a key has none or it is not in `class_names`.
+    """Return (labels int64 [N], class_names) with labels from the first folder of each key.
 
-    Without `class_names` they are the folders found, sorted. Returns (labels int64 [N], class_names).
+    The label is -1 for a key without a folder, or whose folder is not in `class_names`. The default class names are the
+    folders, sorted.
     """
     folders = [folder if slash else None for folder, slash, _ in (key.partition("/") for key in keys)]
     if class_names is None:
@@ -115,7 +118,7 @@ def label_by_folder(
 
 
 def numbered_keys(labels: Sequence[int], class_names: Sequence[str]) -> list[str]:
-    """Keys for images known only by class: `class/0007`, counted within each class in order of appearance."""
+    """Return keys for images that have only a class: `class/0007`, numbered within each class in order."""
     width = max(4, len(str(len(labels))))
     counts: dict[int, int] = {}
     keys = []
@@ -127,9 +130,9 @@ def numbered_keys(labels: Sequence[int], class_names: Sequence[str]) -> list[str
 
 
 def check_labels(rows: Rows, class_names: Sequence[str], where: object) -> None:
-    """Errors: DataError when a label has no class name although the set names its classes."""
+    """Check that every label has a class name if the set has class names. Errors: DataError."""
     if class_names and len(rows) and int(rows.labels.max()) >= len(class_names):
-        raise DataError(f"label {int(rows.labels.max())} but only {len(class_names)} class names", where=where)
+        raise DataError(f"label {int(rows.labels.max())}, but only {len(class_names)} class names", where=where)
 
 
 def _split(key: str) -> tuple[str, int | None]:
@@ -139,7 +142,7 @@ def _split(key: str) -> tuple[str, int | None]:
     return key, None
 
 
-def _told_by_keys(keys: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _defaults(keys: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
     groups, origins = keys, np.zeros(len(keys), dtype=np.uint8)
     variants = np.zeros(len(keys), dtype=np.int32)
     marked = [i for i, key in enumerate(keys) if "@" in key]
@@ -157,7 +160,7 @@ def _check_keys(keys: list[str], where: object) -> None:
         "".join(keys).encode()
     except UnicodeEncodeError as error:
         bad = next(key for key in keys if not key.isprintable())
-        raise DataError(f"the name {bad!r} is not utf-8", where=where, hint="rename the file") from error
+        raise DataError(f"the name {bad!r} is not UTF-8", where=where, hint="rename the file") from error
     if len(set(keys)) == len(keys):
         return
     seen: set[str] = set()
@@ -193,10 +196,10 @@ def _integers(
     if column.ndim == 0:
         column = np.full(num, value)
     if column.shape != (num,):
-        raise DataError(f"{name} of shape {list(column.shape)} for {num} images", where=where)
+        raise DataError(f"the column of {name} has shape {list(column.shape)} for {num} images", where=where)
     if num and column.dtype.kind not in "iu":
-        raise DataError(f"{name} are not whole numbers but {column.dtype}", where=where)
+        raise DataError(f"{name} must be whole numbers, and are {column.dtype}", where=where)
     high = int(np.iinfo(dtype).max) if high is None else high
     if num and not (low <= int(column.min()) and int(column.max()) <= high):
-        raise DataError(f"{name} lie outside {low}..{high}", where=where)
+        raise DataError(f"{name} are outside the range {low}..{high}", where=where)
     return column.astype(dtype)

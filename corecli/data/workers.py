@@ -1,8 +1,8 @@
-"""Processes that decode batches ahead of their use.
+"""Worker processes that decode batches ahead of their use.
 
-torch's DataLoader would do, but for what happens around it: its workers die of signals meant for the run and take the
-main process with them before it has saved; they garble errors, outlive a killed parent by seconds and need room in
-/dev/shm. Here images land in memory shared through fork, and a worker ends when its pipe does.
+The workers of torch's DataLoader are not used for these reasons: they die of signals meant for the run and end the main
+process before it has saved; they garble errors, outlive a killed parent by seconds and need space in /dev/shm. Here
+images are written to memory shared through fork, and a worker ends when its pipe is closed.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ AVAILABLE = sys.platform == "linux"  # elsewhere fork is missing or not safe
 def read_by_workers(
     image_set: ImageSet, batches: Iterator[np.ndarray], *, num_workers: int, batch_size: int
 ) -> Iterator[tuple[Tensor, np.ndarray]]:
-    """(images uint8 [b, 3, H, W], rows) of each batch of at most `batch_size` rows, in order.
+    """Yield (images uint8 [b, 3, H, W], rows) for each batch of at most `batch_size` rows, in order.
 
-    The images are good until the next are asked for; then their memory is used again.
-    Errors: what `image_set.read` raises; CorecliError when a worker is killed.
+    The images are valid until the next batch is requested; then their memory is reused.
+    Errors: those of `image_set.read`; CorecliError if a worker is killed.
     """
     slots = _shared_images(num_workers * BATCHES_PER_WORKER, batch_size, *image_set.image_size)
     workers = _start(image_set, slots, num_workers)
-    stop = Finalize(None, _stop, (workers,), exitpriority=0)  # runs at exit where this generator is never closed
+    stop = Finalize(None, _stop, (workers,), exitpriority=0)  # runs at exit if this generator is never closed
     pending: deque[tuple[int, np.ndarray]] = deque()
     try:
         for slot, rows in zip(cycle(range(len(slots))), batches, strict=False):
             if len(pending) == len(slots):
                 yield _finished(workers, slots, *pending.popleft())
-            workers[slot % num_workers].ask(slot, rows)
+            workers[slot % num_workers].request(slot, rows)
             pending.append((slot, rows))
         while pending:
             yield _finished(workers, slots, *pending.popleft())
@@ -61,7 +61,7 @@ class _Worker:
     pipe: Connection
     process: ForkProcess
 
-    def ask(self, slot: int, rows: np.ndarray) -> None:
+    def request(self, slot: int, rows: np.ndarray) -> None:
         try:
             self.pipe.send((slot, rows))
         except OSError as error:
@@ -75,8 +75,8 @@ class _Worker:
 
     def _killed(self) -> CorecliError:
         self.process.join()
-        reason = f"a process that decodes images ended with status {self.process.exitcode}"
-        return CorecliError(reason, hint="where memory is short, --workers 0 needs less")
+        reason = f"a worker process ended with status {self.process.exitcode} while decoding images"
+        return CorecliError(reason, hint="if memory is short, use --workers 0")
 
 
 def _finished(workers: list[_Worker], slots: Tensor, slot: int, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
@@ -84,7 +84,7 @@ def _finished(workers: list[_Worker], slots: Tensor, slot: int, rows: np.ndarray
     if isinstance(answer, CorecliError):
         raise answer
     if answer is not None:
-        raise RuntimeError(f"in a process that decodes images:\n{answer}")
+        raise RuntimeError(f"in a worker process that decodes images:\n{answer}")
     return slots[slot, : len(rows)], rows
 
 
@@ -116,20 +116,20 @@ def _stop(workers: list[_Worker]) -> None:
 
 
 def _work(image_set: ImageSet, slots: Tensor, pipe: Connection, not_ours: list[Connection]) -> None:
-    """Read what the pipe asks for into the slots, until it says None or is closed by the main process's death."""
+    """Read the requested rows into the slots until the pipe sends None or closes because the main process died."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # the main process's to answer: it saves first
+        signal.signal(number, signal.SIG_IGN)  # the main process handles them: it saves first
     for other in not_ours:
         other.close()
     torch.set_num_threads(1)  # a forked OpenMP pool does not work
     with contextlib.suppress(EOFError, OSError):
-        while (asked := pipe.recv()) is not None:
-            slot, rows = asked
+        while (request := pipe.recv()) is not None:
+            slot, rows = request
             pipe.send(_read(image_set, rows, slots[slot]))
 
 
 def _read(image_set: ImageSet, rows: np.ndarray, into: Tensor) -> CorecliError | str | None:
-    """Errors travel as values: a user's as it is, any other as its traceback."""
+    """Return None, or an error as a value: a CorecliError itself, the traceback of any other."""
     try:
         into[: len(rows)] = image_set.read(rows)
     except CorecliError as error:

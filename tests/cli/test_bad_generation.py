@@ -87,7 +87,7 @@ def test_a_generator_that_gives_nan_makes_no_images(run: Run, tiny: Path) -> Non
     kept = {k: v for k, v in header.items() if k not in ("kind", "format", "corecli", "fingerprint")}
     checkpoint.save(Path("bad.pt"), tensors, kind="generator", **kept)
     ran = run("sample", "--ckpt", "bad.pt", "--num", "2", "--steps", "2", "--out", "o", "-q")
-    refused(ran, "sample", 65, "bad.pt: images that are not finite (the network diverged")
+    refused(ran, "sample", 65, "bad.pt: images are not finite (the network diverged")
     assert not Path("o").exists() and not Path("o.d").exists()
 
 

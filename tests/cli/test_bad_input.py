@@ -89,9 +89,9 @@ IMAGES = {
     "empty": ["$sets/empty: no images", "looked for"],
     "garbage": ["$sets/garbage/a/00.png: not an image", "--on-bad skip"],
     "truncated": ["$sets/truncated/a/00.png: truncated", "--on-bad skip"],
-    "bomb": ["$sets/bomb/a/00.png: 9000 x 9000 pixels are over the limit of 64,000,000", "--on-bad skip"],
-    "duplicate": ["$sets/duplicate: duplicate key 'a/00'", "00.bmp", "rename or remove"],
-    "climbing.tar": ["$sets/climbing.tar: member '../../evil.png' climbs out", "do not trust"],
+    "bomb": ["$sets/bomb/a/00.png: 9000 x 9000 pixels exceed the limit of 64,000,000", "--on-bad skip"],
+    "duplicate": ["$sets/duplicate: two files have the key 'a/00'", "00.bmp", "rename or remove"],
+    "climbing.tar": ["$sets/climbing.tar: the member '../../evil.png' has a path outside", "do not trust"],
     "mixed": ["$sets/mixed/a/00.png is 8 x 8", "is 9 x 8", "--image-size"],
 }
 
@@ -168,7 +168,7 @@ def damage(path: Path, source: Path, kind: str) -> list[str]:
     if kind == "flipped":
         content[len(content) * 3 // 5] ^= 4
         path.write_bytes(content)
-        return ["content does not match its hash", "make it again"]
+        return ["content does not match its hash", "make or copy it again"]
     path.write_bytes(content[: len(content) // 2])
     return ["truncated"]
 
@@ -203,10 +203,10 @@ def test_an_encoder_that_gives_nan_writes_no_features(run: Run, tiny: Path, else
 
 
 KINDS = [
-    ("sample --ckpt $tiny/f.safetensors --out o", ["is of kind 'encoder', not 'generator'", "train-gen wrote"]),
-    ("sample --ckpt $tiny/syn --out o", ["$tiny/syn: has no corecli header", "train-gen wrote"]),
-    (f"{SAMPLE} --features $tiny/g.pt", ["g.pt: is of kind 'generator', not 'features'", "extract wrote"]),
-    (f"extract {DIGITS} --encoder $tiny/g.pt --out o", ["'generator', not 'encoder'", "train-ssl wrote"]),
+    ("sample --ckpt $tiny/f.safetensors --out o", ["is of kind 'encoder', not 'generator'", "by corecli train-gen"]),
+    ("sample --ckpt $tiny/syn --out o", ["$tiny/syn: has no corecli header", "by corecli train-gen"]),
+    (f"{SAMPLE} --features $tiny/g.pt", ["g.pt: is of kind 'generator', not 'features'", "by corecli extract"]),
+    (f"extract {DIGITS} --encoder $tiny/g.pt --out o", ["'generator', not 'encoder'", "by corecli train-ssl"]),
     (f"extract {DIGITS} --encoder $sets/climbing.tar --out o", ["climbing.tar: neither a safetensors nor a torch"]),
     (f"{SSL} {DIGITS} --init $tiny/z.safetensors", ["z.safetensors: is of kind 'features', not 'encoder'"]),
     (f"{SSL} --data $tiny/f.safetensors", ["f.safetensors: is of kind 'encoder', not 'images'"]),
@@ -258,7 +258,7 @@ def test_code_in_a_checkpoint_does_not_run(run: Run, tiny: Path, elsewhere: Path
     else:
         content = {"state_dict": {"w": torch.zeros(2)}, "x": Bomb()}
         torch.save(content, path, _use_new_zipfile_serialization=layout == "zip")
-    words = ["$path: not a safe, readable torch file: it holds code or objects", "never code"]
+    words = ["$path: not a safe, readable torch file: it contains code or objects", "never code"]
     for line in (
         f"extract {DIGITS} --encoder $path --out o",
         "fid --reference digits:8 --samples $tiny/syn --extractor $path",
@@ -401,7 +401,16 @@ def test_a_place_that_cannot_be_written(run: Run, tiny: Path, sets: Path, kind: 
 @pytest.mark.parametrize("verb", [verb for verb in WRITERS if verb != "sample"])
 def test_a_file_is_not_written_over_a_directory(run: Run, tiny: Path, sets: Path, elsewhere: Path, verb: str) -> None:
     (elsewhere / "o").mkdir()
-    check(run, WRITERS[verb], 73, "$place/o: is a directory", "name a file", tiny=tiny, sets=sets, place=elsewhere)
+    check(
+        run,
+        WRITERS[verb],
+        73,
+        "$place/o: is a directory",
+        "choose the path of a file",
+        tiny=tiny,
+        sets=sets,
+        place=elsewhere,
+    )
 
 
 @pytest.mark.parametrize(
@@ -540,7 +549,7 @@ USAGE = [
     ("inflate --out o", "nothing to mix"),
     ("fid --reference digits:8", "nothing to measure"),
     ("fid --reference digits:8 --samples $tiny/syn", "images need --extractor"),
-    (f"{EXTRACT} --data digits:eight", "digits:eight: not a digits set (write digits:"),
+    (f"{EXTRACT} --data digits:eight", "digits:eight: malformed name of a digits set (write digits:"),
 ]
 
 

@@ -102,7 +102,7 @@ def test_bad_input_is_refused(run: Run, shapes: Path, tiny: Path) -> None:
     steps = ("--steps", 6)
     short = line(shapes, "vit", *steps)
     short[short.index("--test-masks") + 1] = shapes / "train"
-    refused(65, "a mask has the number of a class in each pixel, and this is PNG with RGB", *short)
+    refused(65, "a mask stores a class number in each pixel, and this is a PNG file of mode RGB", *short)
     short[short.index("--train-masks") + 1] = shapes / "test-masks"
     refused(65, "10 of 16 images have no mask, such as 06", *short, "--dry-run")
     refused(

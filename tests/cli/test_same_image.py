@@ -118,7 +118,9 @@ def test_jobs_of_an_array_make_together_what_one_line_makes(run: Run, folder: Pa
     assert record["images_per_sec"] == pytest.approx(2884 / record["seconds"], rel=1e-2)
     for index in (3, 0, 4, 1):
         assert run(*words, "--shard", f"{index}/5", "--out", "jobs").out == f"jobs/part-{index:06d}.tar\n"
-    refused(run("inflate", "--synthetic", "jobs", "--out", "m.json"), "inflate", 65, "jobs: 4 of 5 shards are there")
+    refused(
+        run("inflate", "--synthetic", "jobs", "--out", "m.json"), "inflate", 65, "jobs: only 4 of 5 shards are finished"
+    )
     assert run(*words[:-2], "--per-row", 2, "--shards", 5, "--out", "jobs").out == "jobs\n"  # makes the one missing
     assert contents("jobs") == contents("one")
     assert_same(found := images_of("one"), images_of(folder / "whole.safetensors"))
@@ -181,8 +183,8 @@ def test_a_run_stopped_in_a_shard_goes_on_there(run: Run, folder: Path, monkeypa
             2,
             "--shard I/N says how many shards there are, as --shards does (give one of them)",
         ),
-        ("--shard 2/2", 2, "--shard '2/2' names no shard (0/16 to 15/16 are the first to last of 16)"),
-        ("--shard 1", 2, "--shard '1' names no shard (0/16 to 15/16"),
+        ("--shard 2/2", 2, "--shard '2/2' is not I/N with I below N (the shards of 16 are 0/16 to 15/16)"),
+        ("--shard 1", 2, "--shard '1' is not I/N with I below N (the shards of 16"),
         ("--shards 9 --rows 0,1", 2, "9 shards of 2 images (ask for fewer shards)"),
         ("--shards 2 --out o.tar", 2, "o.tar: a directory of shards is no file"),
         ("--shards 2 --format directory", 2, "shards are files (set --format to one of npz, packed, tar)"),

@@ -263,7 +263,7 @@ def test_the_error_of_one_rank_is_printed_once(inputs: Inputs, start: Start, tmp
 @pytest.mark.parametrize(
     ("change", "code", "said"),
     [
-        (["--batch-size", "33"], 2, "a batch of 33 cannot be shared equally by 2 processes"),
+        (["--batch-size", "33"], 2, "a batch of 33 cannot be split equally among 2 processes"),
         (["--steps", "5", "--lr", "1e30"], 1, "training diverged"),
         (["--data", "nowhere"], 66, "nowhere: no such file"),
         (["--nproc", "two"], 2, "--nproc 'two' is neither a number nor auto"),

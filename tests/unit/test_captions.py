@@ -330,7 +330,7 @@ def test_images_and_captions_in_the_layout_of_stablerep(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError):
         open_set(spec).read(np.arange(6))
     for wrong in ("captioned:", f"captioned:{file}", f"captioned:{file}:"):
-        with pytest.raises(UsageError, match="not a captioned set"):
+        with pytest.raises(UsageError, match="malformed name of a captioned set"):
             open_set(wrong)
     with pytest.raises(MissingInputError, match="no such folder"):
         open_set(f"captioned:{file}:{tmp_path}/9")

@@ -128,8 +128,8 @@ def test_file_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'encoder'"):
         load_features(tmp_path / "x")
     checkpoint.save(tmp_path / "y", {"features": torch.zeros(4)}, kind="features")
-    with pytest.raises(DataError, match="holds no features"):
+    with pytest.raises(DataError, match="the file has no features"):
         load_features(tmp_path / "y")
     checkpoint.save(tmp_path / "z", {"features": torch.zeros(4, 2)}, kind="features")
-    with pytest.raises(DataError, match="holds no keys"):
+    with pytest.raises(DataError, match="the file has no keys"):
         load_features(tmp_path / "z")

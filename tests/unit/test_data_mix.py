@@ -77,7 +77,7 @@ def test_real_repeat_adds_a_seeded_balanced_share(tmp_path: Path, real: str) -> 
 
 
 def test_nothing_to_show(tmp_path: Path, real: str) -> None:
-    with pytest.raises(DataError, match="an epoch without images"):
+    with pytest.raises(DataError, match="an epoch has no images"):
         _open(tmp_path, Part(set=real, repeat=0.01))
 
 
@@ -96,7 +96,9 @@ def test_origin_and_guard(tmp_path: Path, real: str) -> None:
 
 def test_accumulating_rounds_needs_a_prefix(tmp_path: Path, real: str, synthetic: str) -> None:
     second = _set(tmp_path / "syn2", ["cat/0@0", "dog/1@0"], value=200)
-    with pytest.raises(DataError, match=r'key \'cat/0@0\' is in \S*syn and in \S*syn2 \(give one part a "prefix"'):
+    with pytest.raises(
+        DataError, match=r'the key \'cat/0@0\' is in both \S*syn and \S*syn2 \(give one part a "prefix"'
+    ):
         _open(tmp_path, Part(set=real), Part(set=synthetic), Part(set=second), round=2)
     found = _open(tmp_path, Part(set=real), Part(set=synthetic), Part(set=second, prefix="round2"), round=2)
     assert found.rows.keys[-2:] == ["round2/cat/0@0", "round2/dog/1@0"]
@@ -123,7 +125,7 @@ def test_numbers_without_names_stay(tmp_path: Path, real: str) -> None:
         images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
         write_set(tmp_path / name, make_rows(["x", "y"], labels=labels), iter([images]), class_names=(), header={})
     assert _open(tmp_path, Part(set=real), Part(set=str(tmp_path / "n.npz"))).rows.labels[-2:].tolist() == [1, 0]
-    with pytest.raises(DataError, match="label 7 but only 2 class names"):
+    with pytest.raises(DataError, match="label 7, but only 2 class names"):
         _open(tmp_path, Part(set=real), Part(set=str(tmp_path / "m.npz")))
 
 
@@ -148,7 +150,7 @@ def test_nested_mixtures(tmp_path: Path, real: str, synthetic: str) -> None:
 def test_a_mixture_inside_itself(tmp_path: Path, real: str) -> None:
     for name, other in (("a.json", "b.json"), ("b.json", "a.json")):
         save_mixture(tmp_path / name, Mixture(parts=(Part(set=real), Part(set=str(tmp_path / other)))))
-    with pytest.raises(DataError, match=r"a\.json: a mixture inside itself"):
+    with pytest.raises(DataError, match=r"a\.json: the mixture contains itself"):
         open_set(tmp_path / "a.json")
 
 
@@ -203,11 +205,11 @@ def test_per_class_and_first() -> None:
     assert choose_rows(rows, Part(set="x", first=4), "x").tolist() == [0, 1, 2, 3]
     with pytest.raises(DataError, match="class 2 has 3 images, fewer than 4"):
         choose_rows(rows, Part(set="x", per_class=4), "x")
-    with pytest.raises(DataError, match="first 21 of 20"):
+    with pytest.raises(DataError, match="has 20 images, fewer than first 21"):
         choose_rows(rows, Part(set="x", first=21), "x")
     with pytest.raises(DataError, match="per_class needs labels"):
         choose_rows(make_rows(["a", "b"]), Part(set="x", per_class=1), "x")
-    with pytest.raises(DataError, match="a subset without images"):
+    with pytest.raises(DataError, match="the subset has no images"):
         choose_rows(rows, Part(set="x", fraction=0.001), "x")
 
 
@@ -225,7 +227,7 @@ def test_shares_are_disjoint_balanced_and_everything(of: int) -> None:
 
 def test_more_shares_than_images() -> None:
     assert len(choose_rows(_rows({0: 3}), Part(set="x", share="3/9"), "x")) == 1
-    with pytest.raises(DataError, match="a subset without images"):
+    with pytest.raises(DataError, match="the subset has no images"):
         choose_rows(_rows({0: 3}), Part(set="x", share="4/9"), "x")
 
 
@@ -368,7 +370,7 @@ def test_file_says_little_and_says_it_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parts": []}, "a mixture without parts"),
+        ({"parts": []}, "the mixture has no parts"),
         ({"parts": "x"}, "'parts' is not a list"),
         ({"parts": [{"repeat": 2}]}, "'parts' is not a list of objects with a 'set'"),
         ({"parts": [{"set": 5}]}, "'parts' is not a list of objects with a 'set'"),

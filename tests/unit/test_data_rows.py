@@ -52,7 +52,7 @@ def test_group_ids_and_take() -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"labels": [0, 1]}, "labels of shape"),
+        ({"labels": [0, 1]}, "the column of labels has shape"),
         ({"labels": [0.5, 1.0, 2.0]}, "whole numbers"),
         ({"labels": [0, 1, -2]}, "outside"),
         ({"origins": [0, 1, 2]}, "outside"),
@@ -71,7 +71,7 @@ def test_duplicate_key_is_named() -> None:
 
 
 def test_a_name_that_is_not_utf8_is_refused() -> None:
-    with pytest.raises(DataError, match="not utf-8"):
+    with pytest.raises(DataError, match="not UTF-8"):
         make_rows(["good", "bad\udcff"])
 
 
@@ -100,7 +100,7 @@ def test_columns_that_do_not_fit_are_refused() -> None:
     for offsets in ([0, 3, 2], [1, 2, 4], [0, 2, 5], [0, 2]):
         with pytest.raises(DataError, match="keys column"):
             from_columns({**columns, "keys.offsets": np.array(offsets)}, num=2, where="x")
-    with pytest.raises(DataError, match="not utf-8"):
+    with pytest.raises(DataError, match="not UTF-8"):
         from_columns({**columns, "keys.bytes": np.array([255, 254, 97, 98], dtype=np.uint8)}, num=2, where="x")
 
 

@@ -207,19 +207,19 @@ def test_a_cut_file_of_latents_is_refused(images: ImageSet, tmp_path: Path) -> N
 def test_the_file_is_verified_and_of_these_images_alone(images: ImageSet, tmp_path: Path) -> None:
     path = tmp_path / "latents.safetensors"
     moments = torch.randn(NUM, 1, 2, 2, 2).half()
-    told: dict[str, Any] = {"first_stage": "a" * 64, "mirrored": False}
-    write_latents(path, images, moments.split(7), **told)
+    source: dict[str, Any] = {"first_stage": "a" * 64, "mirrored": False}
+    write_latents(path, images, moments.split(7), **source)
     tensors, header = checkpoint.load(path, kind="latents")  # verifies the hash
     assert torch.equal(tensors["moments"], moments) and header["images"] == images.fingerprint
-    assert torch.equal(open_latents(path, images, **told).read(np.array([4, 2])), moments[[4, 2]])
-    for name, value in (("first_stage", "b" * 64), ("mirrored", True)):
-        with pytest.raises(DataError, match=f"latents of another {name.replace('_', ' ')}"):
-            open_latents(path, images, **{**told, name: value})
-    with pytest.raises(DataError, match="latents of another images"):
-        open_latents(path, open_set("digits:8:test"), **told)
+    assert torch.equal(open_latents(path, images, **source).read(np.array([4, 2])), moments[[4, 2]])
+    for name, value, other in (("first_stage", "b" * 64, "another first stage"), ("mirrored", True, "mirror images")):
+        with pytest.raises(DataError, match=f"the latents were made for .*{other}"):
+            open_latents(path, images, **{**source, name: value})
+    with pytest.raises(DataError, match="the latents were made for other images"):
+        open_latents(path, open_set("digits:8:test"), **source)
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(DataError, match="truncated"):
-        open_latents(path, images, **told)
+        open_latents(path, images, **source)
 
 
 def test_images_of_another_size_are_refused(images: ImageSet, tmp_path: Path) -> None:

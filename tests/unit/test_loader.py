@@ -77,7 +77,7 @@ def load(image_set: ImageSet, order: Order, **options) -> list[tuple[int, torch.
 
 @pytest.fixture
 def nothing_held(monkeypatch):
-    monkeypatch.setattr(loader_module, "_MOST_MEMORY_BYTES", 0)
+    monkeypatch.setattr(loader_module, "_MAX_MEMORY_BYTES", 0)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_two_ranks_of_four_see_the_views_one_rank_of_eight_sees():
 
 def test_ranks_that_do_not_divide_the_batch_are_a_usage_error():
     image_set = set_of(50)
-    with pytest.raises(UsageError, match=r"by 3 processes \(make the batch size a multiple of 3\)"):
+    with pytest.raises(UsageError, match=r"among 3 processes \(use a batch size that is a multiple of 3\)"):
         Loader(image_set, order_of(image_set, 8), world=rank(0, 3))
 
 

@@ -59,5 +59,5 @@ def test_the_draw_is_a_function_of_seed_epoch_and_row() -> None:
 
 @pytest.mark.parametrize("num", [0, NUM, NUM + 5])
 def test_more_neighbors_than_there_are_are_refused(num: int) -> None:
-    with pytest.raises(DataError, match=f"an image of {NUM} has no {num} neighbors"):
+    with pytest.raises(DataError, match=f"{num} neighbors per image are too many for {NUM} images"):
         Neighbors(features(), num, seed=0)

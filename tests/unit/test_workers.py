@@ -98,7 +98,7 @@ def test_a_killed_worker_is_reported():
     next(read)
     for process in worker_processes():
         process.kill()
-    with pytest.raises(CorecliError, match=r"decodes images ended with status -9 .*--workers 0"):
+    with pytest.raises(CorecliError, match=r"ended with status -9 while decoding images .*--workers 0"):
         list(read)
     assert not worker_processes()
 

@@ -1,4 +1,4 @@
-"""Opening and checking what several verbs read, without torch, so that --dry-run sees the same errors as the run."""
+"""Open and check what several verbs read, without torch, so that --dry-run reports the same errors as the run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadsImages(Common):
-    """The options of every verb that puts images through a network."""
+    """The options of every verb that passes images through a network."""
 
-    image_size: int | None = option(None, help="resize the shorter side to this and crop the center", minimum=1)
-    workers: str = option("auto", help="decoding processes", role="runtime", metavar="N|auto")
-    on_bad: Literal["fail", "skip"] = option("fail", help="what to do with unreadable images")
+    image_size: int | None = option(None, help="resize the shorter side to N px and crop the center", minimum=1)
+    workers: str = option("auto", help="number of processes that decode images", role="runtime", metavar="N|auto")
+    on_bad: Literal["fail", "skip"] = option("fail", help="unreadable images: fail, or skip up to 10 percent of them")
 
 
 def open_images(spec: str, config: ReadsImages) -> ImageSet:
@@ -35,7 +35,7 @@ def open_images(spec: str, config: ReadsImages) -> ImageSet:
 
 
 def bad_files(*sets: ImageSet) -> tuple[str, ...]:
-    """A note naming the images that --on-bad skip left out, or nothing."""
+    """Return a note with the images that --on-bad skip left out, or nothing."""
     bad = [name for data in sets for name in getattr(data, "bad", ())]
     if not bad:
         return ()
@@ -43,9 +43,9 @@ def bad_files(*sets: ImageSet) -> tuple[str, ...]:
 
 
 def check_batch(data: ImageSet, spec: str, batch_size: int) -> None:
-    """DataError when an epoch of the set does not fill one batch."""
+    """Raise DataError if an epoch of the set does not fill one batch."""
     if len(data.slots) < batch_size:
-        hint = f"give --batch-size {len(data.slots)} or less"
+        hint = f"use --batch-size {len(data.slots)} or less"
         raise DataError(f"{len(data.slots)} images are fewer than a batch of {batch_size}", where=spec, hint=hint)
 
 
@@ -80,27 +80,27 @@ def check_generator(path: Path) -> dict[str, Any]:
 
 
 def check_file(out: Path | None) -> None:
-    """CannotCreateError when a file is to be written where a directory is."""
+    """Raise CannotCreateError if the path of a file to write is a directory."""
     if out is not None and out.is_dir():
-        raise CannotCreateError("is a directory", where=out, hint="name a file")
+        raise CannotCreateError("is a directory", where=out, hint="choose the path of a file")
 
 
 def check_replaceable(out: Path | None, kinds: tuple[str, ...], *, force: bool) -> None:
-    """CannotCreateError when a result that is always made anew would replace a file of another kind than its own."""
+    """Raise CannotCreateError if `out` would replace a file of a kind that is not among `kinds`."""
     check_file(out)
     if out is not None and not force and out.exists() and sniff(out) not in kinds:
-        raise CannotCreateError("exists and is something else", where=out, hint="--force replaces it")
+        raise CannotCreateError("exists and is a file of another kind", where=out, hint="--force replaces it")
 
 
 def load_table(path: Path | None) -> FeatureTable | None:
-    """A feature table, when one was named. Errors: MissingInputError, DataError."""
+    """Load a feature table; None for None. Errors: MissingInputError, DataError."""
     from corecli.data.features import load_features
 
     return None if path is None else load_features(path)
 
 
 def num_workers(text: str) -> Workers:
-    """--workers as a number of decoding processes, or auto. Errors: UsageError."""
+    """Return --workers as a number, or "auto". Errors: UsageError."""
     if text == "auto":
         return "auto"
     if not text.isdigit():
@@ -109,8 +109,8 @@ def num_workers(text: str) -> Workers:
 
 
 def shard(text: str) -> tuple[int, int]:
-    """--shard I/N as (I, N), 0 <= I < N. Errors: UsageError."""
+    """Return --shard I/N as (I, N) with 0 <= I < N. Errors: UsageError."""
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if found is None or int(found[1]) >= int(found[2]):
-        raise UsageError(f"--shard {text!r} names no shard", hint="0/16 to 15/16 are the first to last of 16")
+        raise UsageError(f"--shard {text!r} is not I/N with I below N", hint="the shards of 16 are 0/16 to 15/16")
     return int(found[1]), int(found[2])

@@ -1,6 +1,6 @@
-"""Which features of an encoder, as a name that tables and generators carry, so that two of them compare by it.
+"""Names for the features of an encoder. Tables and generators store the name, and two of them compare by it.
 
-A name is `backbone`, `projector`, or, of a vision transformer's blocks, `backbone:POOL:BLOCKS` (`vit.pooled`).
+A name is `backbone`, `projector`, or `backbone:POOL:BLOCKS` for pooled blocks of a vision transformer (`vit.pooled`).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def layer_name(layer: Literal["backbone", "projector"], pool: Pool | None, blocks: int | None) -> str:
-    """The name of a layer, or of what is pooled in its place: by default class tokens, and of the last block."""
+    """Return the name of a layer, or of pooled blocks: by default class tokens and the last block."""
     return layer if pool is None and blocks is None else f"backbone:{pool or 'cls'}:{blocks or 1}"
 
 
 def take_layer(encoder: Encoder, name: str) -> Layer:
-    """Let an encoder give the features of a name; the layer to ask it for.
+    """Prepare an encoder to compute the features of a name; return the layer to pass to `Encoder.encode`.
 
-    For pooled ones its projector is taken off, which changes its fingerprint. Errors: UsageError for networks without.
+    Pooling removes the projector, which changes the fingerprint. Errors: UsageError if the network cannot pool.
     """
     layer, _, pooling = name.partition(":")
     if pooling:

@@ -105,7 +105,7 @@ class Maker:
                 self._made, self._dropped = sum_over_ranks(counts).tolist()
             barrier(world)
             if world.is_main and not folder.missing() and not folder.is_finished():
-                if not any(folder.told(index)["num"] for index in range(cut.num)):
+                if not any(folder.record(index)["num"] for index in range(cut.num)):
                     raise self._nothing_left()
                 folder.finish(class_names=self._source.class_names, header=self._header(identity))
         return self._outcome_of_shards(folder, cut, new=bool(todo))
@@ -168,7 +168,7 @@ class Maker:
 
     def _outcome_of_shards(self, folder: ShardFolder, cut: Cut, *, new: bool) -> Outcome:
         """Of one shard its file, else the directory."""
-        num, there = sum(folder.told(index)["num"] for index in cut.asked), cut.num - len(folder.missing())
+        num, there = sum(folder.record(index)["num"] for index in cut.asked), cut.num - len(folder.missing())
         notes = (f"{there} of {cut.num} shards are there",) if there < cut.num else ()
         out = folder.path(cut.asked[0]) if len(cut.asked) < cut.num else folder.root
         if new:

@@ -6,7 +6,7 @@ which are read without importing the file. The first line of its docstring is it
 Formats of files and folders:
     ACCEPTS     what it opens, in a few words for error messages: "an .npz file"
     claims      function: whether a path is of this format, judged by its content
-    PLACE       optional: formats are asked in this order, 0 by default, those that accept more things last
+    PLACE       optional: the order of recognition, 0 by default; formats that claim more than their own come last
 Named sets (`digits:16`), whose name before the colon is that of the file:
     NAMED       how the name is written: "digits:[SIZE][:SPLIT]"
 Formats that can be written:

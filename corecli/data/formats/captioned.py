@@ -1,7 +1,7 @@
 """`captioned:FILE.csv:FOLDER[:FOLDER...]`: images of captions in the layout of StableRep and SynCLR.
 
-Each line of the CSV is an image's path, the same in every folder, and its caption. Folder k holds the k-th image of
-each caption; all images of a caption are one group, whose name `read_captions` gives the caption as its id.
+Each line of the CSV has the path of an image, which is the same in every folder, and its caption. Folder k has the k-th
+image of each caption. All images of a caption are one group, named like the id that `read_captions` gives the caption.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ NAMED = "captioned:FILE.csv:FOLDER[:FOLDER...]"
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
-    """Open the images of every caption in every folder, caption by caption; the k-th has the key `path@k`.
+    """Open the images of all captions, caption by caption; the image in folder k has the key `path@k`.
 
     Errors: UsageError for a malformed name, MissingInputError, DataError naming the line.
     """
     _, file, *folders = spec.split(":")
     if not file or not folders or not all(folders):
-        raise UsageError("not a captioned set", where=spec, hint="write captioned:captions.csv:folder1:folder2")
+        raise UsageError(
+            "malformed name of a captioned set", where=spec, hint="write captioned:captions.csv:folder1:folder2"
+        )
     for folder in folders:
         if not Path(folder).is_dir():
             raise missing(folder, "folder")

@@ -1,7 +1,7 @@
-"""`digits:[size][:split]`: scikit-learn's 1,797 bundled handwritten digits, 8 x 8, real images without a download.
+"""`digits:[SIZE][:SPLIT]`: the 1,797 handwritten digits in scikit-learn, 8 x 8 px; real images without a download.
 
-`digits:16` resizes them to 16 pixels; `train` and `test` are a fixed stratified split: every fifth image of a class is
-for testing.
+`digits:16` resizes them to 16 px. `train` and `test` are a fixed, stratified split with every fifth image of a class in
+`test`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def _parse(spec: str) -> tuple[int | None, str]:
     size_is_valid = size == "" or (size.isascii() and size.isdigit() and int(size) > 0)
     if not size_is_valid or split not in ("", "train", "test") or any(more):
         raise UsageError(
-            "not a digits set", where=spec, hint="write digits:, digits:16, digits:16:train or digits::test"
+            "malformed name of a digits set",
+            where=spec,
+            hint="write digits:, digits:16, digits:16:train or digits::test",
         )
     return int(size) if size else None, split
 
@@ -52,6 +54,6 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
     if package is None or package.origin is None:
         raise UnavailableError("digits: needs scikit-learn", hint="pip install 'corecli[digits]'")
     file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    table = np.loadtxt(file, delimiter=",")  # as load_digits does, without the second that its import takes
+    table = np.loadtxt(file, delimiter=",")  # as load_digits does; importing that takes a second
     gray = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     return np.repeat(gray, 3, axis=1), table[:, -1].astype(np.int64)

@@ -1,4 +1,4 @@
-"""A directory of image files; class sub-folders, where there are any, give the labels."""
+"""A directory of image files; class sub-folders, if any, give the labels."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from corecli.data.pixels import EncodedPixels, OnBad, PlainSet, sizes_identity, 
 from corecli.data.rows import Rows
 
 SUFFIX = ""  # any name without the suffix of another format
-ACCEPTS, PLACE = "a directory of images", 2  # any directory, so every other format is asked before
+ACCEPTS, PLACE = "a directory of images", 2  # it claims any directory, so it comes last
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Image files by position; `names` are paths inside `root`."""
+    """Image files by position; `names` are paths relative to `root`."""
 
     root: Path
     names: list[str]
 
     def name(self, position: int) -> str:
-        """The file's path."""
+        """Return the path of the file."""
         return str(self.root / self.names[position])
 
     def fetch(self, position: int) -> bytes:
-        """The file's bytes. Errors: MissingInputError."""
+        """Return the bytes of the file. Errors: MissingInputError."""
         try:
             with open(self.name(position), "rb") as file:
                 return file.read()
@@ -42,7 +42,7 @@ class Files:
             raise MissingInputError(f"cannot be read: {error.strerror}", where=self.name(position)) from error
 
     def identity(self, positions: Sequence[int]) -> str:
-        """The files' sizes."""
+        """Return a hash of the sizes of the files."""
         return sizes_identity(os.stat(self.name(position)).st_size for position in positions)
 
 
@@ -52,9 +52,9 @@ def claims(spec: str) -> bool:
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
-    """Open the images below a directory, sorted by key bytewise; hidden files and other files are ignored.
+    """Open the images below a directory, sorted by the bytes of their keys; hidden and other files are ignored.
 
-    Errors: DataError when empty, incomplete by its manifest, or when two files give one key.
+    Errors: DataError if there are none, if the manifest is incomplete, or if two files have the same key.
     """
     root = Path(spec)
     manifest = read_manifest(root)
@@ -71,9 +71,9 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
 def write(
     path: Path, rows: Rows, chunks: Iterable[Chunk], *, class_names: tuple[str, ...], header: dict[str, Any]
 ) -> None:
-    """Write PNG files `<key>.png` and a manifest as a new directory, which may replace an earlier one of ours.
+    """Write PNG files `<key>.png` and a manifest as a new directory, which may replace an earlier image set.
 
-    Errors: CannotCreateError when it holds anything else; StorageError.
+    Errors: CannotCreateError if the path holds anything else; StorageError.
     """
     check_keys(rows, path)
     (height, width), arrays = begin_stream(chunks, rows, path)
@@ -86,7 +86,7 @@ def write(
 
 
 def put(root: Path, keys: Sequence[str], images: np.ndarray) -> None:
-    """Write images, uint8 [n, 3, H, W], as `root/<key>.png`, each by rename, so that a file that exists is whole.
+    """Write images, uint8 [n, 3, H, W], as `root/<key>.png`, each by a rename, so that existing files are complete.
 
     Errors: CannotCreateError, StorageError.
     """
@@ -100,19 +100,19 @@ def put(root: Path, keys: Sequence[str], images: np.ndarray) -> None:
 
 
 def _by_key(names: Iterator[str], root: Path) -> dict[str, str]:
-    """Names by key, in the order of keys; code points sort as their utf-8 bytes do."""
+    """Return names by key, sorted by key; code points sort in the order of their UTF-8 bytes."""
     found: dict[str, str] = {}
     for name in names:
         key = name.rpartition(".")[0]
         if key in found:
-            reason = f"duplicate key {key!r}: {found[key]} and {name}"
+            reason = f"two files have the key {key!r}: {found[key]} and {name}"
             raise DataError(reason, where=root, hint="rename or remove one of them")
         found[key] = name
     return dict(sorted(found.items()))
 
 
 def _walk(root: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Paths of image files below `root`, relative to it; links are followed, but not in a circle."""
+    """Yield paths of image files relative to `root`; links are followed, except in circles."""
     folder = os.path.join(root, inside)
     try:
         with os.scandir(folder) as entries:
@@ -123,7 +123,7 @@ def _walk(root: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterator
     for entry in found:
         if entry.is_dir():
             if os.path.realpath(entry.path) in above:
-                raise DataError("a link to a folder it lies in", where=entry.path, hint="remove the link")
+                raise DataError("links to a folder that contains it", where=entry.path, hint="remove the link")
             yield from _walk(root, f"{inside}{entry.name}/", above)
         elif entry.name.rpartition(".")[2].lower() in EXTENSIONS:
             yield f"{inside}{entry.name}"

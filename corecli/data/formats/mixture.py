@@ -1,4 +1,4 @@
-"""The mixture `.json` that `inflate` writes, opened as one image set over its parts."""
+"""A mixture, the JSON file that `inflate` writes, opened as one image set over its parts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EXAMPLE = {"mix.json": '{"kind": "mixture", "format": 1, "parts": [{"set": "digi
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MixtureSet:
-    """An ImageSet over the chosen rows of several sets; row i is row `inner[i]` of `sets[part_of[i]]`."""
+    """An ImageSet of rows from several sets; row i is row `inner[i]` of `sets[part_of[i]]`."""
 
     rows: Rows
     class_names: tuple[str, ...]
@@ -53,17 +53,17 @@ class MixtureSet:
 
     @property
     def decodes(self) -> bool:
-        """True when a part decodes."""
+        """Whether any part decodes."""
         return any(part.decodes for part in self.sets)
 
     @property
     def bad(self) -> tuple[str, ...]:
-        """The images left out of the parts."""
+        """One line for each image left out of a part."""
         return tuple(line for part in self.sets for line in part.bad)
 
     @property
     def fingerprint(self) -> str:
-        """The hash of the parts' fingerprints, the keys and the slots."""
+        """A hash of the fingerprints of the parts, the keys and the slots."""
         shown = [hashlib.sha256(self.slots.tobytes()).hexdigest(), repr(self.segments), repr(self.guard)]
         return digest(*(part.fingerprint for part in self.sets), *self.rows.keys, *shown)
 
@@ -84,24 +84,24 @@ class MixtureSet:
 
 
 def claims(spec: str) -> bool:
-    """A JSON file that says it is a mixture."""
+    """Whether a path is a JSON file with the kind of a mixture."""
     return sniff(Path(spec)) == "json" and is_mixture(read_json(Path(spec)))
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> MixtureSet:
     """Open a mixture and its parts.
 
-    Rows are those of the parts in turn. A key that two parts share is refused unless one has a `prefix`; class names
-    are joined by name. Errors: DataError, also for parts of different image sizes, missing partners where the mixture
-    says "fail", and a mixture inside itself.
+    Its rows are those of the parts in turn, and its class names are the union of theirs. Errors: DataError for
+    keys in two parts (a `prefix` avoids them), different image sizes, missing partners with `missing="fail"`, and a
+    mixture that contains itself.
     """
     return _open(Path(spec), image_size, on_bad, ())
 
 
 def open_mixture(mixture: Mixture, *, where: Path, image_size: int | None, on_bad: OnBad) -> MixtureSet:
-    """The set that a mixture describes which is not written yet; its parts' paths are valid from here.
+    """Open the set that a mixture describes before it is written; paths of parts are relative to the working directory.
 
-    Errors: DataError, as `open_set`, naming `where`.
+    Errors: those of `open_set`, naming `where`.
     """
     check_mixture(mixture, where)
     return _assemble(mixture, where, image_size, on_bad, ())
@@ -121,7 +121,7 @@ def _assemble(
     rows = _join_rows(mixture, sets, chosen, class_names, path)
     slots, segments = _join_slots(mixture, sets, chosen)
     if not len(slots):
-        raise DataError("an epoch without images", where=path, hint="raise a repeat")
+        raise DataError("an epoch has no images", where=path, hint="increase a repeat")
     whole = MixtureSet(
         rows=rows,
         class_names=class_names,
@@ -139,7 +139,7 @@ def _open_part(spec: str, image_size: int | None, on_bad: OnBad, above: tuple[Pa
     if imageset.is_named(spec) or not Path(spec).is_file() or not claims(spec):
         return imageset.open_set(spec, image_size=image_size, on_bad=on_bad)
     if Path(spec).resolve() in above:
-        raise DataError("a mixture inside itself", where=spec)
+        raise DataError("the mixture contains itself", where=spec)
     return _open(Path(spec), image_size, on_bad, above)
 
 
@@ -179,7 +179,7 @@ def _join_rows(
 
 
 def _rows_of(part: Part, image_set: ImageSet, chosen: np.ndarray, class_names: tuple[str, ...]) -> Rows:
-    """A part's rows under the mixture's class numbers; labels of a set without class names stay as they are."""
+    """Return the rows of a part with the labels of the mixture; without class names labels stay the same."""
     rows = image_set.rows.take(chosen)
     if image_set.class_names:
         number = np.array([*(class_names.index(name) for name in image_set.class_names), -1], dtype=np.int64)
@@ -194,7 +194,7 @@ def _refuse_collisions(mixture: Mixture, parts: list[Rows], path: Path) -> None:
     for part, rows in zip(mixture.parts, parts, strict=True):
         for key in rows.keys:
             if key in owner:
-                reason = f"key {key!r} is in {owner[key]} and in {part.set}"
+                reason = f"the key {key!r} is in both {owner[key]} and {part.set}"
                 raise DataError(reason, where=path, hint='give one part a "prefix", or use "repeat" for one set')
         owner.update(dict.fromkeys(rows.keys, part.set))
 
@@ -202,7 +202,7 @@ def _refuse_collisions(mixture: Mixture, parts: list[Rows], path: Path) -> None:
 def _join_slots(
     mixture: Mixture, sets: tuple[ImageSet, ...], chosen: list[np.ndarray]
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Slots of all parts in turn, as rows of the mixture, and how many each part has."""
+    """Return the slots of all parts in turn, as rows of the mixture, and the number of slots of each part."""
     parts, start = [], 0
     for part, image_set, rows in zip(mixture.parts, sets, chosen, strict=True):
         new_row = np.full(len(image_set.rows), -1, dtype=np.int64)
@@ -214,7 +214,7 @@ def _join_slots(
 
 
 def _partnered(whole: MixtureSet, mixture: Mixture, path: Path) -> MixtureSet:
-    """`whole` without the real rows that have no synthetic partner, or an error if it must have none."""
+    """Return `whole` without real rows that have no synthetic partner. Errors: DataError with `missing="fail"`."""
     lonely = (whole.rows.origins == REAL) & ~has_partner(whole.rows)
     if not lonely.any():
         return whole

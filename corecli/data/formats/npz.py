@@ -1,6 +1,6 @@
-"""The ADM evaluator's `.npz`: `arr_0` uint8 [N, H, W, 3] and, if known, labels in `arr_1`.
+"""The `.npz` of the ADM evaluator: `arr_0` uint8 [N, H, W, 3] and, if known, labels in `arr_1`.
 
-Our own files carry the remaining columns as further members, which other readers pass over.
+Files written here have the other columns as further members, which other readers ignore.
 """
 
 from __future__ import annotations
@@ -30,20 +30,22 @@ _LOCAL_HEADER_BYTES = 30
 
 
 def claims(spec: str) -> bool:
-    """Any npz file."""
+    """Whether a path is an npz file."""
     return sniff(Path(spec)) == "npz"
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
-    """Open an npz of images: mapped where `arr_0` is stored as it is, read into memory where it is compressed.
+    """Open an npz of images. `arr_0` is memory-mapped, or read into memory if it is compressed.
 
-    Errors: DataError when damaged, or when it holds something else, such as statistics.
+    Errors: DataError if the file is damaged or holds something else, such as statistics.
     """
     path = Path(spec)
     with _npz_errors(path), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if _IMAGES not in members:
-            raise DataError(f"holds no {_IMAGES}", where=path, hint=f"it holds {', '.join(sorted(members))[:80]}")
+            raise DataError(
+                f"has no array {_IMAGES}", where=path, hint=f"its arrays are {', '.join(sorted(members))[:80]}"
+            )
         images = _read_images(path, archive, members[_IMAGES])
         columns = {name: _read(archive, info) for name, info in members.items() if name != _IMAGES}
         header = json.loads(columns.pop(HEADER_KEY).tobytes()) if HEADER_KEY in columns else {}
@@ -60,7 +62,7 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
 def write(
     path: Path, rows: Rows, chunks: Iterable[Chunk], *, class_names: tuple[str, ...], header: dict[str, Any]
 ) -> None:
-    """Write an npz, uncompressed and holding one chunk of pixels at a time; equal content gives equal bytes.
+    """Write an uncompressed npz with one chunk of pixels in memory at a time; equal content gives equal bytes.
 
     Errors: CannotCreateError, StorageError.
     """
@@ -94,7 +96,7 @@ def _npz_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, *ZIP_ERRORS) as error:
-        raise DataError(f"damaged npz file: {error}", where=path, hint="make or copy it again") from error
+        raise DataError(f"the npz file is damaged: {error}", where=path, hint="make or copy it again") from error
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
@@ -112,11 +114,11 @@ def _read_images(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
         raise DataError(f"{_IMAGES} is {dtype} {list(shape)}, not uint8 [N, H, W, 3]", where=path)
     if not np.prod(shape):
-        raise DataError("an empty image set", where=path)
+        raise DataError("the image set is empty", where=path)
     if fortran or info.compress_type != zipfile.ZIP_STORED:
         return _read(archive, info)
     if info.file_size != head_bytes + int(np.prod(shape, dtype=np.int64)):
-        raise DataError(f"{_IMAGES} does not have the size its header says", where=path, hint="the file is damaged")
+        raise DataError(f"the size of {_IMAGES} differs from its header", where=path, hint="the file is damaged")
     return np.memmap(path, dtype=np.uint8, mode="r", offset=_data_offset(path, info) + head_bytes, shape=shape)
 
 
@@ -128,7 +130,7 @@ def _read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype, 
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where a member's bytes begin: its local header may have other extra fields than the directory at the end."""
+    """Return the offset of a member's bytes; local headers may have extra fields that the directory does not."""
     with open(path, "rb") as file:
         file.seek(info.header_offset)
         head = file.read(_LOCAL_HEADER_BYTES)

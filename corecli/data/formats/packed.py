@@ -1,4 +1,4 @@
-"""Packed: one safetensors file with `images` uint8 [N, 3, H, W] and the rows as columns; memory-mapped, no decoding."""
+"""One safetensors file with `images` uint8 [N, 3, H, W] and the rows as columns; memory-mapped, never decoded."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _UNKNOWN = "0" * 64
 
 
 def claims(spec: str) -> bool:
-    """Any safetensors file."""
+    """Whether a path is a safetensors file."""
     return sniff(Path(spec)) == "safetensors"
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
-    """Open a packed set; its pixels are mapped, not read, so their hash is not verified here.
+    """Open a packed set. Its pixels are memory-mapped, so their hash is not verified.
 
-    A file made elsewhere needs `images` alone. Errors: DataError when truncated, not a set, or inconsistent.
+    A file of another tool needs only `images`. Errors: DataError if it is truncated, inconsistent or not a set.
     """
     path = Path(spec)
     try:
@@ -55,9 +55,9 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
 def write(
     path: Path, rows: Rows, chunks: Iterable[Chunk], *, class_names: tuple[str, ...], header: dict[str, Any]
 ) -> None:
-    """Write a packed set holding one chunk of pixels at a time; equal content gives equal bytes.
+    """Write a packed set with one chunk of pixels in memory at a time; equal content gives equal bytes.
 
-    Its header's fingerprint is the one of `base.checkpoint`, which can verify and load the file as well.
+    The fingerprint in the header is that of `base.checkpoint`, which can verify and load the file as well.
     Errors: CannotCreateError, StorageError.
     """
     (height, width), arrays = begin_stream(chunks, rows, path)
@@ -101,7 +101,7 @@ def _head(columns: Mapping[str, np.ndarray], images: tuple[int, ...], header: di
 def _write_images(
     file: IO[bytes], arrays: Iterable[np.ndarray], columns: Mapping[str, np.ndarray], shape: tuple[int, ...]
 ) -> str:
-    """Append the pixels; returns `base.checkpoint.fingerprint` of all tensors, which takes them in order of name."""
+    """Append the pixels; return the `base.checkpoint.fingerprint` of all tensors, which takes them in order of name."""
     hashed = hashlib.sha256()
     for name in sorted([*columns, "images"]):
         column = columns.get(name)
@@ -118,12 +118,12 @@ def _write_images(
 def _map_images(path: Path, index: dict[str, Any]) -> np.ndarray:
     entry = index.get("images")
     if entry is None:
-        raise DataError("holds no images", where=path, hint="a packed set has uint8 'images' [N, 3, H, W]")
+        raise DataError("has no tensor 'images'", where=path, hint="a packed set has 'images' uint8 [N, 3, H, W]")
     shape = tuple(entry["shape"])
     if entry["dtype"] != "U8" or len(shape) != 4 or shape[1] != 3:
         raise DataError(f"images are {entry['dtype']} {list(shape)}, not uint8 [N, 3, H, W]", where=path)
     if not np.prod(shape):
-        raise DataError("an empty image set", where=path)
+        raise DataError("the image set is empty", where=path)
     return _array(path, entry)
 
 
@@ -138,7 +138,7 @@ def _array(path: Path, entry: dict[str, Any]) -> np.ndarray:
     begin, end = entry["data_offsets"]
     dtype, shape = _TYPES[entry["dtype"]], tuple(entry["shape"])
     if end - begin != int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize:
-        raise DataError("a tensor's shape does not fit its bytes", where=path, hint="the file is damaged")
+        raise DataError("the shape of a tensor does not fit its bytes", where=path, hint="the file is damaged")
     if begin == end:
         return np.zeros(shape, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r", offset=start + begin, shape=shape)

@@ -1,7 +1,8 @@
-"""A set in shards: a directory of tar, packed or npz files, each a set of its own, which independent jobs may write.
+"""A set in shards: a directory of files, each a set of its own, which independent jobs may write.
 
-`shards.json` is written first and says whose shards these are and how many; beside each finished shard lies a
-`part-000003.json` with its statistics; `manifest.json`, which collects those, is written by whoever finds all there.
+`shards.json` is written first, with the identity of the set and the number of shards. Each finished shard has a record
+beside it, such as `part-000003.json`, with its statistics. The job that finds all shards finished collects the records
+in `manifest.json`.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ ACCEPTS = "a directory of shards"
 
 
 def claims(spec: str) -> bool:
-    """A directory that says it is one of shards."""
+    """Whether a path is a directory of shards."""
     return (Path(spec) / ABOUT).is_file()
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> MixtureSet:
-    """Open the shards as one set, their rows in turn.
+    """Open the shards as one set with their rows in turn.
 
-    Errors: DataError when shards are not made yet, missing, or not those of the manifest.
+    Errors: DataError if shards are unfinished, missing, or not those of the manifest.
     """
     root = Path(spec)
     manifest = _manifest(root)
@@ -56,13 +57,13 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> MixtureSet:
 
 
 class ShardFolder:
-    """The directory `root` of `num` shards in a format, as it is being filled, by any number of jobs at once."""
+    """The directory `root` for `num` shards of a format, which any number of jobs may fill at once."""
 
     def __init__(self, root: Path, *, num: int, format: str) -> None:
         self.root, self.num, self.format = root, num, format
 
     def begin(self, identity: Manifest, *, replace: bool) -> None:
-        """Make the directory, or find it with shards of the same set; with `replace`, in place of any set of ours.
+        """Create the directory, unless it has shards of the same set; `replace` removes any earlier image set.
 
         Errors: CannotCreateError, StorageError.
         """
@@ -79,54 +80,54 @@ class ShardFolder:
         _publish(self.root / ABOUT, identity)
 
     def path(self, index: int) -> Path:
-        """The file of a shard."""
+        """Return the path of a shard."""
         return self.root / f"{_name(index)}{imageset.suffix_of(self.format)}"
 
     def missing(self) -> list[int]:
-        """The numbers of the shards that are not finished."""
-        return [i for i in range(self.num) if not (self._sidecar(i).is_file() and self._is_whole(self.told(i)))]
+        """Return the numbers of unfinished shards."""
+        return [i for i in range(self.num) if not (self._sidecar(i).is_file() and self._is_whole(self.record(i)))]
 
-    def told(self, index: int) -> Manifest:
-        """What is recorded of a finished shard."""
+    def record(self, index: int) -> Manifest:
+        """Return the record of a finished shard."""
         return read_json(self._sidecar(index))
 
     def finish_shard(self, index: int, statistics: Statistics, **facts: Any) -> None:
-        """Record a shard that is in place, or has no images and no file. Errors: StorageError."""
-        path, told = self.path(index), {**statistics.told(), **facts}
+        """Write the record of a shard that is written, or that has no images and no file. Errors: StorageError."""
+        path, record = self.path(index), {**statistics.to_json(), **facts}
         if statistics.num:
-            told |= {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        write_json(self._sidecar(index), told)
+            record |= {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        write_json(self._sidecar(index), record)
 
     def drop_shard(self, index: int) -> None:
-        """Forget a shard, and with it that the set is complete."""
+        """Remove a shard, its record and the manifest."""
         for path in (self.root / MANIFEST, self._sidecar(index), self.path(index)):
             path.unlink(missing_ok=True)
 
     def is_finished(self) -> bool:
-        """Whether the manifest is there."""
+        """Whether the manifest is written."""
         return (self.root / MANIFEST).is_file()
 
     def finish(self, *, class_names: tuple[str, ...], header: Manifest) -> None:
-        """Write the manifest, all shards being there; whoever does, it has the same bytes. Errors: StorageError."""
-        for left in self.root.glob(f".*{ABOUT}.*"):  # by jobs that were killed as they began
+        """Write the manifest of finished shards; its bytes are the same for every job. Errors: StorageError."""
+        for left in self.root.glob(f".*{ABOUT}.*"):  # files of jobs that were killed at their start
             left.unlink(missing_ok=True)
-        entries = [self.told(i) for i in range(self.num)]
+        entries = [self.record(i) for i in range(self.num)]
         totals = {"num": sum(entry["num"] for entry in entries), "class_names": list(class_names), "shards": entries}
         _publish(self.root / MANIFEST, {**header, "kind": "images", "complete": True, **totals})
 
-    def _is_whole(self, told: Manifest) -> bool:
-        path = self.root / told.get("file", "")
-        return not told["num"] or (path.is_file() and path.stat().st_size == told["bytes"])
+    def _is_whole(self, record: Manifest) -> bool:
+        path = self.root / record.get("file", "")
+        return not record["num"] or (path.is_file() and path.stat().st_size == record["bytes"])
 
     def _sidecar(self, index: int) -> Path:
         return self.root / f"{_name(index)}.json"
 
 
 class Statistics:
-    """What tells at a glance whether the images of a shard went wrong: counted on the way to its writer.
+    """Statistics that show whether the images of a shard went wrong, counted while they are written.
 
-    num: images. blank: of these, how many are of one color, as broken networks and safety checkers make them. mean,
-    std: of all pixels of red, green and blue, 0 to 255, exact whatever the order of the images.
+    num: number of images. blank: number of images of a single color, which broken networks and safety checkers make.
+    mean, std: of all red, green and blue pixels, 0 to 255, exact for any order of the images.
     """
 
     def __init__(self) -> None:
@@ -134,7 +135,7 @@ class Statistics:
         self._counts = np.zeros((3, 256), dtype=np.int64)
 
     def watch(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-        """The chunks, uint8 [n, 3, H, W], as they are."""
+        """Yield the chunks, uint8 [n, 3, H, W], unchanged."""
         for chunk in chunks:
             for image in as_array(chunk):
                 colors = [np.bincount(channel.ravel(), minlength=256) for channel in image]
@@ -143,8 +144,8 @@ class Statistics:
             self.num += len(chunk)
             yield chunk
 
-    def told(self) -> dict[str, Any]:
-        """As JSON values."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the statistics as JSON values."""
         levels, total = np.arange(256, dtype=np.float64), np.maximum(self._counts.sum(axis=1), 1)
         mean = self._counts @ levels / total
         std = np.sqrt(np.maximum(self._counts @ levels**2 / total - mean**2, 0))
@@ -152,7 +153,7 @@ class Statistics:
 
 
 def _publish(path: Path, value: Manifest) -> None:
-    """As `write_json`, by several jobs at once: each has a temporary file of its own."""
+    """Write JSON as `write_json` does, but with a temporary file for each of several concurrent jobs."""
     own = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     write_json(own, value)
     with storage_errors(path):
@@ -166,15 +167,15 @@ def _name(index: int) -> str:
 def _manifest(root: Path) -> Manifest:
     if not (root / MANIFEST).is_file():
         there, num = len(list(root.glob("part-*.json"))), read_json(root / ABOUT).get("shards", "?")
-        hint = "run the lines that make the others; the last to end completes the set"
-        raise DataError(f"{there} of {num} shards are there", where=root, hint=hint)
+        hint = "run the lines of the other shards; the last one completes the set"
+        raise DataError(f"only {there} of {num} shards are finished", where=root, hint=hint)
     return check_manifest(read_json(root / MANIFEST), where=root)
 
 
 def _open_shard(root: Path, entry: Manifest, image_size: int | None, on_bad: OnBad) -> imageset.ImageSet:
     path = root / entry["file"]
     if not path.is_file() or path.stat().st_size != entry["bytes"]:
-        raise DataError("not the shard its manifest was written for", where=path, hint="make or copy it again")
+        raise DataError("not the shard that the manifest was written for", where=path, hint="make or copy it again")
     return imageset.open_set(path, image_size=image_size, on_bad=on_bad)
 
 

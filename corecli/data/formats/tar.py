@@ -1,7 +1,7 @@
-"""Tar shards in the WebDataset convention, `part-000000.tar` and so on, or one tar; read in place, never extracted.
+"""Tar shards in the WebDataset convention (`part-000000.tar`), or one tar; read in place, never extracted.
 
-The last dot of a member's name starts its extension; a `.cls` or `.json` member of the same key may give its label.
-An index of offsets is kept beside the shards, so that only the first opening scans them.
+The extension of a member starts at the last dot of its name. A `.cls` or `.json` member with the same key may give the
+label. An index of offsets is stored beside the shards, so that they are scanned only once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from corecli.data.pixels import EncodedPixels, OnBad, PlainSet, sizes_identity, 
 from corecli.data.rows import Rows
 
 SUFFIX = ".tar"
-ACCEPTS, PLACE = "tar shards", 1  # a set in shards, which holds tars as well, is asked for before
+ACCEPTS, PLACE = "tar shards", 1  # directories of shards have tars as well and come before
 SHARD_IMAGES = 10_000
 
 Member = tuple[str, bytes]
@@ -42,11 +42,11 @@ class Shards:
     index: Index
 
     def name(self, position: int) -> str:
-        """The shard and the member."""
+        """Return the names of the shard and of the member."""
         return f"{self.paths[self.index.shards[position]]}: {self.index.names[position]}"
 
     def fetch(self, position: int) -> bytes:
-        """The member's bytes. Errors: DataError when they are not there any more."""
+        """Return the bytes of the member. Errors: DataError if the file was truncated meanwhile."""
         path, size = self.paths[self.index.shards[position]], int(self.index.sizes[position])
         try:
             with open(path, "rb", buffering=0) as file:
@@ -58,20 +58,20 @@ class Shards:
         return data
 
     def identity(self, positions: Sequence[int]) -> str:
-        """The members' sizes."""
+        """Return a hash of the sizes of the members."""
         return sizes_identity(self.index.sizes[positions].tolist())
 
 
 def claims(spec: str) -> bool:
-    """Whether a path is a tar, or a directory that holds some."""
+    """Whether a path is a tar, or a directory with tars."""
     return bool(_shard_paths(Path(spec)))
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
-    """Open one tar or a directory of shards; rows are sorted by key bytewise.
+    """Open one tar or a directory of shards; rows are sorted by the bytes of their keys.
 
-    Errors: DataError for a damaged tar, a member that is a link or climbs out, duplicate keys, an incomplete manifest,
-    no images, or images beside the shards, which would be passed over.
+    Errors: DataError for a damaged tar, a member that is a link or leaves the archive, duplicate keys, an incomplete
+    manifest, no images, or images beside the shards, which would be ignored.
     """
     where = Path(spec)
     manifest = _folder_manifest(where) if where.is_dir() else None
@@ -90,10 +90,10 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
 def write(
     path: Path, rows: Rows, chunks: Iterable[Chunk], *, class_names: tuple[str, ...], header: dict[str, Any]
 ) -> None:
-    """Write one tar when the name ends in `.tar`, else a new directory of shards and a manifest.
+    """Write one tar if the name ends in `.tar`, otherwise a new directory of shards and a manifest.
 
-    Every image is `<key>.png`, followed by `<key>.cls` where its label is known.
-    Errors: CannotCreateError when the directory holds anything but an earlier set of ours; StorageError.
+    Every image is `<key>.png`, followed by `<key>.cls` if its label is known.
+    Errors: CannotCreateError if the directory holds anything but an earlier image set; StorageError.
     """
     check_keys(rows, path)
     (height, width), arrays = begin_stream(chunks, rows, path)
@@ -130,7 +130,7 @@ def _samples(rows: Rows, arrays: Iterator[np.ndarray]) -> Iterator[list[Member]]
 def _write_tar(path: Path, samples: Iterable[list[Member]]) -> None:
     with atomic_write(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, payload in chain.from_iterable(samples):
-            info = tarfile.TarInfo(name)  # no times and no owner, so that equal images give equal bytes
+            info = tarfile.TarInfo(name)  # without times and owner, so that equal images give equal bytes
             info.size = len(payload)
             archive.addfile(info, io.BytesIO(payload))
 
@@ -148,6 +148,6 @@ def _index_path(where: Path) -> Path:
 def _folder_manifest(where: Path) -> Manifest | None:
     beside = [path.name for path in where.iterdir() if path.suffix[1:].lower() in EXTENSIONS]
     if beside:
-        reason = f"holds both tar shards and images such as {min(beside)}"
+        reason = f"contains both tar shards and images such as {min(beside)}"
         raise DataError(reason, where=where, hint="move one kind elsewhere")
     return read_manifest(where)

@@ -1,7 +1,7 @@
-"""`torchvision:NAME[:split]`: an image-classification set of torchvision.datasets, e.g. `torchvision:CIFAR10:train`.
+"""`torchvision:NAME[:SPLIT]`: an image-classification set of torchvision.datasets, e.g. `torchvision:CIFAR10:train`.
 
-It is looked for under $TORCHVISION_DATA, ./data and ~/.cache/torchvision, and downloaded only where CORECLI_DOWNLOAD=1.
-Opening one imports torch, because torchvision does.
+It is searched for in $TORCHVISION_DATA, ./data and ~/.cache/torchvision, and downloaded only if CORECLI_DOWNLOAD=1.
+Opening it imports torch, because torchvision does.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ class Items:
     spec: str
 
     def name(self, position: int) -> str:
-        """The set and the key."""
+        """Return the name of the set and the key."""
         return f"{self.spec} {self.keys[position]}"
 
     def fetch(self, position: int) -> Image.Image:
-        """The image. Errors: DataError."""
+        """Return the image. Errors: DataError."""
         try:
             return self.dataset[position][0]
         except (OSError, ValueError, SyntaxError) as error:
             raise DataError(f"cannot be read: {error}", where=self.name(position)) from error
 
     def identity(self, positions: Sequence[int]) -> str:
-        """The set's name; its keys tell the rest."""
+        """Return a hash of the name of the set."""
         return digest(self.spec)
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
-    """Open a torchvision set; keys are `class/number in class`.
+    """Open a torchvision set; keys are `class/number within the class`.
 
-    Errors: UsageError for an unknown name or split; MissingInputError saying where it was looked for.
+    Errors: UsageError for an unknown name or split; MissingInputError naming the places that were searched.
     """
     _, name, split = (*spec.split(":", 2), "", "")[:3]
     dataset = _load(name, split, spec)
@@ -72,7 +72,7 @@ def _load(name: str, split: str, spec: str) -> Any:
             try:
                 return dataset_class(str(root), **chosen)
             except (RuntimeError, FileNotFoundError):
-                continue  # torchvision's way of saying that it is not there
+                continue  # raised by torchvision if the data is not there
     if os.environ.get(DOWNLOAD_VARIABLE) == "1":
         return _download(dataset_class, roots, chosen, spec)
     places = ", ".join(str(root) for root in roots)
@@ -87,7 +87,7 @@ def _download(dataset_class: Any, roots: list[Path], chosen: dict[str, Any], spe
     except TypeError as error:
         raise MissingInputError("torchvision cannot download this set", where=spec) from error
     except (OSError, RuntimeError) as error:
-        raise UnavailableError(f"the download failed: {error}", where=spec) from error
+        raise UnavailableError(f"download failed: {error}", where=spec) from error
 
 
 def _roots() -> list[Path]:
@@ -105,7 +105,7 @@ def _dataset_class(name: str) -> Any:
 
 
 def _split_argument(dataset_class: Any, split: str, spec: str) -> dict[str, Any]:
-    """The constructor's argument that chooses the split: `split="val"` in newer sets, `train=True` in older ones."""
+    """Return the argument that selects the split: `split="val"` in newer sets, `train=True` in older ones."""
     parameters = inspect.signature(dataset_class.__init__).parameters
     if not split:
         return {}
@@ -114,12 +114,12 @@ def _split_argument(dataset_class: Any, split: str, spec: str) -> dict[str, Any]
             return {name: split}
     if "train" in parameters and split in ("train", "test"):
         return {"train": split == "train"}
-    choices = "train or test" if "train" in parameters else "leave it out"
+    choices = "use train or test" if "train" in parameters else "this set has no splits; leave it out"
     raise UsageError(f"no split {split!r}", where=spec, hint=choices)
 
 
 def _labels(dataset: Any) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels and class names where the dataset tells them; torchvision has no one name for either."""
+    """Return labels and class names if the dataset has them, under any of the names that torchvision uses."""
     found = next((getattr(dataset, n) for n in ("targets", "labels", "_labels") if hasattr(dataset, n)), None)
     if found is None or not all(isinstance(one, int | np.integer) for one in found[:1]):  # VOC's are file names
         return np.full(len(dataset), -1, dtype=np.int64), ()

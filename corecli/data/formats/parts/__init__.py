@@ -1,1 +1,1 @@
-"""Machinery that formats share."""
+"""Code that formats share."""

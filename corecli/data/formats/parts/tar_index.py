@@ -1,4 +1,4 @@
-"""Where every image of some tar shards lies: scanned once, strictly, then kept beside them."""
+"""The index of tar shards: the place of every image, scanned once with strict checks, then stored beside them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from corecli.data.columns import pack_strings, unpack_strings
 from corecli.data.decode import EXTENSIONS
 from corecli.data.manifest import Manifest
 
-HIDDEN_MANIFEST = ".manifest.json"  # the first member of one tar we write; WebDataset readers pass over it
+HIDDEN_MANIFEST = ".manifest.json"  # first member of a tar written here; WebDataset readers ignore it
 _MAX_SIDECAR_BYTES = 1 << 20
 _END_OF_ARCHIVE = bytes(tarfile.BLOCKSIZE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Index:
-    """N images sorted by key: their member names, shard numbers, byte offsets and sizes, labels (None if not given)."""
+    """N images sorted by key: member names, shard numbers, byte offsets, sizes, and labels (None if there are none)."""
 
     names: list[str]
     shards: np.ndarray
@@ -36,9 +36,9 @@ class Index:
 
 
 def index_of(paths: list[Path], beside: Path) -> Index:
-    """The index of shards `paths`, read from the file `beside` if it is theirs, else scanned and written there.
+    """Return the index of shards `paths`, from the file `beside` if it is up to date, else by a scan, which writes it.
 
-    Where that place is not writable the index stays in memory. Errors: DataError naming the shard and the member.
+    If the file cannot be written, the index stays in memory. Errors: DataError naming the shard and the member.
     """
     state = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
     found = _load(beside, state)
@@ -50,7 +50,7 @@ def index_of(paths: list[Path], beside: Path) -> Index:
 
 
 def scan(paths: list[Path]) -> Index:
-    """Read every member's header. Errors: DataError for a truncated tar, a duplicate key, a link, a climbing name."""
+    """Read the header of every member. Errors: DataError for a truncated tar, a duplicate key, or an unsafe member."""
     content = _Content()
     for number, path in enumerate(paths):
         with _tar_errors(path):
@@ -80,14 +80,14 @@ class _Content:
         key, _, extension = name.rpartition(".")
         if name == HIDDEN_MANIFEST:
             if self.manifest is not None:
-                hint = "mix them as parts of one mixture: corecli inflate"
-                raise DataError("several tars here have a manifest of their own", where=path, hint=hint)
+                hint = "join them with corecli inflate"
+                raise DataError("several tars in the directory have their own manifest", where=path, hint=hint)
             self.manifest = json.loads(_payload(info, tar, path))
         elif any(part.startswith(".") for part in name.split("/")):
             return
         elif extension.lower() in EXTENSIONS:
             if key in self.images:
-                reason = f"duplicate key {key!r}: {self.images[key][0]} and {name}"
+                reason = f"two members have the key {key!r}: {self.images[key][0]} and {name}"
                 raise DataError(reason, where=path, hint="every image needs a key of its own")
             self.images[key] = (name, shard, info.offset_data, info.size)
         elif extension in ("cls", "json"):
@@ -97,7 +97,7 @@ class _Content:
 
 
 def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    """The regular members. Python's reader stops silently at a damaged header, so the end mark is checked here."""
+    """Yield the regular members. tarfile stops silently at a damaged header, so the end mark is checked here."""
     with tarfile.open(path, "r:") as tar, open(path, "rb") as raw:
         for info in tar:
             _refuse_unsafe(info, path)
@@ -114,34 +114,38 @@ def _tar_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        raise DataError(f"truncated or damaged tar: {error}", where=path, hint="make or copy it again") from error
+        raise DataError(
+            f"the tar is truncated or damaged: {error}", where=path, hint="make or copy it again"
+        ) from error
 
 
 def _refuse_unsafe(info: tarfile.TarInfo, path: Path) -> None:
     name = info.name.replace("\\", "/")
     if name.startswith("/") or ".." in name.split("/"):
-        raise DataError(f"member {info.name!r} climbs out of the archive", where=path, hint="do not trust this file")
+        raise DataError(
+            f"the member {info.name!r} has a path outside the archive", where=path, hint="do not trust this file"
+        )
     if info.issym() or info.islnk():
-        raise DataError(f"member {info.name!r} is a link", where=path, hint="pack the files themselves: tar -h")
+        raise DataError(f"the member {info.name!r} is a link", where=path, hint="pack the files themselves: tar -h")
     if info.issparse() or not (info.isfile() or info.isdir()):
-        raise DataError(f"member {info.name!r} is not a plain file", where=path, hint="pack plain files only")
+        raise DataError(f"the member {info.name!r} is not a regular file", where=path, hint="pack regular files only")
 
 
 def _payload(info: tarfile.TarInfo, tar: tarfile.TarFile, path: Path) -> bytes:
     if info.size > _MAX_SIDECAR_BYTES and info.name != HIDDEN_MANIFEST:
-        raise DataError(f"member {info.name!r} is too large for a label", where=path)
+        raise DataError(f"the member {info.name!r} is too large for a label", where=path)
     file = tar.extractfile(info)
     return b"" if file is None else file.read()
 
 
 def _label(payload: bytes, extension: str, name: str, path: Path) -> int | None:
-    """The class number in a `.cls` member, or under "cls" or "label" in a `.json` one, if there is one."""
+    """Return the class number in a `.cls` member, or under "cls" or "label" in a `.json` member; None without one."""
     try:
         if extension == "cls":
             return int(payload)
         fields: Any = json.loads(payload)
     except ValueError as error:
-        raise DataError(f"member {name!r} is malformed: {error}", where=path) from error
+        raise DataError(f"the member {name!r} is malformed: {error}", where=path) from error
     found = fields.get("cls", fields.get("label")) if isinstance(fields, dict) else None
     return found if isinstance(found, int) else None
 
@@ -162,7 +166,7 @@ def _save(beside: Path, state: list[list[Any]], index: Index) -> None:
 
 
 def _load(beside: Path, state: list[list[Any]]) -> Index | None:
-    """The kept index; None when there is none, it is damaged, or the shards have changed since."""
+    """Load the stored index; None if there is none, it is damaged, or the shards have changed."""
     import safetensors
 
     try:

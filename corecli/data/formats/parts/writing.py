@@ -1,4 +1,4 @@
-"""What the writers of all formats check about the rows and the stream of images they are given."""
+"""What the writers of all formats share: streams of images, checks of keys, and atomic directories."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def begin_stream(chunks: Iterable[Chunk], rows: Rows, where: object) -> tuple[tu
 
 
 def check_keys(rows: Rows, where: object) -> None:
-    """Errors: DataError when a key cannot be a file's path inside the set."""
+    """Check that every key can be the path of a file inside the set. Errors: DataError."""
     for key in rows.keys:
         parts = key.split("/")
         if any(not part or part.startswith(".") for part in parts):
@@ -51,9 +51,9 @@ def check_keys(rows: Rows, where: object) -> None:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """A hidden sibling of `path` to write into; on success it takes the place of `path`, on failure it is removed.
+    """Create a hidden directory beside `path` to write into; on success it replaces `path`, on failure it is removed.
 
-    Errors: CannotCreateError when `path` holds anything but an earlier set of ours, told by its manifest; StorageError.
+    Errors: CannotCreateError if `path` is anything but an earlier set with a manifest; StorageError.
     """
     temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
     with storage_errors(path):
