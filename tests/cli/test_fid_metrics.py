@@ -79,7 +79,7 @@ def test_tables_of_other_images_are_refused(run: Run, features: torch.Tensor) ->
         ("--metrics fid", "fid: needs images and FID Inception weights"),
         ("--metrics sfid", "sfid: needs images and FID Inception weights"),
         ("--bootstrap 5", "--bootstrap is for cka and opd"),
-        ("--metrics opd --samples $syn", "syn: not a feature table, as opd needs"),
+        ("--metrics opd --samples $syn", "syn: not a feature table, which --metrics opd requires"),
     ],
 )
 def test_mistakes_are_usage_errors(run: Run, tiny: Path, more: str, message: str) -> None:

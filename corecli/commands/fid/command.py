@@ -76,8 +76,9 @@ def run(config: Config, world: World) -> Outcome:
 
 def _check_input(config: Config, spec: str, kind: Kind) -> None:
     if kind != "features" and _table_metrics(config):
-        names = " and ".join(metric.name for metric in _table_metrics(config))
-        raise UsageError(f"not a feature table, as {names} needs", where=spec, hint="write one with corecli extract")
+        names = ",".join(metric.name for metric in _table_metrics(config))
+        reason = f"not a feature table, which --metrics {names} requires"
+        raise UsageError(reason, where=spec, hint="write one with corecli extract")
     if kind == "images":
         open_images(spec, config)
         if config.extractor is None:
