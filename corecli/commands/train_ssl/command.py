@@ -128,9 +128,9 @@ def _train(
     from corecli.engine.precision import autocast
     from corecli.ssl.parts.method import Batch, split_batch
 
-    places = positions(config.batch_size, rank=world.rank, world_size=world.size, parts=config.accumulate)
     draw = partial(draw_views, seed=config.seed, batch_size=config.batch_size, compile=config.compile)
     for step, (images, rows) in zip(run.steps(), batches, strict=False):
+        places = positions(config.batch_size, rank=world.rank, world_size=world.size, parts=config.accumulate)
         stage, stage_step = learner.enter(step)
         method, optimizer, probe = learner.method.train(), learner.optimizer, learner.probe
         rate = _set_rates(config, optimizer, stage, stage_step)
