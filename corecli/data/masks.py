@@ -1,6 +1,6 @@
 """Images with masks, which have the class of every pixel; an image and its mask have the same key.
 
-A mask is a PNG of one channel, or with a palette as VOC's, whose values are the numbers of classes; 255 is no class.
+A mask is a PNG with one channel, or with a palette as in VOC, whose values are class numbers; 255 is no class.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NO_CLASS = 255
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskedImages:
-    """The images of a set, each of its own size, and their masks: the `positions` of a store, by row."""
+    """The images of a set, of any sizes, and their masks: row i has the mask at `positions[i]` of a store."""
 
     images: ImageSet
     masks: Store
@@ -35,7 +35,7 @@ class MaskedImages:
         return len(self.positions)
 
     def read(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """(image uint8 [3, H, W], its mask). Errors: DataError naming a bad file, or one of another size."""
+        """Return (image uint8 [3, H, W], mask int32 [H, W]). Errors: DataError if a file is bad or the sizes differ."""
         pixels, mask = getattr(self.images, "pixels", None), self.read_mask(row)
         if isinstance(pixels, EncodedPixels):
             image = pixels.read_one(row)
@@ -43,12 +43,12 @@ class MaskedImages:
             image = self.images.read(np.array([row]))[0].numpy()
         if image.shape[1:] != mask.shape:
             sizes = [f"{width} x {height}" for height, width in (mask.shape, image.shape[1:])]
-            reason = f"a mask of {sizes[0]} for an image of {sizes[1]}, {self.images.rows.keys[row]}"
+            reason = f"the mask is {sizes[0]} but its image {self.images.rows.keys[row]} is {sizes[1]}"
             raise DataError(reason, where=self.mask_name(row))
         return image, mask
 
     def read_mask(self, row: int) -> np.ndarray:
-        """int32 [H, W]: classes from 0 on, NOT_COUNTED elsewhere. Errors: DataError naming the file."""
+        """Return int32 [H, W], classes from 0 on and NOT_COUNTED elsewhere. Errors: DataError if the file is bad."""
         mask = decode_mask(self._fetch(row), name=self.mask_name(row))
         mask[mask == _NO_CLASS] = NOT_COUNTED
         if self.zero_is_no_class:
@@ -56,7 +56,7 @@ class MaskedImages:
         return mask
 
     def mask_name(self, row: int) -> str:
-        """What errors call the mask."""
+        """Return the name of the mask for error messages."""
         return self.masks.name(self.positions[row])
 
     def _fetch(self, row: int) -> bytes:
@@ -68,10 +68,10 @@ class MaskedImages:
 def open_masked(
     spec: str, masks: str | None, *, on_bad: OnBad = "fail", zero_is_no_class: bool = False
 ) -> MaskedImages:
-    """An image set with the masks of another of files, joined by key; without one, the masks that it has itself.
+    """Open an image set with its masks, from the set `masks` with the same keys, or else from the image set itself.
 
-    `torchvision:VOCSegmentation:SPLIT` has its own. With `zero_is_no_class` a mask's 1 is the first class and its 0
-    none, as in ADE20K. Errors: as `open_set`; DataError for images without a mask.
+    `torchvision:VOCSegmentation:SPLIT` has its own masks. zero_is_no_class: class 1 of a file is the first class, and 0
+    is no class, as in ADE20K. Errors: as `open_set`; DataError if an image has no mask.
     """
     images = open_set(spec, on_bad=on_bad)
     if masks is None:
@@ -79,12 +79,12 @@ def open_masked(
     else:
         pixels = getattr(found := open_set(masks), "pixels", None)
         if not isinstance(pixels, EncodedPixels):
-            raise DataError("masks are image files", where=masks, hint="give a folder of PNG files, or a tar of them")
+            raise DataError("masks must be image files", where=masks, hint="give a folder or a tar of PNG files")
         place = {key: int(position) for key, position in zip(found.rows.keys, pixels.positions, strict=True)}
         without = [key for key in images.rows.keys if key not in place]
         if without:
             reason = f"{len(without)} of {len(images.rows)} images have no mask, such as {without[0]}"
-            raise DataError(reason, where=masks, hint="a mask has the name of its image, up to the extension")
+            raise DataError(reason, where=masks, hint="a mask needs the name of its image, except for the extension")
         store, positions = pixels.store, [place[key] for key in images.rows.keys]
     return MaskedImages(images=images, masks=store, positions=positions, zero_is_no_class=zero_is_no_class)
 
@@ -92,10 +92,10 @@ def open_masked(
 def random_window(
     image: np.ndarray, mask: np.ndarray, *, scale: float, place: tuple[float, float], size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A square cut from an image resized by `scale`, uint8 [3, size, size], and from its mask, int32 [size, size].
+    """Resize an image and its mask by `scale` and cut the same window: uint8 [3, size, size], int32 [size, size].
 
-    place: where between its highest and lowest position, and its first and last column, in 0..1. A side that is shorter
-    than the window is there as a whole, and the rest of the window black and not counted.
+    place: vertical and horizontal position of the window, each from 0 (top, left) to 1. If the image is smaller than
+    the window, the rest of the window is black and not counted.
     """
     height, width = mask.shape
     tall, wide = (max(1, round(side * scale)) for side in (height, width))

@@ -116,4 +116,4 @@ def test_bad_input_is_refused(run: Run, shapes: Path, tiny: Path) -> None:
     refused(2, "this is a feature table", "probe", "--mode", "segment", "--train", z, "--test", z)
     digits = ("probe", "--mode", "segment", "--encoder", tiny / "f.safetensors", "--test", "digits:8")
     refused(2, "has no masks of its own", *digits, "--train", "digits:8")
-    refused(65, "masks are image files", *digits, "--train", "digits:8", "--train-masks", "digits:8")
+    refused(65, "masks must be image files", *digits, "--train", "digits:8", "--train-masks", "digits:8")

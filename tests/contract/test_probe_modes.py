@@ -92,15 +92,12 @@ def test_options_of_other_modes_are_refused(name: str, table: str, capsys: pytes
 @pytest.mark.parametrize("name", [name for name in NAMES if NEEDS[name] in ("features", "views")])
 def test_features_of_distant_classes_are_separated(name: str, table: str) -> None:
     mode, reader = registry.load(MODES, name), Reader(encoder=None, world=World())
-    problem = read_problem(tasks([table], (), [table])[0], reader, seeds=range(2))
+    problem = read_problem(tasks([table], (), [table])[0], reader, seeds=range(1))
     context = prepare(problem, reader, on_images=False)
     before = context.features.clone()
-    first, again, other = (
-        fit(mode, short(mode, epochs=20), context, seeds)[0].classifier.logits(before)
-        for seeds in (range(2), range(2), range(1, 3))
-    )
-    assert first.shape == other.shape == (60, CLASSES)
-    assert (first.argmax(1) == problem.numbers).all() and (other.argmax(1) == problem.numbers).all()
+    first, again = (fit(mode, short(mode, epochs=20), context, range(1))[0].classifier.logits(before) for _ in range(2))
+    assert first.shape == (60, CLASSES)
+    assert (first.argmax(1) == problem.numbers).all()
     assert torch.equal(first, again), "a fit is a function of the seed"
     assert torch.equal(before, context.features), "features stay as they are"
 
