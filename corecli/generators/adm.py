@@ -1,4 +1,4 @@
-"""ADM: diffusion in pixel space with the U-Net of guided-diffusion (Dhariwal and Nichol 2021; CORE, Table 10)."""
+"""ADM: pixel diffusion with the U-Net of guided-diffusion (Dhariwal and Nichol 2021; CORE, Table 10)."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ TINY = {  # fields of a small network, for tests
 class Config(DiffusionConfig):
     """The defaults are CORE's Table 10 for CIFAR, unconditional.
 
-    attention_resolutions: sizes in px at which blocks attend; the middle block always does.
-    head_channels: channels of an attention head; it divides the widths that attend.
-    norm_groups: groups of every GroupNorm; None chooses, and the built generator's config says what.
+    attention_resolutions: sizes in px at which blocks have attention; the middle block always has.
+    head_channels: channels per attention head, a divisor of the widths with attention.
+    norm_groups: groups of every GroupNorm; None means as many as fit, and is replaced in the built generator's config.
     """
 
     channels: int = 128
@@ -40,9 +40,9 @@ class Config(DiffusionConfig):
 
 
 def build(config: Config) -> Diffusion:
-    """A generator with new weights, drawn from torch's global generator.
+    """Build a generator with new weights from torch's global generator.
 
-    Errors: UsageError when image size, widths, heads or the choice of condition do not fit together.
+    Errors: UsageError if image size, widths, heads or condition do not fit together.
     """
     groups = config.norm_groups or norm_groups_for(config.channels, config.channel_mult)
     config = dataclasses.replace(

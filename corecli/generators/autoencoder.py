@@ -1,4 +1,4 @@
-"""A first stage: an autoencoder whose latents ldm and dit learn (Rombach et al. 2022, section 3.1)."""
+"""A first stage: an autoencoder for the latents of ldm and dit (Rombach et al. 2022, section 3.1)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ ERRORS = {"l1": F.l1_loss, "l2": F.mse_loss}
 
 @dataclass(frozen=True, kw_only=True)
 class SharedConfig:
-    """What every family has. condition: "none", since an autoencoder is told nothing.
+    """Fields that every family has. condition: always "none".
 
-    first_stage: what `nets.autoencoder` builds the network from; the built generator's config says it.
+    first_stage: spec from which `nets.autoencoder` builds the network; set in the built generator's config.
     """
 
     image_size: int = 32
@@ -39,16 +39,16 @@ class SharedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config(SharedConfig):
-    """The defaults are a small KL autoencoder that halves images twice.
+    """The defaults are a small KL autoencoder that downsamples images by 4.
 
-    kind: "kl", regularized by a slight KL penalty toward a standard normal, or "vq", by a codebook.
-    channels, channel_mult: widths of the levels; every level but the last halves the image.
-    attention: whether the innermost blocks attend; attention_levels: how many of the innermost levels do as well.
-    codes: entries of the codebook.
-    error: of a reconstruction, "l1" or "l2".
-    kl_weight: of the KL, summed over latents, against the error, summed over pixels (LDM, Appendix G).
-    commitment: how strongly encodings are drawn to their code (VQ-VAE, Eq. 3).
-    perceptual: an encoder's file or timm:NAME, in whose features reconstructions are compared as well.
+    kind: "kl" for a small KL penalty toward a standard normal, or "vq" for a codebook.
+    channels, channel_mult: widths of the levels; every level except the last halves the image.
+    attention: whether the middle blocks have attention. attention_levels: number of innermost levels that have it too.
+    codes: number of entries of the codebook.
+    error: reconstruction error, "l1" or "l2".
+    kl_weight: weight of the KL (summed over latents) relative to the error (summed over pixels; LDM, Appendix G).
+    commitment: weight that draws encodings to their code (VQ-VAE, Eq. 3).
+    perceptual: encoder file or timm:NAME for an additional distance between features. perceptual_weight: its weight.
     """
 
     kind: str = "kl"
@@ -67,7 +67,7 @@ class Config(SharedConfig):
 
 
 def build(config: Config) -> Autoencoder:
-    """An autoencoder with new weights, drawn from torch's global generator. Errors: UsageError."""
+    """Build an autoencoder with new weights from torch's global generator. Errors: UsageError."""
     if config.kind not in KINDS:
         raise unknown_name("kind of autoencoder", config.kind, KINDS)
     if config.error not in ERRORS:
@@ -79,7 +79,7 @@ def build(config: Config) -> Autoencoder:
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """The random part of a training step for B images: noise [B, C, h, w] of latents, flip [B] bool."""
+    """Random numbers of a training step for B images. noise: [B, C, h, w], of latents. flip: bool [B]."""
 
     noise: Tensor
     flip: Tensor
@@ -88,12 +88,12 @@ class Draws:
         return Draws(noise=self.noise[rows], flip=self.flip[rows])
 
     def to(self, device: torch.device) -> Draws:
-        """The same draws on a device."""
+        """Return the same draws on a device."""
         return Draws(noise=self.noise.to(device), flip=self.flip.to(device))
 
 
 class Autoencoder(nn.Module):
-    """A Generator (see `_generator.py`) as far as training goes; it makes images of images alone, by `reconstruct`."""
+    """A `Generator` that is trained like others; it makes images only from images, by `reconstruct`."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Autoencoder(nn.Module):
         self._distance: PerceptualDistance | None = None
 
     def check_condition(self, condition: Tensor | None, *, guidance: float = 1.0) -> None:
-        """See `Generator.check_condition`: there is nothing to tell it."""
+        """See `Generator.check_condition`; an autoencoder takes no condition."""
         if condition is not None or guidance != 1:
             raise UsageError("an autoencoder takes no features, labels or guidance")
 
@@ -116,7 +116,7 @@ class Autoencoder(nn.Module):
         return Draws(noise=noise, flip=torch.rand(batch, generator=generator) < 0.5)
 
     def loss(self, images: Tensor, condition: Tensor | None, draws: Draws) -> Tensor:
-        """Error of the reconstruction, its perceptual distance, and the KL or the codebook's terms; float32 scalar."""
+        """Return the reconstruction error plus perceptual distance plus KL or codebook terms, a float32 scalar."""
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.data_shape:
             raise DataError(f"images of {tuple(images.shape[1:])}, the autoencoder takes {self.data_shape}")
         draws = draws.to(images.device)
@@ -131,17 +131,17 @@ class Autoencoder(nn.Module):
         return loss
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Uint8 images [B, 3, S, S] encoded and decoded again, without noise."""
+        """Encode and decode uint8 images [B, 3, S, S], without noise."""
         stage = self.first_stage
         return stage.decode(stage.latents(stage.encode(images.to(stage.scale.device))))
 
     def generate(self, seeds: list[int], condition: Tensor | None = None, **choices: Any) -> Tensor:
-        """Errors: UsageError: its latents follow no known law, so it has none to decode."""
+        """Errors: always UsageError; the distribution of the latents is unknown."""
         hint = "train ldm or dit on its latents: --first-stage FILE"
         raise UsageError("an autoencoder makes no images of its own", hint=hint)
 
     def _latents(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """(latents to decode, penalty on them): a sample of a normal and its KL, or codes and what ties them."""
+        """Return (latents to decode, penalty): a normal sample and its KL, or codes and the codebook terms."""
         autoencoder: Any = self.first_stage.autoencoder
         moments = encoded(autoencoder, x).float()
         if self.config.kind == "kl":
@@ -163,16 +163,16 @@ class Autoencoder(nn.Module):
 
 
 def nearest(z: Tensor, codebook: Tensor) -> Tensor:
-    """The code nearest to z [B, C, h, w] at every place, with a gradient to the codebook [K, C]."""
+    """Return the nearest code to z [B, C, h, w] at every place, with a gradient to the codebook [K, C]."""
     flat = z.detach().permute(0, 2, 3, 1).flatten(0, 2)
     found = torch.cdist(flat, codebook.detach().float()).argmin(dim=1)
     return codebook[found].unflatten(0, (len(z), *z.shape[2:])).permute(0, 3, 1, 2)
 
 
 def _spec(config: Config) -> Spec:
-    """What diffusers builds it from."""
+    """Return the spec of the network."""
     attend = min(config.attention_levels, len(config.channel_mult))
-    levels = ["Attn"] * attend + [""] * (len(config.channel_mult) - attend)  # the innermost first
+    levels = ["Attn"] * attend + [""] * (len(config.channel_mult) - attend)  # innermost first
     arguments: dict[str, Any] = {
         "in_channels": 3,
         "out_channels": 3,

@@ -16,7 +16,7 @@ TINY = {"image_size": 16, "learn_sigma": False, "size": "tiny", "patch": 4}  # f
 class Config(LatentConfig):
     """The defaults are DiT-B/2.
 
-    size: "s", "b", "l", "xl" (DiT, Table 1) or "tiny"; patch: its side, in pixels or latents.
+    size: "s", "b", "l", "xl" (DiT, Table 1) or "tiny". patch: side of a patch, in pixels or latents.
     """
 
     size: str = "b"
@@ -24,9 +24,9 @@ class Config(LatentConfig):
 
 
 def build(config: Config) -> Diffusion:
-    """A generator with new weights, drawn from torch's global generator.
+    """Build a generator with new weights from torch's global generator.
 
-    Errors: UsageError when image size, patch or the choice of condition do not fit together.
+    Errors: UsageError if image size, patch or condition do not fit together.
     """
     stage = first_stage_of(config)
     channels, side, _ = data_shape_of(config, stage)

@@ -1,4 +1,4 @@
-"""IC-GAN: a BigGAN conditioned on an image's features, shown that image's neighbors as real (Casanova et al. 2021)."""
+"""IC-GAN: a BigGAN conditioned on features of an image, with its neighbors as real images (Casanova et al. 2021)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from corecli.generators.parts.learning import TrainOptions
 from corecli.nets.biggan import BigGanDiscriminator, BigGanGenerator, default_mult
 
 CONDITIONS = ("none", "features", "labels")
-ONE_PASS = True  # no sampler, steps or guidance to choose
+ONE_PASS = True  # images are made without sampler, steps or guidance
 TINY = {  # fields of a small network, for tests
     "image_size": 16,
     "channels": 8,
@@ -23,21 +23,23 @@ TINY = {  # fields of a small network, for tests
     "condition_width": 16,
     "attention_px": (4,),
 }
-CLIP = 0.0  # gradients are of any size, early ones of norms in the hundreds
+CLIP = 0.0  # default of --clip: gradients are not clipped, since their norms reach the hundreds early on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AdversarialConfig):
-    """The defaults are those of IC-GAN at 64 px, with DiffAugment and without a late start of the average.
+    """The defaults are IC-GAN's at 64 px, plus DiffAugment, and averaging starts at once.
 
-    channel_mult: the generator's widths at 4, 8, .. px in units of `channels`; discriminator_mult: those of the
-    discriminator's blocks; None for the published ones of the image size. attention_px: sizes below the image's at
-    which both attend. z_dim: of the noise, rounded down to equal chunks; condition_width: of the embedded condition.
-
-    neighbours: how many nearest images, by the cosine of features, stand for an image as real ones; 0 for itself
-    alone, as always without features. augment: of what the discriminator sees, some of color, translation and cutout,
-    or none. discriminator_steps: its updates for one of the generator, each on a part of the batch; discriminator_lr:
-    None for the generator's rate. ema_start: the step from which weights are averaged (IC-GAN: 20,000).
+    channel_mult: widths of the generator at 4, 8, .. px, in units of `channels`; None means the published ones.
+    discriminator_mult: widths of the discriminator's blocks; None means the published ones.
+    attention_px: sizes below the image size at which both networks have attention.
+    z_dim: dimensions of the noise, rounded down to equal chunks. condition_width: of the embedded condition.
+    neighbours: number of nearest images, by cosine similarity of features, one of which is shown as the real image;
+    0 shows the image itself, as always without features.
+    augment: augmentations of the discriminator's input: some of color, translation and cutout, or none.
+    discriminator_steps: discriminator updates per step, each on an equal part of the batch.
+    discriminator_lr: learning rate of the discriminator; None means the generator's.
+    ema_start: first step whose weights are averaged (IC-GAN: 20,000).
     """
 
     channels: int = 64
@@ -54,9 +56,9 @@ class Config(AdversarialConfig):
 
 
 def build(config: Config) -> AdversarialGenerator:
-    """A generator with new weights, drawn from torch's global generator.
+    """Build a generator with new weights from torch's global generator.
 
-    Errors: UsageError when image size, widths, augmentation or the choice of condition do not fit together.
+    Errors: UsageError if image size, widths, augmentation or condition do not fit together.
     """
     config = _resolved(config)
     assert config.channel_mult is not None
@@ -74,7 +76,7 @@ def build(config: Config) -> AdversarialGenerator:
 
 
 def learner(generator: AdversarialGenerator, options: TrainOptions, world: World) -> AdversarialLearner:
-    """What trains it, with a new discriminator, its weights drawn from torch's global generator."""
+    """Return what trains the generator, with a new discriminator from torch's global generator."""
     config = generator.config
     assert isinstance(config, Config)
     assert config.discriminator_mult is not None
@@ -99,14 +101,14 @@ def learner(generator: AdversarialGenerator, options: TrainOptions, world: World
 
 
 def _resolved(config: Config) -> Config:
-    """The config with every choice made. Errors: UsageError."""
+    """Replace None by the published values. Errors: UsageError for values that do not fit."""
     _check_condition(config)
     augment = () if tuple(config.augment) == ("none",) else tuple(config.augment)
     for kind in augment:
         if kind not in KINDS:
             raise unknown_name("augmentation", kind, (*KINDS, "none"))
     if config.discriminator_steps < 1:
-        raise UsageError("the discriminator needs 1 step or more for one of the generator")
+        raise UsageError(f"discriminator_steps is {config.discriminator_steps}", hint="use 1 step or more")
     if None in (config.channel_mult, config.discriminator_mult):
         published = default_mult(config.image_size)
     else:
@@ -121,7 +123,7 @@ def _resolved(config: Config) -> Config:
 
 
 def _num_classes(config: Config) -> int:
-    """Of the networks: without a condition, every image is of one class."""
+    """Return the number of classes of the networks; without a condition, all images are of one class."""
     return 1 if config.condition == "none" else config.num_classes
 
 

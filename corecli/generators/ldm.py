@@ -30,7 +30,7 @@ TINY = {  # fields of a small network, for tests
 
 @dataclass(frozen=True, kw_only=True)
 class SharedConfig(LatentConfig):
-    """Latent diffusion learns no variance, on the schedule it calls linear."""
+    """By default, latent diffusion learns no variance and uses the schedule that it calls linear."""
 
     learn_sigma: bool | None = False
     schedule: str = "scaled_linear"
@@ -38,13 +38,13 @@ class SharedConfig(LatentConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Config(SharedConfig):
-    """The defaults are CORE's Table 11, on the latents of a first stage, 32 a side.
+    """The defaults are CORE's Table 11, for latents of 32 x 32.
 
-    attention_resolutions: sides in latents at which blocks attend; the middle block always does.
-    head_channels: channels of an attention head; it divides the widths that attend.
-    context_dim: dimensions of the tokens by which blocks are told the condition; 0: it joins the time embedding, and
-    blocks attend to themselves alone, as they do without a condition.
-    norm_groups: groups of every GroupNorm; None chooses, and the built generator's config says what.
+    attention_resolutions: sides of the latents at which blocks have attention; the middle block always has.
+    head_channels: channels per attention head, a divisor of the widths with attention.
+    context_dim: dimensions of the tokens to which blocks attend. With 0, the condition is added to the time embedding
+    and blocks have self-attention only, as without a condition.
+    norm_groups: groups of every GroupNorm; None means as many as fit, and is replaced in the built generator's config.
     """
 
     channels: int = 256
@@ -58,14 +58,13 @@ class Config(SharedConfig):
 
 
 def build(config: Config) -> Diffusion:
-    """A generator with new weights, drawn from torch's global generator.
+    """Build a generator with new weights from torch's global generator.
 
-    Errors: UsageError when sizes, widths, heads or the choice of condition do not fit together, or without a first
-    stage.
+    Errors: UsageError if sizes, widths, heads or condition do not fit together, or without a first stage.
     """
     stage = first_stage_of(config)
     if stage is None:
-        hint = "name one, or train it: --arch autoencoder"
+        hint = "give --first-stage; train one with --arch autoencoder"
         raise UsageError("latent diffusion needs a first stage", hint=hint)
     channels, side, _ = stage.data_shape
     groups = config.norm_groups or norm_groups_for(config.channels, config.channel_mult)
@@ -98,9 +97,9 @@ def build(config: Config) -> Diffusion:
 
 
 def start_at_unit_scale(conditioning: Any) -> None:
-    """Let tokens begin with entries of about unit scale, as RCG's, which are the features themselves, have.
+    """Initialize the map from conditions to tokens so that entries of tokens have about unit scale, as in RCG.
 
-    From zero, as vectors that join the time embedding begin, attention takes five times the steps to use them; that a
-    new model ignores its condition is seen to by the zeroed way out of its attention.
+    With zero-initialized tokens, attention needs five times as many steps to use them. A new model ignores its
+    condition all the same, because the output layer of its attention is zero.
     """
     nn.init.normal_(conditioning.linear.weight, std=1 / math.sqrt(conditioning.linear.in_features))

@@ -129,7 +129,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("$unnamed", 65, ["$unnamed: holds no first stage", "config.json"]),
         ("$partial", 65, ["$partial: weights are missing, such as 'decoder.conv_in."]),
         ("$wide", 65, ["$wide: not a readable first stage"]),
-        ("$diverged", 65, ["latents that are not finite (the first stage diverged)"]),
+        ("$diverged", 65, ["latents are not finite (the first stage diverged)"]),
         ("tiny:g.pt", 65, ["g.pt: a generator of adm without a first stage"]),
         ("tiny:f.safetensors", 65, ["f.safetensors: is of kind 'encoder', not 'generator'"]),
         ("nobody/nothing", 69, ["nobody/nothing: not in the cache", "hf download nobody/nothing"]),

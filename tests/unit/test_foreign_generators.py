@@ -11,7 +11,7 @@ from guided_diffusion import random_checkpoint
 from corecli.base import checkpoint
 from corecli.base.errors import DataError, MissingInputError, UsageError
 from corecli.generators import adm, dit
-from corecli.generators.parts.foreign import Told, is_foreign, read_foreign
+from corecli.generators.parts.foreign import ImportOptions, is_foreign, read_foreign
 from corecli.nets.dit import SIZES, DiT, Size
 
 SMALL = Size(width=24, depth=2, heads=3)
@@ -57,14 +57,14 @@ def test_a_dit_on_latents_wants_its_first_stage(tmp_path: Path) -> None:
     vae.save_pretrained(tmp_path / "vae")
     with pytest.raises(UsageError, match="4 channels are latents of a first stage"):
         read_foreign(tmp_path / "DiT.pt")
-    _, generator = read_foreign(tmp_path / "DiT.pt", Told(first_stage=str(tmp_path / "vae")))
+    _, generator = read_foreign(tmp_path / "DiT.pt", ImportOptions(first_stage=str(tmp_path / "vae")))
     assert generator.config.image_size == 16 and generator.data_shape == (4, 8, 8)
     own = generator.first_stage.autoencoder.state_dict()  # type: ignore[union-attr]
     assert all(torch.equal(own[n], t) for n, t in vae.state_dict().items())
     assert generator.generate([0], torch.tensor([2]), steps=3).shape == (1, 3, 16, 16)
     torch.save(dit_weights(channels=5), tmp_path / "other.pt")
     with pytest.raises(DataError, match=r"vae: a first stage of 4 channels, and a DiT of 5"):
-        read_foreign(tmp_path / "other.pt", Told(first_stage=str(tmp_path / "vae")))
+        read_foreign(tmp_path / "other.pt", ImportOptions(first_stage=str(tmp_path / "vae")))
 
 
 def test_a_pipeline_of_diffusers(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_pipeline_of_diffusers(tmp_path: Path) -> None:
     assert arch == "dit" and generator.config.image_size == 16 and generator.config.learn_sigma
     assert generator.generate([0], torch.tensor([2]), steps=2).shape == (1, 3, 16, 16)
     (tmp_path / "transformer" / "config.json").unlink()
-    with pytest.raises(UsageError, match="size of its images shows nowhere"):
+    with pytest.raises(UsageError, match="unknown image size"):
         read_foreign(tmp_path)
 
 
@@ -96,7 +96,9 @@ def test_guided_diffusion(tmp_path: Path) -> None:
     assert is_foreign(tmp_path / "model.pt")
     with pytest.raises(UsageError, match="say the image size"):
         read_foreign(tmp_path / "model.pt")
-    arch, generator = read_foreign(tmp_path / "model.pt", Told(image_size=16, head_channels=32, schedule="cosine"))
+    arch, generator = read_foreign(
+        tmp_path / "model.pt", ImportOptions(image_size=16, head_channels=32, schedule="cosine")
+    )
     config: Any = generator.config
     assert arch == "adm" and isinstance(config, adm.Config) and generator.data_shape == (3, 16, 16)
     assert (config.schedule, config.learn_sigma, config.num_classes) == ("cosine", True, 5)
@@ -110,7 +112,7 @@ def test_guided_diffusion(tmp_path: Path) -> None:
 
 def test_an_unconditional_checkpoint_without_variance(tmp_path: Path) -> None:
     torch.save(random_checkpoint(classes=0, out_channels=3), tmp_path / "model.pt")
-    _, generator = read_foreign(tmp_path / "model.pt", Told(image_size=16, head_channels=32))
+    _, generator = read_foreign(tmp_path / "model.pt", ImportOptions(image_size=16, head_channels=32))
     assert (generator.config.condition, generator.config.learn_sigma, generator.config.schedule) == (
         "none",
         False,
@@ -122,7 +124,7 @@ def test_an_unconditional_checkpoint_without_variance(tmp_path: Path) -> None:
 def test_other_files_are_not_taken(tmp_path: Path) -> None:
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pt")
     assert not is_foreign(tmp_path / "resnet.pt")
-    with pytest.raises(DataError, match="neither guided-diffusion's nor a DiT's"):
+    with pytest.raises(DataError, match="neither weights of guided-diffusion nor of a DiT"):
         read_foreign(tmp_path / "resnet.pt")
     checkpoint.save(tmp_path / "g.pt", {"x": torch.zeros(1)}, kind="generator")
     assert not is_foreign(tmp_path / "g.pt")

@@ -210,7 +210,7 @@ def test_parts_of_the_batch_take_turns() -> None:
     halves.discriminator.register_forward_pre_hook(lambda _, given: first.append(given[0].detach().clone()))
     halves.learn(images()[::2], FEATURES[::2], draws[::2])
     assert torch.equal(seen[0], first[0])
-    with pytest.raises(UsageError, match="8 images of a process cannot be cut into 3 equal parts"):
+    with pytest.raises(UsageError, match="8 images per process cannot be split into 3 equal parts"):
         learn(learner(discriminator_steps=3), steps=range(1))
 
 
@@ -270,7 +270,7 @@ def test_state_and_config_rebuild_it(condition: str) -> None:
         ({"steps": 25}, "one pass"),
         ({"sampler_options": {"eta": 1.0}}, "one pass"),
         ({"spacing": "even"}, "one pass"),
-        ({"guidance": 2.0}, "nothing guides a GAN"),
+        ({"guidance": 2.0}, "a GAN takes no guidance"),
         ({"guidance_interval": (0.1, 1.0)}, "one pass"),
     ],
 )
@@ -305,7 +305,7 @@ def test_wrong_conditions_are_refused(condition: str, given: Any, error: Any, me
         ({"condition_dim": 0}, "features of 2 or more"),
         ({"condition": "labels", "num_classes": 0}, "the number of classes"),
         ({"augment": ("colour",)}, "unknown augmentation 'colour'.*did you mean 'color'"),
-        ({"discriminator_steps": 0}, "1 step or more"),
+        ({"discriminator_steps": 0}, "discriminator_steps is 0.*1 step or more"),
         ({"feature_normalization": "l3"}, "unknown feature normalization 'l3'"),
         ({"image_size": 12, "channel_mult": None}, "12 px are not 4 px doubled"),
     ],

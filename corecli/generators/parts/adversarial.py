@@ -1,4 +1,4 @@
-"""A generator that learns against a discriminator: one pass from z and a condition to an image."""
+"""A generator that maps noise and a condition to an image in one pass, trained against a discriminator."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from corecli.nets.biggan import BigGanGenerator
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialConfig:
-    """The choices of an adversarial generator apart from its networks.
+    """The options of an adversarial generator, except for its networks.
 
-    condition: "features" of `condition_dim` dimensions, "labels" of `num_classes` classes, or "none": every image is
-    of one and the same class.
-    feature_normalization: "l2" (IC-GAN), "per-sample" or "none", applied in training and sampling alike.
+    condition: "features" of `condition_dim` dimensions, "labels" of `num_classes` classes, or "none" (one class).
+    feature_normalization: "l2" (IC-GAN), "per-sample" or "none", in training and sampling.
     """
 
     image_size: int = 32
@@ -37,11 +36,11 @@ class AdversarialConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialDraws:
-    """The random part of a step for B images; `draws[a:b]` is the part of some of them.
+    """Random numbers of a step for B images; `draws[a:b]` selects some images.
 
-    z: [B, 2, z_dim], for the step of the discriminator and that of the generator; flip: [B] bool, of real images;
-    augment: [B, 3, NUM_DRAWS] uniform in [0, 1), for real images, the images shown to the discriminator and those on
-    which the generator learns.
+    z: [B, 2, z_dim], noise for the discriminator's and the generator's update. flip: bool [B], of real images.
+    augment: [B, 3, NUM_DRAWS] uniform in [0, 1), for real images, for generated images in the discriminator's update,
+    and for generated images in the generator's update.
     """
 
     z: Tensor
@@ -52,14 +51,14 @@ class AdversarialDraws:
         return AdversarialDraws(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def to(self, device: torch.device) -> AdversarialDraws:
-        """The same draws on a device."""
+        """Return the same draws on a device."""
         return AdversarialDraws(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
 
 class AdversarialGenerator(nn.Module):
-    """A Generator (see `_generator.py`) that makes an image in one pass of its network; `AdversarialLearner` trains it.
+    """A `Generator` that makes an image in one pass of its network; `AdversarialLearner` trains it.
 
-    Errors: UsageError when the choices of the config do not fit together.
+    Errors: UsageError if options of the config contradict each other.
     """
 
     def __init__(self, config: AdversarialConfig, network: BigGanGenerator) -> None:
@@ -72,12 +71,12 @@ class AdversarialGenerator(nn.Module):
     def check_condition(self, condition: Tensor | None, *, guidance: float = 1.0) -> None:
         """See `Generator.check_condition`."""
         if guidance != 1:
-            raise UsageError("nothing guides a GAN", hint="guidance steers diffusion; leave it at 1")
+            raise UsageError("a GAN takes no guidance", hint="guidance is for diffusion; leave it at 1")
         kind = self.config.condition
         if (condition is None) != (kind == "none"):
             if condition is not None:
-                raise UsageError("the generator is unconditional", hint="it takes no features or labels")
-            raise UsageError(f"the generator is conditioned on {kind}, and none are given", hint=f"give it {kind}")
+                raise UsageError("the generator is unconditional", hint="give no features or labels")
+            raise UsageError(f"the generator is conditioned on {kind}, and none are given", hint=f"give {kind}")
         if condition is None:
             return
         if kind == "features":
@@ -95,7 +94,7 @@ class AdversarialGenerator(nn.Module):
         )
 
     def normalized(self, condition: Tensor | None, *, batch: int) -> Tensor:
-        """The condition of B images as both networks take it: features normalized, labels as they are, 0 for none."""
+        """Return conditions as both networks take them: normalized features, labels, or label 0 without a condition."""
         if condition is None:
             return torch.zeros(batch, dtype=torch.int64, device=next(self.parameters()).device)
         if self.config.condition == "labels":
@@ -115,9 +114,9 @@ class AdversarialGenerator(nn.Module):
         spacing: str | None = None,
         sampler_options: Mapping[str, Any] | None = None,
     ) -> Tensor:
-        """See `Generator.generate`. There is nothing to choose: one pass, from a z that is a function of the seed.
+        """See `Generator.generate`; z is a function of the seed.
 
-        Errors: as `check_condition`, and UsageError for choices of sampling by diffusion.
+        Errors: as `check_condition`, and UsageError for options of diffusion sampling.
         """
         self.check_condition(condition, guidance=guidance)
         if any((sampler, guidance_interval, spacing, sampler_options)) or steps not in (None, 1):
@@ -127,7 +126,7 @@ class AdversarialGenerator(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            told = None if condition is None else condition.to(device)
-            return to_pixels(self.network(z, self.normalized(told, batch=len(seeds))))
+            moved = None if condition is None else condition.to(device)
+            return to_pixels(self.network(z, self.normalized(moved, batch=len(seeds))))
         finally:
             self.train(was_training)

@@ -1,4 +1,4 @@
-"""How a GAN learns: two networks with the hinge loss, each with its optimizer."""
+"""Training of a GAN: two networks with the hinge loss, each with its own optimizer."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _BETAS, _EPS = (0.0, 0.999), 1e-6  # of Adam, in IC-GAN
 
 
 class AdversarialLearner:
-    """A generator against a discriminator, which stays with the run and is not published.
+    """Trains a generator against a discriminator, which is saved in the run folder but not published.
 
-    In a step, each of `discriminator_steps` equal parts of the batch gives the discriminator one update, on real
-    images and as many generated ones; then the generator gets one, on images of as many conditions. Generated images
-    take the conditions of the real ones with noise of their own; IC-GAN draws other rows of the same table, which has
-    the same expectation. Statistics of BatchNorm are those of the global batch.
+    In each step, the discriminator gets `discriminator_steps` updates, each on an equal part of the batch: on its real
+    images and as many generated ones. Then the generator gets one update, on the conditions of one part. Generated
+    images use the conditions of the real ones and their own noise; IC-GAN draws other rows of the same table, which has
+    the same expectation. BatchNorm uses the statistics of the global batch.
 
-    ema_start: the step from which weights are averaged; until then the average is the generator itself.
+    ema_start: first step whose weights are averaged; before it, the average equals the generator.
     augment: kinds of `diff_augment`.
     """
 
@@ -61,32 +61,32 @@ class AdversarialLearner:
         return self.ema.module
 
     def learn(self, x: Tensor, condition: Tensor | None, draws: AdversarialDraws) -> Tensors:
-        real, told, draws = self._prepared(x, condition, draws.to(x.device))
+        real, condition, draws = self._prepared(x, condition, draws.to(x.device))
         learned: Tensors = {}
         for part in range(self._parts):
-            every = slice(part, None, self._parts)  # so that parts hold the same rows however many ranks there are
-            learned |= self._discriminate(real[every], told[every], draws[every])
+            every = slice(part, None, self._parts)  # so that parts hold the same rows for any number of ranks
+            learned |= self._discriminate(real[every], condition[every], draws[every])
         every = slice(0, None, self._parts)
-        learned |= self._deceive(told[every], draws[every])
+        learned |= self._deceive(condition[every], draws[every])
         self.ema.update(self.generator)
         return learned
 
     def _prepared(
         self, x: Tensor, condition: Tensor | None, draws: AdversarialDraws
     ) -> tuple[Tensor, Tensor, AdversarialDraws]:
-        """Real images in [-1, 1], mirrored as the draws say, and conditions as networks take them."""
+        """Return real images in [-1, 1], flipped as drawn, conditions for the networks, and the draws."""
         if tuple(x.shape[1:]) != self.generator.data_shape or x.is_floating_point():
             shapes = f"{tuple(x.shape[1:])}, the generator takes pixels of {self.generator.data_shape}"
             raise DataError(f"{x.dtype} data of {shapes}")
         if len(x) % self._parts:
-            reason = f"{len(x)} images of a process cannot be cut into {self._parts} equal parts"
-            raise UsageError(reason, hint="choose a batch size that discriminator_steps divides")
+            reason = f"{len(x)} images per process cannot be split into {self._parts} equal parts"
+            raise UsageError(reason, hint="use a batch size that discriminator_steps divides")
         if self.generator.config.flip:
             x = torch.where(draws.flip[:, None, None, None], x.flip(-1), x)
         return to_unit_range(x), self.generator.normalized(condition, batch=len(x)), draws
 
     def _discriminate(self, real: Tensor, condition: Tensor, draws: AdversarialDraws) -> Tensors:
-        """One update of the discriminator."""
+        """Update the discriminator."""
         self.discriminator.requires_grad_(True)
         with autocast(self.options.precision, self.world.device):
             with torch.no_grad():
@@ -99,7 +99,7 @@ class AdversarialLearner:
         return {"discriminator": loss.detach(), **scores}
 
     def _deceive(self, condition: Tensor, draws: AdversarialDraws) -> Tensors:
-        """One update of the generator."""
+        """Update the generator."""
         self.discriminator.requires_grad_(False)
         with autocast(self.options.precision, self.world.device):
             fake = self.generator.network(draws.z[:, 1], condition)
@@ -137,20 +137,20 @@ class AdversarialLearner:
 
 
 def discriminator_loss(of_real: Tensor, of_fake: Tensor) -> Tensor:
-    """The hinge loss of scores [B]: real ones should exceed 1, generated ones be below -1 (Geometric GAN)."""
+    """Return the hinge loss of scores [B]: above 1 for real, below -1 for generated images (Geometric GAN)."""
     return F.relu(1 - of_real).mean() + F.relu(1 + of_fake).mean()
 
 
 def generator_loss(of_fake: Tensor) -> Tensor:
-    """Minus the mean score of generated images."""
+    """Return minus the mean score of generated images."""
     return -of_fake.mean()
 
 
 def _from_step(start: int, decay: Decay) -> Decay:
-    """No average until a step, only the weights themselves."""
+    """Return a decay of 0 before the step `start`, and `decay` from there."""
     return lambda n: decay(n - start) if n >= start else 0.0
 
 
 def _optimizer(network: nn.Module, lr: float, weight_decay: float) -> Optimizer:
-    """Adam without momentum, decoupled from its weight decay."""
+    """Return AdamW without momentum."""
     return optim.AdamW(network.parameters(), lr=lr, betas=_BETAS, eps=_EPS, weight_decay=weight_decay, fused=True)

@@ -1,5 +1,7 @@
-"""What a diffusion network is told about the image: features of an encoder, a class label or a caption; as a vector
-it adds to its time embedding, or as tokens it attends to."""
+"""Conditions of a diffusion network: features, class labels or captions.
+
+They become a vector that is added to the time embedding, or tokens to which the network attends.
+"""
 
 from __future__ import annotations
 
@@ -17,31 +19,31 @@ _LEAST_STD = 1e-4
 
 
 class Conditioning(Protocol):
-    """A module from conditions to vectors [B, width]; zero at first, so that a new model ignores its condition.
+    """A module that maps conditions to vectors [B, width], initially zero, so that a new model ignores its condition.
 
-    Where the network attends to captions, to tokens [B, T, width] in place of vectors, of one T.
+    If the network attends to captions, the result is tokens [B, T, width] with a fixed T instead of vectors.
     """
 
     def check(self, condition: torch.Tensor) -> None:
-        """Refuse conditions of the wrong kind, shape or range. Errors: DataError."""
+        """Errors: DataError for conditions of the wrong kind, shape or range."""
         ...
 
     def __call__(
         self, condition: torch.Tensor, *, drop: torch.Tensor | None = None, noise: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The vectors of conditions; rows where `drop` [B] is true get the null condition's."""
+        """Return the vectors of conditions; rows where `drop` [B] is True get that of the null condition."""
         ...
 
     def null(self, batch: int) -> torch.Tensor:
-        """The vector of no condition, [batch, width]; only for a model trained with condition dropout."""
+        """Return the vector of the null condition, [batch, width]; needs condition dropout in training."""
         ...
 
 
 class FeatureConditioning(nn.Module):
-    """z [B, D] float -> a zero-initialized linear map of normalized z (RCG on ADM).
+    """Features z [B, D] -> a zero-initialized linear map of normalized z (RCG on ADM).
 
-    The null condition is a learned vector that takes the place of normalized z (RCG on DiT); it exists only when
-    the model is trained with condition dropout.
+    The null condition is a learned vector that replaces normalized z (RCG on DiT). It exists only if the model is
+    trained with condition dropout.
     """
 
     def __init__(self, *, dim: int, width: int, normalize: str, droppable: bool) -> None:
@@ -61,7 +63,7 @@ class FeatureConditioning(nn.Module):
     def forward(
         self, condition: torch.Tensor, *, drop: torch.Tensor | None = None, noise: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Vectors [B, width]; `noise` [B, D] is added to the normalized features."""
+        """Return vectors [B, width]; `noise` [B, D] is added to the normalized features."""
         z = NORMALIZATIONS[self.normalize](condition.float())
         if noise is not None:
             z = z + noise
@@ -70,15 +72,16 @@ class FeatureConditioning(nn.Module):
         return self.linear(z)
 
     def null(self, batch: int) -> torch.Tensor:
-        """The vector of the learned null feature, [batch, width]."""
+        """Return the vector of the learned null feature, [batch, width]."""
         assert self.null_feature is not None, "trained without condition dropout"
         return self.linear(self.null_feature.expand(batch, -1))
 
 
 class LabelConditioning(nn.Module):
-    """Class labels [B] int64 -> a zero-initialized linear map of embeddings; the class after the last one is null.
+    """Class labels int64 [B] -> a zero-initialized linear map of embeddings; an extra last class is the null condition.
 
-    Zeroed embeddings alone would move by the learning rate a step; through the map they learn as fast as features.
+    Zero-initialized embeddings alone would change only by the learning rate per step; with the map, they learn as fast
+    as features.
     """
 
     def __init__(self, *, num_classes: int, width: int, droppable: bool) -> None:
@@ -96,30 +99,29 @@ class LabelConditioning(nn.Module):
     def forward(
         self, condition: torch.Tensor, *, drop: torch.Tensor | None = None, noise: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Vectors [B, width]; labels take no noise."""
+        """Return vectors [B, width]; labels take no noise."""
         assert noise is None, "labels take no noise"
         if drop is not None and self.droppable:
             condition = torch.where(drop, self.num_classes, condition)
         return self.linear(self.embedding(condition))
 
     def null(self, batch: int) -> torch.Tensor:
-        """The vector of the null class, [batch, width]."""
+        """Return the vector of the null class, [batch, width]."""
         assert self.droppable, "trained without condition dropout"
         return self.linear(self.embedding.weight[-1].expand(batch, -1))
 
 
 class CaptionConditioning(nn.Module):
-    """Captions as bytes [B, L] uint8, padded with 0 -> a zero-initialized linear map of what a `ByteEncoder` that
-    learns with the generator makes of them, plus a `NgramBag`; the null condition is the caption of no bytes.
+    """Captions as uint8 bytes [B, L], padded with 0 -> a zero-initialized linear map of a `ByteEncoder`'s output, plus
+    a `NgramBag`. Both are trained with the generator. The null condition is the empty caption.
 
-    attends: whether the network takes the tokens of captions, 1 + `length` each, instead of one vector; the bag is in
-    every one.
+    attends: whether the result is 1 + `length` tokens per caption instead of one vector; the bag is added to each.
     """
 
     def __init__(self, *, length: int, width: int, attends: bool, droppable: bool) -> None:
         super().__init__()
         if length < 1:
-            raise UsageError(f"captions of {length} bytes tell nothing", hint="give a caption length of 1 or more")
+            raise UsageError(f"the caption length is {length} bytes", hint="use 1 or more")
         self.length, self.attends, self.droppable = length, attends, droppable
         self.encoder = ByteEncoder(width=width // 2, length=length)
         self.linear = zero_linear(self.encoder.width, width)
@@ -134,27 +136,27 @@ class CaptionConditioning(nn.Module):
     def forward(
         self, condition: torch.Tensor, *, drop: torch.Tensor | None = None, noise: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Vectors [B, width] or tokens [B, 1 + length, width]; captions take no noise."""
+        """Return vectors [B, width] or tokens [B, 1 + length, width]; captions take no noise."""
         assert noise is None, "captions take no noise"
         if drop is not None and self.droppable:
             condition = condition.masked_fill(drop[:, None], 0)
-        told = self.linear(_read(self.encoder(condition), self.length, attends=self.attends))
+        tokens = self.linear(_read(self.encoder(condition), self.length, attends=self.attends))
         words = self.words(condition)
-        return told + (words[:, None] if self.attends else words)
+        return tokens + (words[:, None] if self.attends else words)
 
     def null(self, batch: int) -> torch.Tensor:
-        """What is made of the empty caption, [batch, ...]."""
+        """Return the vector or tokens of the empty caption, [batch, ...]."""
         assert self.droppable, "trained without condition dropout"
         empty = torch.zeros(1, 0, dtype=torch.uint8, device=self.linear.weight.device)
-        told = self(empty)
-        return told.expand(batch, *told.shape[1:])
+        vector = self(empty)
+        return vector.expand(batch, *vector.shape[1:])
 
 
 class EmbeddingConditioning(nn.Module):
-    """Embeddings [B, T, D] of captions by a frozen text encoder, the first of the whole caption -> a zero-initialized
-    linear map of them. The null condition is a learned vector that takes their place.
+    """Embeddings [B, T, D] of captions by a frozen text encoder -> a zero-initialized linear map of them.
 
-    attends: whether the network takes 1 + `length` tokens, the last of which repeat the first, instead of one vector.
+    The first embedding is that of the whole caption. The null condition is a learned vector that replaces embeddings.
+    attends: whether the result is 1 + `length` tokens, padded with copies of the first, instead of one vector.
     """
 
     def __init__(self, *, dim: int, length: int, width: int, attends: bool, droppable: bool) -> None:
@@ -175,7 +177,7 @@ class EmbeddingConditioning(nn.Module):
     def forward(
         self, condition: torch.Tensor, *, drop: torch.Tensor | None = None, noise: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Vectors [B, width] or tokens [B, 1 + length, width]; captions take no noise."""
+        """Return vectors [B, width] or tokens [B, 1 + length, width]; captions take no noise."""
         assert noise is None, "captions take no noise"
         z = self.standard(_read(condition.float(), self.length, attends=self.attends))
         if drop is not None and self.null_caption is not None:
@@ -183,21 +185,21 @@ class EmbeddingConditioning(nn.Module):
         return self.linear(z)
 
     def null(self, batch: int) -> torch.Tensor:
-        """What is made of the learned null embedding, [batch, ...]."""
+        """Return the vector or tokens of the learned null embedding, [batch, ...]."""
         assert self.null_caption is not None, "trained without condition dropout"
         shape = (batch, 1 + self.length, -1) if self.attends else (batch, -1)
         return self.linear(self.null_caption.expand(*shape))
 
     def measure(self, condition: torch.Tensor) -> None:
-        """Standardize by these captions."""
+        """Set mean and standard deviation from these captions."""
         self.standard.measure(_read(condition.float(), 0, attends=self.attends))
 
 
 class Standardization(nn.Module):
-    """(z - mean) / std of each dimension, over the captions that are told to `measure`; before, z itself.
+    """(z - mean) / std per dimension, with the statistics of the captions given to `measure`; z itself before that.
 
-    Captions are alike for the most part: embedded, they differ little from their mean. A linear map would learn the
-    mean first, and what tells them apart an order of magnitude later.
+    Embeddings of captions differ little from their mean. Without standardization, a linear map learns the mean first,
+    and the differences an order of magnitude later.
     """
 
     mean: torch.Tensor
@@ -220,9 +222,9 @@ class Standardization(nn.Module):
 
 
 def _read(tokens: torch.Tensor, length: int, *, attends: bool) -> torch.Tensor:
-    """The first token [B, D] of [B, T, D], that of the whole; or at least 1 + `length`, the last ones copies of it.
+    """Return the first token [B, D] of [B, T, D]; if `attends`, at least 1 + `length` tokens, padded with copies of it.
 
-    Copies, so that no mask is needed: whoever attends to them is told of the caption as a whole.
+    With copies no mask is needed: attention to them is attention to the whole caption.
     """
     whole = tokens[:, :1]
     missing = max(0, 1 + length - tokens.shape[1])
@@ -244,7 +246,7 @@ def check_features(features: torch.Tensor, dim: int) -> None:
 def check_labels(labels: torch.Tensor, num_classes: int) -> None:
     """Errors: DataError unless integers [B] in [0, num_classes)."""
     if labels.ndim != 1 or labels.is_floating_point():
-        raise DataError("the generator takes one class label an image", hint="was it given features?")
+        raise DataError("the generator takes one class label an image", hint="were features given instead?")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise DataError(
             f"labels run from {int(labels.min())} to {int(labels.max())}, the generator takes 0 to {num_classes - 1}"
@@ -252,7 +254,7 @@ def check_labels(labels: torch.Tensor, num_classes: int) -> None:
 
 
 def zero_linear(dim: int, width: int) -> nn.Linear:
-    """A linear map that is zero at first."""
+    """Return a linear layer whose parameters are zero."""
     linear = nn.Linear(dim, width)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
@@ -260,17 +262,17 @@ def zero_linear(dim: int, width: int) -> nn.Linear:
 
 
 def standardize(z: torch.Tensor) -> torch.Tensor:
-    """(z - mean) / std over each row, the unbiased std (RCG)."""
+    """Return (z - mean) / std of each row, with the unbiased std (RCG)."""
     return (z - z.mean(dim=1, keepdim=True)) / z.std(dim=1, keepdim=True).clamp(min=1e-6)
 
 
 def unit_length(z: torch.Tensor) -> torch.Tensor:
-    """Rows of length 1 (IC-GAN)."""
+    """Return rows scaled to length 1 (IC-GAN)."""
     return F.normalize(z, dim=1)
 
 
 def unchanged(z: torch.Tensor) -> torch.Tensor:
-    """Rows as they are."""
+    """Return the rows unchanged."""
     return z
 
 

@@ -1,7 +1,7 @@
-"""Differentiable augmentation of what a discriminator sees, real and generated alike (DiffAugment, Zhao et al. 2020).
+"""Differentiable augmentation of the input of a discriminator, real and generated (DiffAugment, Zhao et al. 2020).
 
-It keeps the discriminator from learning a small set by heart, and since gradients pass through it, the generator does
-not learn to make augmented images.
+It keeps the discriminator from memorizing a small set. Because gradients pass through it, the generator does not learn
+to make augmented images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MOST_SHIFT, _CUT = 1 / 8, 1 / 2  # of the image's size
 
 
 def diff_augment(x: Tensor, draws: Tensor, kinds: tuple[str, ...]) -> Tensor:
-    """Images [B, 3, S, S] in [-1, 1] augmented by the kinds given, in the order of `KINDS`; outside them is 0, gray.
+    """Augment images [B, 3, S, S] in [-1, 1] by some of `KINDS`, in that order; outside of images is 0 (gray).
 
     draws: [B, NUM_DRAWS] uniform in [0, 1).
     """
@@ -29,7 +29,7 @@ def diff_augment(x: Tensor, draws: Tensor, kinds: tuple[str, ...]) -> Tensor:
 
 
 def _recolored(x: Tensor, draws: Tensor) -> Tensor:
-    """Brightness moved by up to 0.5 either way, saturation times up to 2, contrast times 0.5 to 1.5."""
+    """Add up to 0.5 to brightness either way, multiply saturation by 0 to 2 and contrast by 0.5 to 1.5."""
     brightness, saturation, contrast = draws[:, :, None, None, None].unbind(1)
     x = x + (brightness - 0.5)
     gray = x.mean(dim=1, keepdim=True)
@@ -39,9 +39,9 @@ def _recolored(x: Tensor, draws: Tensor) -> Tensor:
 
 
 def _moved(x: Tensor, draws: Tensor) -> Tensor:
-    """Whole pixels down or up and right or left, by an eighth of the size at most: products with shifted identities.
+    """Shift images by whole pixels, up to an eighth of the size, as products with shifted identity matrices.
 
-    They are exact, and so is their gradient, which on CUDA that of an index is not.
+    Unlike indexing, their gradient is deterministic on CUDA.
     """
     most = int(x.shape[-1] * _MOST_SHIFT + 0.5)
     offsets = (draws * (2 * most + 1)).floor() - most  # [B, 2]
@@ -53,7 +53,7 @@ def _moved(x: Tensor, draws: Tensor) -> Tensor:
 
 
 def _cut(x: Tensor, draws: Tensor) -> Tensor:
-    """A gray square of half the size around any pixel, part of which may be outside."""
+    """Draw a gray square of half the size around a random pixel; part of it may be outside of the image."""
     size = x.shape[-1]
     cut = int(size * _CUT + 0.5)
     first = (draws * (size + 1 - cut % 2)).floor() - cut // 2  # [B, 2]

@@ -1,4 +1,4 @@
-"""What every generator family offers the verbs."""
+"""The interface of generators."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from corecli.diffusion.training import Draws
 
 
 class Generator(Protocol):
-    """A torch module that learns images and makes them; `load("generators", name).build(config)` gives one.
+    """A torch module that learns and makes images; `load("generators", name).build(config)` returns one.
 
-    `config` is the family's frozen dataclass with every choice resolved; its fields and the module's state_dict are
-    all a checkpoint needs.
+    `config` is the family's frozen dataclass, with all values resolved. A checkpoint holds its fields and the
+    state_dict of the module.
     """
 
     config: Any
 
     def check_condition(self, condition: torch.Tensor | None, *, guidance: float = 1.0) -> None:
-        """Refuse conditions and a guidance the generator cannot use; call it once for a whole table.
+        """Check conditions and guidance; call it once for a whole table.
 
-        Errors: UsageError when a condition is missing or unwanted, or guidance was not trained for; DataError when
-        its shape, kind or values are wrong.
+        Errors: UsageError if a condition is missing or not accepted, or if guidance was not trained for; DataError if
+        the shape, kind or values of conditions are wrong.
         """
         ...
 
     def draw(self, seed: int, step: int, *, batch: int) -> Draws:
-        """The random draws of one training step's global batch, on the CPU, a function of (seed, step)."""
+        """Return the random numbers of a step's global batch, on the CPU, as a function of (seed, step)."""
         ...
 
     def loss(self, images: torch.Tensor, condition: torch.Tensor | None, draws: Draws) -> torch.Tensor:
-        """The scalar float32 training loss of uint8 images [B, 3, S, S]; a pure function of weights and arguments."""
+        """Return the loss of uint8 images [B, 3, S, S], a float32 scalar; a pure function of weights and arguments."""
         ...
 
     def generate(
@@ -47,8 +47,8 @@ class Generator(Protocol):
         spacing: str | None = None,
         sampler_options: Mapping[str, Any] | None = None,
     ) -> torch.Tensor:
-        """Uint8 images [B, 3, S, S] on the generator's device; image i is a function of seeds[i] and its condition.
+        """Return uint8 images [B, 3, S, S] on the generator's device; image i depends on seeds[i] and condition[i].
 
-        None for a choice means what the generator is made for.
+        Arguments that are None take the defaults of the generator.
         """
         ...

@@ -1,4 +1,4 @@
-"""What the families that learn latents share: the first stage in their config, and its latents encoded once."""
+"""Latents of a first stage, for the families that learn them: its config, and latents that are encoded once."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ _ENOUGH_ROWS = 4096  # for the mean and std of a latent channel
 
 @dataclass(frozen=True, kw_only=True)
 class LatentConfig(DiffusionConfig):
-    """first_stage: the spec of the first stage, as `nets.autoencoder` builds it, or None for pixels.
+    """Options of diffusion on pixels or latents.
 
-    latent_scale: whether latents are brought to unit scale by the first stage's "published" numbers or by those
-    "measured" on the training images, channel by channel; "auto" measures where none are published.
+    first_stage: spec of the first stage (see `nets.autoencoder`), or None for pixels.
+    latent_scale: source of the scale of latents: the first stage's "published" numbers, or "measured" per channel on
+    the training images; "auto" measures only if none are published.
     """
 
     first_stage: dict[str, Any] | None = None
@@ -38,30 +39,31 @@ class LatentConfig(DiffusionConfig):
 
 
 def first_stage_of(config: LatentConfig) -> FirstStage | None:
-    """The first stage of a config, with random weights, or None. Errors: UsageError, DataError."""
+    """Build the first stage of a config, with random weights, or return None. Errors: UsageError, DataError."""
     if config.latent_scale not in SCALES:
         raise unknown_name("scale of latents", config.latent_scale, SCALES)
     if config.first_stage is None:
         return None
     spec: Spec = config.first_stage  # pyright: ignore[reportAssignmentType]
     if config.latent_scale == "published" and spec.get("measured"):
-        raise UsageError("this first stage has no published scale of its latents", hint="measure it")
+        raise UsageError("the first stage has no published scale of latents", hint="use --latent-scale measured")
     return FirstStage(spec, image_size=config.image_size)
 
 
 def data_shape_of(config: LatentConfig, first_stage: FirstStage | None) -> tuple[int, int, int]:
-    """(C, S, S) of what the network learns: latents, or pixels without a first stage."""
+    """Return the shape (C, S, S) of latents, or of pixels without a first stage."""
     return (CHANNELS, config.image_size, config.image_size) if first_stage is None else first_stage.data_shape
 
 
 def prepare(
     generator: Any, images: ImageSet, folder: Path, *, world: World, batch_size: int, workers: Workers, quiet: bool
 ) -> ImageSet:
-    """What the generator trains on: the images as they are, or its first stage's latents of them, kept in `folder`.
+    """Return what the generator trains on: the images, or their latents, which are kept in `folder`.
 
-    They are encoded by all ranks together, in shards, unless a file of them is there already; and where their scale
-    is to be measured, the generator is given it. Errors: DataError where they are not finite, or of another size;
-    CannotCreateError, StorageError, InterruptedAfterSaving.
+    All ranks encode latents together, in shards, unless a file of them exists. If their scale is measured, it is set in
+    the generator's first stage.
+    Errors: DataError if latents are not finite, or images have another size; CannotCreateError, StorageError,
+    InterruptedAfterSaving.
     """
     stage = getattr(generator, "first_stage", None)
     if stage is None or not isinstance(generator.config, LatentConfig):
@@ -90,14 +92,14 @@ def _encoder(generator: Any, images: ImageSet, world: World, workers: Workers) -
         for batch, _ in read_batches(images, rows, device=world.device, workers=workers):
             moments = generator.moments(batch)
             if not moments.isfinite().all():
-                raise DataError("latents that are not finite", hint="the first stage diverged")
+                raise DataError("latents are not finite", hint="the first stage diverged")
             yield {"moments": moments}
 
     return make
 
 
 def _set_scale(generator: Any, latents: LatentSet) -> None:
-    """Measure shift and scale on rows spread over the whole set, the same on every rank."""
+    """Measure shift and scale on rows spread evenly over the set, the same on every rank."""
     stage: FirstStage = generator.first_stage
     how = generator.config.latent_scale
     if how == "measured" or (how == "auto" and stage.spec.get("measured")):
