@@ -65,8 +65,7 @@ class LatentUnet(nn.Module):
             dropout=dropout,
         )
         zero_layers(self.unet, (".conv2", ".proj_out" if context_dim else ".to_out.0"))
-        kind = "CrossAttn" if context_dim else "Attn"
-        self.diffusers_config: dict[str, Any] = {  # of the same network as a UNet2DConditionModel or a UNet2DModel
+        shape = {
             "sample_size": image_size,
             "in_channels": in_channels,
             "out_channels": out_channels,
@@ -74,15 +73,21 @@ class LatentUnet(nn.Module):
             "layers_per_block": num_res_blocks,
             "norm_num_groups": norm_groups,
             "dropout": dropout,
+        }
+        self.diffusers_config = {**shape, **self._blocks_of_diffusers(attends, widths, head_channels)}
+
+    def _blocks_of_diffusers(self, attends: list[bool], widths: tuple[int, ...], head_channels: int) -> dict[str, Any]:
+        """Return the arguments of diffusers' UNet2DConditionModel or UNet2DModel that describe the blocks."""
+        kind = "CrossAttn" if self.context_dim else "Attn"
+        blocks: dict[str, Any] = {
             "down_block_types": tuple(f"{kind if a else ''}DownBlock2D" for a in attends),
             "up_block_types": tuple(f"{kind if a else ''}UpBlock2D" for a in reversed(attends)),
         }
-        if context_dim:  # attention_head_dim is the number of heads there, in spite of its name
+        if self.context_dim:  # attention_head_dim is the number of heads there, in spite of its name
             heads = tuple(width // head_channels for width in widths)
-            self.diffusers_config |= {"attention_head_dim": heads, "cross_attention_dim": context_dim}
-        else:
-            embedding = "identity" if takes_vector else None
-            self.diffusers_config |= {"attention_head_dim": head_channels, "class_embed_type": embedding}
+            return {**blocks, "attention_head_dim": heads, "cross_attention_dim": self.context_dim}
+        embedding = "identity" if self.takes_vector else None
+        return {**blocks, "attention_head_dim": head_channels, "class_embed_type": embedding}
 
     def forward(self, x: Tensor, t: Tensor, vector: Tensor | None = None) -> Tensor:
         """Return the output; a condition is required if and only if the network was built with `takes_vector`."""

@@ -110,8 +110,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = "diffusion_pytorch_model.safetensors"
     (folder / "weightless" / weights).unlink()
     (folder / "unnamed" / "config.json").unlink()
-    told = json.loads((folder / "wide/config.json").read_text())
-    (folder / "wide/config.json").write_text(json.dumps({**told, "latent_channels": 8}))
+    settings = json.loads((folder / "wide/config.json").read_text())
+    (folder / "wide/config.json").write_text(json.dumps({**settings, "latent_channels": 8}))
     tensors = checkpoint.load_tensors(folder / "whole" / weights)
     save_file({n: t for n, t in tensors.items() if "decoder.conv_in" not in n}, folder / "partial" / weights)
     for p in autoencoder.parameters():

@@ -50,7 +50,7 @@ def test_a_family_trains_and_samples_from_features(run: Run, tiny: Path, name: s
     ("objective", "given", "sampler"),
     [("v", "", "ddim"), ("edm", "", "heun"), ("flow", "", "heun"), ("flow", "--sampler euler", "euler")],
 )
-def test_the_sampler_fits_the_objective_and_is_told(run: Run, objective: str, given: str, sampler: str) -> None:
+def test_the_sampler_fits_the_objective_and_is_reported(run: Run, objective: str, given: str, sampler: str) -> None:
     train = f"train-gen --arch adm {SMALL['adm']} --data digits:8:test --batch-size 16 --steps 1 -q --out g.pt"
     assert run(*train.split(), "--objective", objective, "--no-learn-sigma").code == 0
     ran = run("sample", "--ckpt", "g.pt", "--num", "2", *given.split(), "--out", "s", "-q", "--json")

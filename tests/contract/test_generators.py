@@ -19,7 +19,7 @@ NAMES = [
     for name in registry.choices("generators")
     if issubclass(getattr(registry.load("generators", name), "Config", object), DiffusionConfig)
 ]
-# One token of condition has all of the attention, so how much is asked for it is never learned.
+# With one token of condition, attention to it is always 1, so queries and keys get no gradient.
 SILENT = {"ldm": re.compile(r"\.transformer_blocks\.\d+\.(attn2\.to_[qk]|norm2)\.")}
 DIM, CLASSES = 6, 8
 LABELS = torch.arange(8)
@@ -35,7 +35,7 @@ CONDITIONS: dict[str, tuple[dict[str, Any], torch.Tensor | None]] = {
     "captions": ({"condition": "captions", "caption_length": LENGTH + 2}, BYTES),
     "embedded": ({"condition": "captions", "caption_length": 4, "condition_dim": 2 * DIM}, EMBEDDINGS),
 }
-TOLD = [name for name in CONDITIONS if name != "none"]
+CONDITIONED = [name for name in CONDITIONS if name != "none"]
 
 
 def build(name: str, condition: str = "none", **changes: Any):
@@ -106,9 +106,9 @@ def test_the_condition_changes_the_image(trained) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("condition", TOLD)
+@pytest.mark.parametrize("condition", CONDITIONED)
 def test_the_condition_is_learned(name: str, condition: str) -> None:
-    """Equal images with hardly any noise, whose sign only the condition tells."""
+    """Equal images with very little noise, whose sign follows from the condition only."""
     generator, given = build(name, condition, condition_dropout=0.05), CONDITIONS[condition][1]
     assert given is not None
     size = generator.config.image_size
@@ -156,7 +156,7 @@ def test_an_image_depends_on_its_seed_and_condition_alone(trained, sampler: str)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("condition", TOLD)
+@pytest.mark.parametrize("condition", CONDITIONED)
 def test_a_new_model_ignores_its_condition(name: str, condition: str) -> None:
     generator = build(name, condition)
     for n, p in generator.network.named_parameters():

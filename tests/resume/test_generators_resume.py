@@ -86,8 +86,8 @@ def make(*argv: object) -> int:
 def work_of(name: str, table: Path, *, save_sec: int) -> Work:
     """355 images in batches of 64: the sixth step begins the second epoch."""
     argv = ["train-gen", "--data", "digits:8:test", *SETTINGS[name], "--batch-size", 64]
-    told = ["--captions", captions_beside(table)] if name == "captions" else ["--features", table]
-    argv += [] if "autoencoder" in name else told
+    condition = ["--captions", captions_beside(table)] if name == "captions" else ["--features", table]
+    argv += [] if "autoencoder" in name else condition
     argv += ["--first-stage", first_stage_beside(table)] if name in ("ldm", "latent dit") else []
     argv += ["--steps", STEPS, "--log-every", 5, "--save-sec", save_sec, "--preview-every", 0, "--device", "cpu"]
     return Work(argv)
@@ -134,19 +134,19 @@ def test_latents_killed_in_the_middle_of_their_encoding_are_kept(
     (tmp_path / "killed").mkdir()
     argv = work.line(tmp_path / "killed")
 
-    def begun() -> Line | Fork:
+    def started() -> Line | Fork:
         return start(argv) if num_processes == 1 else Line([*argv, "--nproc", 2], folder=tmp_path / "streams")
 
     def shards() -> dict[Path, int]:
         return {path: path.stat().st_ino for path in tmp_path.glob("killed/*.d/latents-*.d/shard-*")}
 
-    line = begun()
+    line = started()
     wait_for(shards, line)
     line.signal(signal.SIGKILL)
     assert line.end().code == -signal.SIGKILL
     kept = shards()
     assert kept and not list(tmp_path.glob("killed/*.d/latents-*.safetensors"))
-    line = begun()
+    line = started()
     wait_for(lambda: len(shards()) > len(kept), line)
     assert kept.items() <= shards().items()
     if num_processes == 1:

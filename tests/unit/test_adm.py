@@ -44,9 +44,9 @@ def test_table_10_has_the_published_size(table10: AdmUnet) -> None:
 
 def test_table_10_is_the_default() -> None:
     names = {f.name for f in dataclasses.fields(adm.Config)}
-    told = train_gen.PRESETS["adm-cifar"]
-    preset = {name: value for name, value in told.items() if name in names}
-    preset |= cfg.parse_fields(adm.Config, cfg.named_values(told["set"]), where="adm")
+    published = train_gen.PRESETS["adm-cifar"]
+    preset = {name: value for name, value in published.items() if name in names}
+    preset |= cfg.parse_fields(adm.Config, cfg.named_values(published["set"]), where="adm")
     assert adm.Config(**preset) == dataclasses.replace(adm.Config(), learn_sigma=True)
     assert adm.Config().learns_sigma
     assert {"channels", "channel_mult", "head_channels", "dropout", "schedule", "learn_sigma"} <= preset.keys()

@@ -176,13 +176,13 @@ def test_broken_folders_are_refused_in_words(tmp_path: Path) -> None:
         load_first_stage(tmp_path, image_size=16)
 
 
-def test_a_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
+def test_a_hub_is_searched_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[bool] = []
     theirs: Any = diffusers_model(SPECS["kl"])
     theirs.save_pretrained(tmp_path)
 
     def download(name: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
-        asked.append(local_files_only)
+        searches.append(local_files_only)
         if local_files_only:
             raise FileNotFoundError("not in the cache")
         if name == "owner/gone":
@@ -195,10 +195,10 @@ def test_a_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         UnavailableError, match=r"owner/vae: not in the local cache, .*HF_HUB_OFFLINE.*`hf download owner/vae`"
     ):
         load_first_stage("owner/vae", image_size=16)
-    assert asked == [True]
+    assert searches == [True]
     monkeypatch.delenv("HF_HUB_OFFLINE")
     assert load_first_stage("owner/vae", image_size=16).data_shape == (3, 8, 8)
-    assert asked == [True, True, False]
+    assert searches == [True, True, False]
     with pytest.raises(UnavailableError, match=r"not in the local cache.*no route to host"):
         load_first_stage("owner/gone", image_size=16)
 
@@ -314,8 +314,8 @@ def test_the_perceptual_term_joins_the_loss(tmp_path: Path) -> None:
 
     encoder = build_encoder("resnet18", image_size=16, projector_dim=None)
     save_encoder(tmp_path / "f.safetensors", encoder)
-    plain, told = tiny(), tiny(perceptual=str(tmp_path / "f.safetensors"), perceptual_weight=2.0)
-    assert told.state_dict().keys() == plain.state_dict().keys()
+    plain, perceptual = tiny(), tiny(perceptual=str(tmp_path / "f.safetensors"), perceptual_weight=2.0)
+    assert perceptual.state_dict().keys() == plain.state_dict().keys()
     draws = plain.draw(0, 0, batch=4)
-    difference = told.loss(IMAGES, None, draws) - plain.loss(IMAGES, None, draws)
+    difference = perceptual.loss(IMAGES, None, draws) - plain.loss(IMAGES, None, draws)
     assert 0 < difference.item() <= 8

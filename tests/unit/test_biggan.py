@@ -16,7 +16,7 @@ UNUSED_CLASS_TABLE = 128_000  # 1000 x 128, in IC-GAN's generator and not in our
 
 
 def generator(image_size: int = 16, **changes: Any) -> BigGanGenerator:
-    told: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "channels": 8,
         "mult": default_mult(image_size)[0],
         "attention_px": (8,),
@@ -25,18 +25,18 @@ def generator(image_size: int = 16, **changes: Any) -> BigGanGenerator:
         "num_classes": 0,
         "condition_width": 10,
     }
-    return BigGanGenerator(image_size=image_size, **{**told, **changes})
+    return BigGanGenerator(image_size=image_size, **{**defaults, **changes})
 
 
 def discriminator(image_size: int = 16, **changes: Any) -> BigGanDiscriminator:
-    told: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "channels": 8,
         "mult": default_mult(image_size)[1],
         "attention_px": (8,),
         "condition_dim": 6,
         "num_classes": 0,
     }
-    return BigGanDiscriminator(image_size=image_size, **{**told, **changes})
+    return BigGanDiscriminator(image_size=image_size, **{**defaults, **changes})
 
 
 def num_parameters(network: torch.nn.Module) -> int:

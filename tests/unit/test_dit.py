@@ -101,7 +101,7 @@ def test_it_computes_what_the_paper_says() -> None:
     torch.testing.assert_close(net(x, t, vector).double(), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_official_checkpoints_are_told_by_content(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_official_checkpoints_are_recognized_by_content(monkeypatch: pytest.MonkeyPatch) -> None:
     """A round trip: weights of the official names, with optimizer and both networks, give the official output."""
     monkeypatch.setitem(SIZES, "test", SMALL)
     net = small()
@@ -120,7 +120,7 @@ def test_official_checkpoints_are_told_by_content(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(again(x, t, found.labels[y]).double(), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_checkpoints_of_diffusers_are_told_by_content(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_of_diffusers_are_recognized_by_content(monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal to diffusers' own output once its time embedding has the frequencies and norms the epsilon of DiT."""
     diffusers = pytest.importorskip("diffusers")
     monkeypatch.setitem(SIZES, "test", SMALL)

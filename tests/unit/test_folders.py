@@ -43,8 +43,8 @@ def made(family: Any, **fields: Any):
 
 def checkpoint_of(generator: Any, folder: Path) -> tuple[checkpoint.Tensors, checkpoint.Header]:
     arch = type(generator.config).__module__.rpartition(".")[2]
-    told = {"arch": arch, "generator": dataclasses.asdict(generator.config), "class_names": ["a"]}
-    checkpoint.save(folder / "g.pt", generator.state_dict(), kind="generator", **told)
+    found = {"arch": arch, "generator": dataclasses.asdict(generator.config), "class_names": ["a"]}
+    checkpoint.save(folder / "g.pt", generator.state_dict(), kind="generator", **found)
     return checkpoint.load(folder / "g.pt", kind="generator")
 
 
@@ -54,9 +54,9 @@ def test_a_folder_is_read_back_to_the_bit(case: str, tmp_path: Path) -> None:
     tensors, header = checkpoint_of(made(family, **fields), tmp_path)
     write_folder(tmp_path / "g", tensors, header)
     write_folder(tmp_path / "g", tensors, header)  # takes the place of the first
-    again, told = read_folder(tmp_path / "g")
+    again, found = read_folder(tmp_path / "g")
     assert is_own(tmp_path / "g") and not is_own(tmp_path)
-    assert told == header  # its fingerprint too
+    assert found == header  # its fingerprint too
     assert again.keys() == tensors.keys() and all(torch.equal(again[n], t) for n, t in tensors.items())
     assert sorted(os.listdir(tmp_path)) == ["g", "g.pt"]
 
@@ -128,9 +128,9 @@ def test_weights_trained_on_elsewhere_are_taken(tmp_path: Path) -> None:
     unet = diffusers.UNet2DModel.from_pretrained(tmp_path / "g" / "unet")
     unet.conv_in.bias.data.add_(1)
     unet.save_pretrained(tmp_path / "g" / "unet")
-    again, told = read_folder(tmp_path / "g")
+    again, found = read_folder(tmp_path / "g")
     assert torch.equal(again["network.unet.conv_in.bias"], tensors["network.unet.conv_in.bias"] + 1)
-    assert told["fingerprint"] == checkpoint.fingerprint(again) != header["fingerprint"]
+    assert found["fingerprint"] == checkpoint.fingerprint(again) != header["fingerprint"]
 
 
 def test_what_has_no_class_there_is_refused(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ LR, D_LR = 2e-3, 5e-4
 
 def build(condition: str = "features", **changes: Any) -> AdversarialGenerator:
     torch.manual_seed(0)
-    told: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "image_size": SIZE,
         "condition": condition,
         **{"features": {"condition_dim": DIM}, "labels": {"num_classes": 8}}.get(condition, {}),
@@ -38,7 +38,7 @@ def build(condition: str = "features", **changes: Any) -> AdversarialGenerator:
         "condition_width": 16,
         "neighbours": 0,
     }
-    return icgan.build(icgan.Config(**{**told, **changes}))
+    return icgan.build(icgan.Config(**{**defaults, **changes}))
 
 
 def learner(condition: str = "features", *, lr: float = LR, clip: float = 0.0, **changes: Any) -> AdversarialLearner:
@@ -72,7 +72,7 @@ def adam_step(network: Any, gradients: tuple[Tensor, ...], lr: float) -> list[Te
 
 def weights_agree(network: torch.nn.Module, expected: list[Tensor], gradients: tuple[Tensor, ...], lr: float) -> None:
     for p, wanted, g in zip(network.parameters(), expected, gradients, strict=True):
-        clear = g.abs() > 1e-3  # elsewhere float32 does not tell the direction
+        clear = g.abs() > 1e-3  # elsewhere float32 does not show the direction
         assert clear.any() or g.abs().max() < 1e-3
         torch.testing.assert_close(p.detach().double()[clear], wanted.detach()[clear], rtol=0, atol=0.01 * lr)
 
@@ -133,7 +133,7 @@ def test_it_overfits_8_images() -> None:
 
 
 def test_the_condition_is_learned() -> None:
-    """Bright and dark images, which only the features tell apart."""
+    """Bright and dark images, which only the features distinguish."""
     sign = torch.tensor([1, -1] * 4)
     features, pictures = sign[:, None] + 0.3 * FEATURES, torch.where(sign > 0, 200, 40).to(torch.uint8)
     pictures = pictures[:, None, None, None].expand(8, 3, SIZE, SIZE)
@@ -214,7 +214,7 @@ def test_parts_of_the_batch_take_turns() -> None:
         learn(learner(discriminator_steps=3), steps=range(1))
 
 
-def test_the_average_starts_when_it_is_told() -> None:
+def test_the_average_starts_at_ema_start() -> None:
     trained = learner(ema_start=2)
     for step, is_equal in enumerate([True, True, False]):
         learn(trained, steps=range(step, step + 1))

@@ -31,7 +31,7 @@ def test_table_11_has_the_published_parameters(context_dim: int, published: int)
     assert sum(p.numel() for p in net.parameters()) == published
 
 
-def test_heads_have_the_channels_asked_for() -> None:
+def test_heads_have_the_requested_channels() -> None:
     """diffusers takes numbers of heads under the name of their width, for one of its two U-Nets."""
     with torch.device("meta"):
         cross = LatentUnet(**TABLE_11, context_dim=256, takes_vector=True)

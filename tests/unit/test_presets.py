@@ -16,14 +16,14 @@ from corecli.generators.icgan import learner
 from corecli.generators.parts.learning import TrainOptions
 
 
-def built(name: str, **told: Any) -> Any:
+def built(name: str, **changes: Any) -> Any:
     preset: dict[str, Any] = dict(PRESETS[name])
     family = registry.load("generators", preset["arch"])
     fields = {f.name for f in dataclasses.fields(family.Config)}
     chosen = {field: value for field, value in preset.items() if field in fields}
     chosen |= cfg.parse_fields(family.Config, cfg.named_values(preset["set"]), where=name)
     with torch.device("meta"):
-        return family.build(family.Config(**{**chosen, **told}))
+        return family.build(family.Config(**{**chosen, **changes}))
 
 
 def num(module: torch.nn.Module) -> int:
@@ -50,9 +50,9 @@ def test_adm_of_cifar() -> None:
     assert num(built("adm-cifar")) == 57_094_662
 
 
-@pytest.mark.parametrize(("told", "published"), [(OF_FEATURES, 389_872_388), ({}, 257_733_124)])
-def test_core_table_11(told: dict[str, Any], published: int) -> None:
-    generator = built("ldm-256", first_stage=first_stage("vq-f8"), **told)
+@pytest.mark.parametrize(("changes", "published"), [(OF_FEATURES, 389_872_388), ({}, 257_733_124)])
+def test_core_table_11(changes: dict[str, Any], published: int) -> None:
+    generator = built("ldm-256", first_stage=first_stage("vq-f8"), **changes)
     assert num(generator.network) == published
     assert generator.data_shape == (4, 32, 32)
 
@@ -92,9 +92,9 @@ def test_edm_of_cifar() -> None:
 @pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if "image_size" not in preset])
 def test_tiny_presets_fit_16_px(name: str) -> None:
     arch = PRESETS[name]["arch"]
-    told: dict[str, Any] = {"image_size": 16}
+    changes: dict[str, Any] = {"image_size": 16}
     if arch == "ldm":
-        told["first_stage"] = built("tiny-autoencoder", image_size=16).config.first_stage
+        changes["first_stage"] = built("tiny-autoencoder", image_size=16).config.first_stage
     if arch == "icgan":
-        told |= OF_FEATURES
-    assert num(built(name, **told)) < 8e6
+        changes |= OF_FEATURES
+    assert num(built(name, **changes)) < 8e6

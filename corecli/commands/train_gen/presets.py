@@ -1,10 +1,10 @@
-"""The presets of `train-gen`: published recipes, each with its source, and the smallest nets that show something."""
+"""The presets of `train-gen`: published configurations with their sources, and small networks for a first try."""
 
 from __future__ import annotations
 
 from corecli.base.config import Preset
 
-# The network of CORE's Table 10, but for its dropout.
+# The network of CORE's Table 10, except for its dropout.
 _TABLE_10 = (
     "channels=128",
     "num_res_blocks=3",
@@ -41,8 +41,8 @@ _DIT: Preset = {
 _FIRST_STAGE: Preset = {"arch": "autoencoder", "image_size": 256, "lr": 4.3e-4, "batch_size": 96, "steps": 500_000}
 _TINY: Preset = {"ema_decay": 0.998, "lr": 1e-3, "batch_size": 64, "steps": 1000}
 PRESETS: dict[str, Preset] = {
-    # CORE Table 10. It states no learning rate, batch or iterations: those are the CIFAR recipe of IDDPM, whose 50M
-    # images in 500K steps of 128 it inherits, with the EMA rate, schedule and dropout of Table 10.
+    # CORE, Table 10, which states no learning rate, batch size or number of steps. Those are from IDDPM's README for
+    # CIFAR-10 (500K steps of 128 images); the EMA decay, schedule and dropout are from Table 10.
     "adm-cifar": {
         "arch": "adm",
         "image_size": 32,
@@ -55,7 +55,7 @@ PRESETS: dict[str, Preset] = {
         "batch_size": 128,
         "steps": 500_000,
     },
-    # IC-GAN's icgan_res64.json; it stops when nothing has improved for 50 tests, so the number of steps is ours.
+    # IC-GAN's icgan_res64.json. The number of steps is ours; IC-GAN stops after 50 tests without improvement.
     "icgan-64": {
         "arch": "icgan",
         "image_size": 64,
@@ -65,11 +65,11 @@ PRESETS: dict[str, Preset] = {
         "batch_size": 256,
         "steps": 500_000,
     },
-    # icgan_res128.json and icgan_res256.json, whose 32 GPUs take 64 images, or four times 16, each.
+    # icgan_res128.json and icgan_res256.json: 32 GPUs with 64 images each, or with 4 times 16.
     "icgan-128": {**_ICGAN_96, "image_size": 128},
     "icgan-256": {**_ICGAN_96, "image_size": 256},
-    # CORE Table 11: RCG's cin-ldm-vq-f8-repcond.yaml, on the latents of vq-f8, with its rate, weight decay and 40
-    # epochs of ImageNet. Tiny-ImageNet is trained at 256 px as well.
+    # CORE, Table 11: RCG's cin-ldm-vq-f8-repcond.yaml on the latents of vq-f8, with RCG's learning rate, weight decay
+    # and 40 epochs of ImageNet. Tiny-ImageNet is trained at 256 px, too.
     "ldm-256": {
         "arch": "ldm",
         "image_size": 256,
@@ -89,11 +89,12 @@ PRESETS: dict[str, Preset] = {
         "batch_size": 256,
         "steps": 200_000,
     },
-    # DiT, section 4 and Table 4, on the latents of kl-f8; CORE's Table 4 and RCG take L/2, without saying how long.
+    # DiT, section 4 and Table 4, on the latents of kl-f8. CORE (Table 4) and RCG use L/2 and state no number of steps.
     "dit-l-2": {**_DIT, "set": ("size=l", "patch=2"), "steps": 400_000},
     "dit-xl-2": {**_DIT, "set": ("size=xl", "patch=2"), "steps": 7_000_000},
-    # First stages of latent diffusion (LDM, Table 8): f8, d4, by a KL, that of Stable Diffusion, and by 16,384 codes.
-    # Its discriminator we have not; --set perceptual=FILE is the rest of its loss. The rate is its 4.5e-6 an image.
+    # First stages of latent diffusion (LDM, Table 8): f = 8 and d = 4, with a KL (Stable Diffusion's) or 16,384 codes.
+    # LDM's discriminator is not implemented; --set perceptual=FILE adds the rest of its loss. The learning rate is
+    # LDM's 4.5e-6 per image of a batch.
     "kl-f8": {
         **_FIRST_STAGE,
         "set": ("kind=kl", "channels=128", "channel_mult=1,2,4,4", "num_res_blocks=2", "latent_channels=4"),
@@ -110,8 +111,8 @@ PRESETS: dict[str, Preset] = {
             "codes=16384",
         ),
     },
-    # EDM, Table 7, column CIFAR-10: 200M images, an average with a half-life of 0.5M of them; on the network of Table
-    # 10, as large as its DDPM++, at a constant rate, without its augmentation.
+    # EDM, Table 7, column CIFAR-10: 200M images and an average with a half-life of 0.5M images. The network is that of
+    # CORE's Table 10, which is as large as EDM's DDPM++; the learning rate is constant, and there is no augmentation.
     "edm-cifar": {
         "arch": "adm",
         "objective": "edm",
@@ -122,7 +123,7 @@ PRESETS: dict[str, Preset] = {
         "batch_size": 512,
         "steps": 390_625,
     },
-    # The smallest net that shows R2G on 8-pixel digits: 1,000 steps take two minutes of one CPU core.
+    # A small network that shows R2G on digits of 8 px: 1,000 steps take two minutes on one CPU core.
     "tiny": {
         "arch": "adm",
         "set": (
@@ -136,7 +137,7 @@ PRESETS: dict[str, Preset] = {
         "learn_sigma": False,
         **_TINY,
     },
-    # The other families at about the same cost a step, on images of 16 px.
+    # The other families at about the same cost per step, on images of 16 px.
     "tiny-dit": {**_TINY, "arch": "dit", "set": ("size=tiny", "patch=2"), "learn_sigma": False},
     "tiny-autoencoder": {**_TINY, "arch": "autoencoder", "set": ("channels=32", "channel_mult=1,2")},
     "tiny-ldm": {
