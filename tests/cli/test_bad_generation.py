@@ -132,7 +132,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("$diverged", 65, ["latents are not finite (the first stage diverged)"]),
         ("tiny:g.pt", 65, ["g.pt: a generator of adm without a first stage"]),
         ("tiny:f.safetensors", 65, ["f.safetensors: is of kind 'encoder', not 'generator'"]),
-        ("nobody/nothing", 69, ["nobody/nothing: not in the cache", "hf download nobody/nothing"]),
+        ("nobody/nothing", 69, ["nobody/nothing: not in the local cache", "hf download nobody/nothing"]),
     ],
 )
 def test_first_stages_that_are_none(
