@@ -90,7 +90,7 @@ def test_a_frozen_text_encoder(run: Run, captions: dict[str, str], clip: Path) -
     line = ("sample", "--ckpt", "g.pt", "--captions", "some.jsonl", "--steps", "1", "-q", "--out", "x.npz")
     ran = run(*line)
     assert ran.code == 66
-    assert "clip: no such folder (--text-encoder says where it is now)" in ran.err
+    assert "clip: no such folder (give its path with --text-encoder)" in ran.err
     assert run(*line, "--text-encoder", "moved").code == 0
     config = Path("moved/config.json")
     config.write_text(config.read_text() + "\n")
@@ -170,7 +170,7 @@ def test_sampling_without_the_condition_is_refused(run: Run, tiny: Path, caption
     for line, message in (
         ("--ckpt g.pt --rows 1", "the generator is conditioned on captions (give --captions)"),
         ("--ckpt g.pt --captions nowhere", "nowhere: no such file"),
-        ("--ckpt g.pt --captions some.jsonl --text-encoder x", "was trained with no frozen text encoder"),
+        ("--ckpt g.pt --captions some.jsonl --text-encoder x", "was trained without a frozen text encoder"),
         ("--ckpt g.pt --features $tiny/z.safetensors", "conditioned on captions, not on features"),
         ("--ckpt $tiny/unconditional.pt --captions some.jsonl", "conditioned on nothing, not on captions"),
     ):

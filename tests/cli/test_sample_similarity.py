@@ -129,7 +129,10 @@ def test_another_encoder_is_taken_by_force_and_nothing_is_compared_with_nothing(
     assert run(*line(tiny, "--encoder", tiny / "f1.safetensors", "--force", "--out", "o", "-q")).code == 0
     alone = ("sample", "--ckpt", tiny / "unconditional.pt", "--encoder", tiny / "f.safetensors", "--out", "u")
     refused(
-        run(*alone), "sample", 2, "--encoder compares images with what they are made from (give --features or --images)"
+        run(*alone),
+        "sample",
+        2,
+        "--encoder compares images with the rows or images they are made from (give --features or --images)",
     )
 
 

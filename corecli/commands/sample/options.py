@@ -1,95 +1,105 @@
-"""Make images with a trained generator, or with a pipeline of diffusers.
+"""Generate images with a trained generator, or with a pipeline of diffusers.
 
-A feature-conditioned generator makes --per-row images for each row of --features; the image of row `dog/0007` and
-variant 2 has the key `dog/0007@2` and the group `dog/0007`, so real and synthetic images stay together. Its noise is a
-function of the seed, the key and the variant: the same image whatever the batch size, the number of processes, the
-rows chosen and the point a killed run resumed from. A table of another encoder than the generator was trained on is
-refused (--force accepts it).
+--ckpt is a file written by train-gen, or the folder of its --export-diffusers. A generator conditioned on features
+makes --per-row images for each row of --features. The image of row `dog/0007` and variant 2 has the key `dog/0007@2`
+and the group `dog/0007`, so real and synthetic images stay together. The table must come from the encoder that the
+generator was trained with (--force accepts another). A generator conditioned on captions makes images from --captions,
+whose ids become keys and groups, with the text encoder of its training. A generator conditioned on labels makes
+--per-row images of each class.
 
-A generator that was trained on captions makes images from --captions, whose ids are keys and groups. Where a frozen
-text encoder read them in training, it reads them here; another one is refused.
+The noise of an image is a function of the seed and the image's key. So an image is the same for every batch size,
+number of processes and choice of rows, and after a killed run is continued. Sums may be rounded differently in batches
+of another size; then about one pixel in tens of thousands differs by one level. --rows selects some rows: `--rows
+::1000` with another --out repeats one row in a thousand, as a check. --num N makes N images in all and goes through the
+rows in --order as often as needed.
 
---num N makes N images in all, going through the rows in --order as often as it takes. --rows makes those of some rows
-alone, the same as in the whole set: `--rows ::1000` into another --out is a check of one row in a thousand. Where
-batches are of other sizes, sums may be rounded otherwise: a pixel in tens of thousands is then off by one level.
+--sampler chooses how noise becomes an image, --steps the number of steps, and --spacing the noise levels they visit.
+The default for the objectives eps, v and x0 is ddim with 50 steps (CORE, C.2), and for edm and flow heun with 18 steps;
+edm spaces its levels evenly in sigma^(1/7) (EDM, Table 1). Samplers have options of their own, which --set changes:
+`--sampler edm-churn --set s-churn=80`. The section SAMPLERS lists them. The header of the set and the output of --json
+record the sampler.
 
---shards N writes OUT as a directory of N tar files (--format packed or npz: files of those), for sets of millions. Each
-is a set of its own, a tar one as WebDataset reads them; OUT opens as all of them together. Beside each lies
-part-000003.json with its number of images, how many are of one color alone, mean and std of red, green and blue, and
-the file's sha256; manifest.json, written last, collects them. Processes take whole shards in turn. `--shard I/N` makes
-shard I alone, numbered from 0, into the same OUT: for a job array of SLURM, `#SBATCH --array=0-15` and
-`corecli sample ... --shard $SLURM_ARRAY_TASK_ID/16 --out syn`. The jobs share no more than that directory and run in
-any order, and whichever ends last completes it. The images are those of one job without shards. A shard that is there
-is left alone, so any line can be run again, and `--shards 16` afterwards makes what is missing.
+The samplers dpm2, dpmpp-2s-ancestral, dpmpp-sde and edm-churn choose noise levels between those of the list. On eps, v
+and x0 the network then sees a fractional timestep, interpolated linearly in log sigma between trained timesteps and not
+rounded; levels beyond the first or last timestep use that timestep. On flow, which starts at pure noise, their first
+step is one of Euler's method.
 
---encoder measures the cosine similarity of each image, encoded as the table's rows were, to the row it is made from; of
-a pipeline's, to the image of --images. The set keeps it as its column `similarity`, and --min-similarity leaves out
-what is below; keys and noise stay, so that what is kept is the same without it. The encoder has to be the table's
-(--force accepts another).
+--shards N writes --out as a directory of N tar files (or packed or npz files, by --format), for sets of millions of
+images. Each shard is a set of its own (WebDataset reads tar shards), and the directory opens as all of them together.
+part-000003.json describes one shard: number of images, number of images of a single color, mean and standard deviation
+of red, green and blue, and the sha256 of the file. manifest.json is written last and collects them. Each process makes
+whole shards.
 
-Unless --sampler names another, a generator of the objectives eps, v and x0 is sampled by ddim, 50 steps (CORE, C.2),
-and one of edm or flow by heun, 18 steps, EDM's at levels even in sigma^(1/7) (EDM, Table 1). The set's header and the
-output of --json say which it was.
+`--shard I/N` makes shard I alone, counted from 0, into the same --out. A SLURM array with `#SBATCH --array=0-15` runs
+`corecli sample ... --shard $SLURM_ARRAY_TASK_ID/16 --out syn`. The jobs share only that directory and may run in any
+order; the last one to finish completes it. The images are those of a run without shards. Finished shards are left
+alone, so any line can be run again, and `--shards 16` makes the missing ones.
 
---ckpt is a file of `train-gen`, or the folder of its --export-diffusers, which makes the same images.
-`--ckpt diffusers:PLACE` is a pipeline of diffusers: a folder with a model_index.json, or the id of a repository on the
-hub, looked for in the cache of this machine first. Stable Diffusion and other pipelines that take prompts make images
-from --captions, whose ids are keys and groups. Image variations, unCLIP and other pipelines that take images make them
-from --images, whose keys, groups and labels they keep. Steps, guidance and scheduler are the pipeline's own unless
-given: --sampler puts one of diffusers' schedulers in place of it, and --set sets any other argument of the pipeline's
-call (noise_level=100; height and width) or of its scheduler (timestep_spacing=trailing). Its weights are in
---precision, its safety checker stays out. Captions that are longer than the tokenizer takes are cut, and a note counts
-them. Most pipelines need the extra `text`.
+--encoder computes the cosine similarity between the features of each image and the row it was made from, or the source
+image of --images. The set stores it in the column `similarity`, and --min-similarity leaves out images below a value.
+Keys and noise do not change, so the kept images are the same as without it. The encoder must be the table's (--force
+accepts another).
+
+`--ckpt diffusers:PLACE` samples from a pipeline of diffusers: a folder with a model_index.json, or the id of a hub
+repository in the local cache. Stable Diffusion and other pipelines that take prompts make images from --captions. Image
+variations, unCLIP and other pipelines that take images make them from --images and keep its keys, groups and labels.
+Steps, guidance and scheduler are the pipeline's own by default. --sampler replaces the scheduler by diffusers'
+scheduler of the same method, and --set changes any other argument of the pipeline's call (noise_level=100, height,
+width) or of its scheduler (timestep_spacing=trailing). Safety checkers are not loaded. Captions that are too long for
+the tokenizer are cut, and a note counts them. Most pipelines need the extra `text`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from corecli.base import registry
 from corecli.base.config import Common, Preset, option
 from corecli.data.imageset import writable_formats
 
-if TYPE_CHECKING:
-    pass
-
-SUMMARY = "make images with a trained generator"
+SUMMARY = "generate images with a trained generator"
 PLACE = 3
-PREFIX = "diffusers:"  # of --ckpt, before the folder or id of a pipeline
+PREFIX = "diffusers:"  # in --ckpt, before the folder or id of a pipeline
+SAMPLERS = "diffusion/samplers"
 EXAMPLES = (
-    ("One image a row, into samples/", "--ckpt g.pt --features z.safetensors"),
+    ("One image per row, into samples/", "--ckpt g.pt --features z.safetensors"),
     (
         "CORE's 100K images of CIFAR-10",
         "--ckpt g.pt --features z.safetensors --per-row 2 --sampler ddim --steps 50 --out syn.safetensors",
     ),
-    ("Four images a caption", "--ckpt g.pt --captions captions.jsonl --per-row 4 --guidance 2"),
+    ("Four images per caption", "--ckpt g.pt --captions captions.jsonl --per-row 4 --guidance 2"),
     ("From an unconditional generator", "--ckpt g0.pt --num 1024 --out syn"),
     (
-        "The third of sixteen jobs that make one set",
+        "The third of sixteen jobs that write one set",
         "--ckpt g.pt --features z.safetensors --per-row 10 --shard 2/16 --out syn",
     ),
     (
-        "Without pairs that went wrong",
+        "Leave out images that do not resemble their row",
         "--ckpt g.pt --features z.safetensors --encoder f.safetensors --min-similarity 0.5 --out syn.safetensors",
     ),
     (
-        "MixDiff's variations of real images",
+        "Variations of real images, as in MixDiff",
         "--ckpt diffusers:sd-image-variations --images DIR --guidance 8 --steps 50 --image-size 256 --out syn",
     ),
     (
-        "SynCLR's four images a caption",
+        "Four images per caption by Stable Diffusion, as in SynCLR",
         "--ckpt diffusers:stable-diffusion --captions captions.jsonl --per-row 4 --guidance 2.5 --out syn",
     ),
     (
-        "GenSSL's ten variations by unCLIP",
+        "Ten variations per image by unCLIP, as in GenSSL",
         "--ckpt diffusers:unclip-small --images DIR --per-row 10 --sampler ddim --steps 10 "
         "--set timestep_spacing=trailing --set rescale_betas_zero_snr=true --out syn",
     ),
 )
 PRESETS: dict[str, Preset] = {
-    "core-cifar": {"sampler": "ddim", "steps": 50, "eta": 0.0, "per_row": 2},  # CORE C.2: DDIM 50, the set twice
+    "core-cifar": {
+        "sampler": "ddim",
+        "steps": 50,
+        "eta": 0.0,
+        "per_row": 2,
+    },  # CORE C.2: DDIM with 50 steps, two images per row
 }
 
 
@@ -98,22 +108,25 @@ class Config(Common):
     """Options of `corecli sample`."""
 
     ckpt: str = option(
-        help="generator file or exported folder, or diffusers:FOLDER or diffusers:ID", role="input", metavar="FILE|NAME"
+        help="generator file or exported folder; or diffusers:FOLDER, diffusers:ID", role="input", metavar="FILE|NAME"
     )
     features: Path | None = option(None, help="feature table to condition on", role="input", metavar="FILE")
     captions: Path | None = option(
-        None, help="captions to make images of: JSON lines with id and caption, or text", role="input", metavar="FILE"
+        None,
+        help="captions to generate images from: JSON lines with id and caption, or text",
+        role="input",
+        metavar="FILE",
     )
     text_encoder: str | None = option(
         None,
-        help="where the frozen text encoder is that the generator was trained with; default where it was then",
+        help="path or hub id of the generator's text encoder (default: as recorded in training)",
         role="input",
         metavar="DIR|ID",
     )
-    images: str | None = option(None, help="image set for a pipeline to vary", role="input", metavar="SET")
+    images: str | None = option(None, help="image set that a pipeline varies", role="input", metavar="SET")
     out: Path = option(
         Path("samples"),
-        help="image set to write: .safetensors, .npz, .tar, else a directory",
+        help="image set to write: .safetensors, .npz, .tar, or a directory",
         role="output",
         metavar="PATH",
     )
@@ -123,64 +136,85 @@ class Config(Common):
         role="runtime",
         choices=writable_formats,
     )
-    per_row: int | None = option(None, help="images a row, or a class (default 1)", minimum=1)
-    num: int | None = option(None, help="images in all (default without rows: 64)", minimum=1)
+    per_row: int | None = option(None, help="images per row or class (default: 1)", minimum=1)
+    num: int | None = option(None, help="images in all (default: by --per-row; 64 if there are no rows)", minimum=1)
     order: Literal["table", "shuffle", "class-balanced"] = option(
         "table",
-        help="order of rows for --num: as in the table, shuffled, or class by class in turn",
+        help="order of rows for --num: as in the table, shuffled, or alternating between classes",
     )
-    rows: str | None = option(None, help="rows to use: START:STOP:STEP, or numbers such as 0,5,9", metavar="ROWS")
+    rows: str | None = option(None, help="rows to use: START:STOP:STEP, or indices such as 0,5,9", metavar="ROWS")
     sampler: str | None = option(
         None,
-        help="how to sample; default what fits the generator, or the pipeline's own scheduler",
-        choices=lambda: registry.choices("diffusion/samplers"),
+        help="sampler (default: ddim, heun for edm and flow, or the pipeline's scheduler)",
+        choices=lambda: registry.choices(SAMPLERS),
     )
     steps: int | None = option(
-        None, help="denoising steps (default: the sampler's, ddim 50, heun 18; or the pipeline's)", minimum=1
+        None, help="denoising steps (default: the sampler's, such as 50 for ddim; or the pipeline's)", minimum=1
     )
-    eta: float = option(0.0, help="randomness of ddim: 0 none, 1 as ddpm", minimum=0, maximum=1)
+    eta: float = option(
+        0.0, help="amount of noise that ddim adds: from 0, none, to 1, as much as ddpm", minimum=0, maximum=1
+    )
     spacing: Literal["even", "inclusive", "log-snr", "karras"] | None = option(
-        None, help="which noise levels the steps visit; default the sampler's or the objective's"
+        None, help="spacing of the noise levels (default: the objective's, or the sampler's)"
     )
     guidance: tuple[float, ...] | None = option(
         None,
-        help="classifier-free guidance; several, such as 2,3,8, write one set each; default 1, none, or the pipeline's",
+        help="classifier-free guidance; 2,3,8 writes a set for each (default: 1, or the pipeline's)",
         minimum=0,
     )
     guidance_interval: tuple[float, ...] | None = option(
-        None, help="guide at noise levels sigma / alpha above LOW and up to HIGH alone", metavar="LOW,HIGH"
+        None, help="use guidance only at noise levels sigma / alpha in (LOW, HIGH]", metavar="LOW,HIGH"
     )
     ema_length: float | None = option(
-        None, help="length of the average of the weights, of a run with --ema power, from its snapshots", minimum=0
+        None, help="length of the weight average, for generators trained with --ema power", minimum=0
     )
-    negative_prompt: str | None = option(None, help="what a pipeline's images shall not show", metavar="TEXT")
+    negative_prompt: str | None = option(
+        None, help="prompt for what a pipeline's images should not show", metavar="TEXT"
+    )
     set: tuple[str, ...] = option(
-        (), help="an argument of a pipeline's call or of its scheduler, repeatable", metavar="NAME=VALUE", joined=True
+        (),
+        help="option of the sampler, or argument of a pipeline or its scheduler; repeatable",
+        metavar="NAME=VALUE",
+        joined=True,
     )
     image_size: int | None = option(
-        None, help="resize the shorter side of what is made to this and crop the center", minimum=1
+        None, help="resize images to this shorter side, in pixels, and crop the center", minimum=1
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(  # pyright: ignore[reportIncompatibleVariableOverride]
-        "auto", help="arithmetic of the networks; auto is bf16 on CUDA, else fp32"
+        "auto", help="floating-point type of the networks; auto is bf16 on CUDA, else fp32"
     )
     encoder: str | None = option(
         None,
-        help="measure each image's cosine similarity to its row of the table, or to its source, in this encoder",
+        help="encoder that measures the similarity of each image to its row or source image",
         role="input",
         metavar="FILE|NAME",
     )
     min_similarity: float | None = option(
-        None, help="leave out images less similar than this; needs --encoder", minimum=-1, maximum=1
+        None, help="leave out images with a lower cosine similarity; needs --encoder", minimum=-1, maximum=1
     )
     shards: int | None = option(
         None, help="write a directory of this many shards, each a set of its own", role="runtime", minimum=1
     )
     shard: str | None = option(
-        None, help="make shard I of N alone, counted from 0: one job of an array", role="runtime", metavar="I/N"
+        None, help="make only shard I of N, counted from 0, as one job of an array", role="runtime", metavar="I/N"
     )
-    batch_size: int = option(64, help="images at once", role="runtime", minimum=1)
+    batch_size: int = option(64, help="images per forward pass", role="runtime", minimum=1)
 
     @property
     def ckpt_path(self) -> Path:
-        """The generator's file, or its folder in diffusers' layout."""
+        """Return the path of the generator's file or folder."""
         return Path(self.ckpt.removeprefix(PREFIX))
+
+
+def tables() -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return the tables of the manual page."""
+    return {"SAMPLERS": tuple((n, _described(registry.constants(SAMPLERS, n))) for n in registry.choices(SAMPLERS))}
+
+
+def _described(sampler: dict[str, Any]) -> str:
+    parts = [f"Steps: {sampler['DEFAULT_STEPS']}; spacing: {sampler['SPACING']}"]
+    if options := ", ".join(f"--set {name}={default:g}" for name, default in sampler["Options"].items()):
+        parts += [f"options: {options}"]
+    if scheduler := sampler.get("DIFFUSERS"):
+        parts += [f"in pipelines: {scheduler}"]
+    return f"{sampler['title']} {'; '.join(parts)}."

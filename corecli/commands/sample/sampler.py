@@ -1,9 +1,9 @@
-"""The options of samplers: from the command line to values, without torch."""
+"""How to sample with a trained generator: the options of the command line as values, without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import make_dataclass
+from dataclasses import dataclass, make_dataclass
 from typing import Any
 
 from corecli.base import config as cfg
@@ -14,9 +14,38 @@ from corecli.diffusion.samplers import FOLDER, check_options
 OBJECTIVES = "diffusion/objectives"
 
 
-def default_sampler(objective: str) -> str:
-    """Return the sampler that an objective uses by default."""
-    return registry.constants(OBJECTIVES, objective)["SAMPLER"]
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Choices of sampling; None means the default of the generator or of the sampler.
+
+    eta, items: values of --eta and --set for the sampler's own options; guidance: 1 for none.
+    """
+
+    sampler: str | None
+    steps: int | None
+    eta: float
+    items: tuple[str, ...]
+    spacing: str | None
+    guidance: float
+    guidance_interval: tuple[float, ...] | None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Return the ends of the guidance interval. Errors: UsageError unless there are two."""
+        if self.guidance_interval is None:
+            return None
+        if len(self.guidance_interval) != 2:
+            raise UsageError("--guidance-interval takes two noise levels", hint="write 0.19,1.61")
+        return self.guidance_interval
+
+    def sampler_for(self, generator: dict[str, Any]) -> str | None:
+        """Return the sampler for a generator with these fields; None if it has no objective, as a GAN."""
+        objective = generator.get("objective")
+        return self.sampler or (registry.constants(OBJECTIVES, objective)["SAMPLER"] if objective else None)
+
+    def options_for(self, sampler: str) -> dict[str, Any]:
+        """Return values for the sampler's options. Errors: UsageError if one is unknown or wrong."""
+        return sampler_options(sampler, self.items, self.eta)
 
 
 def sampler_options(sampler: str, items: Iterable[str], eta: float) -> dict[str, Any]:
