@@ -16,17 +16,6 @@ def test_linear_schedule_matches_its_definition(num_timesteps: int) -> None:
     np.testing.assert_allclose(tables.alpha_bar, np.cumprod(1 - betas), rtol=1e-10)
 
 
-def test_schedules_match_diffusers() -> None:
-    diffusers = pytest.importorskip("diffusers")
-    theirs = {
-        "linear": diffusers.DDPMScheduler(beta_schedule="linear"),
-        "cosine": diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
-        "scaled_linear": diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0015, beta_end=0.0195),
-    }
-    for name, scheduler in theirs.items():
-        np.testing.assert_allclose(noise_tables(name, 1000).betas, scheduler.betas, rtol=2e-4, err_msg=name)
-
-
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "scaled_linear"])
 @pytest.mark.parametrize("num_timesteps", [2, 10, 1000])
 def test_tables_are_a_forward_process(schedule: str, num_timesteps: int) -> None:
