@@ -477,7 +477,9 @@ def test_parts_that_do_not_fit_leave_no_mixture(run: Run, sets: Path) -> None:
     line = "inflate --out o --real $sets/good --synthetic digits:16"
     words = ["o: parts differ in size: $sets/good is 8 x 8, digits:16 is 16 x 16", "--image-size"]
     check(run, line, 65, *words, sets=sets)
-    check(run, "inflate --out o --real $sets/good --synthetic $sets/good", 65, "o: key 'a/00' is in", sets=sets)
+    check(
+        run, "inflate --out o --real $sets/good --synthetic $sets/good", 65, "o: the key 'a/00' is in both", sets=sets
+    )
     check(run, "inflate --out o --real $sets/good --first 2 --fraction 0.5", 65, "several subsets", sets=sets)
     check(
         run,
