@@ -76,7 +76,7 @@ def test_masks_of_all_kinds_are_numbers(tmp_path: Path) -> None:
     values = np.array([[0, 1, 255], [7, 2, 3]], dtype=np.uint8)
     for data in (png(values), png(values, "P"), png(values.astype(np.uint16))):
         assert decode_mask(data, name="m").tolist() == values.tolist()
-    with pytest.raises(DataError, match="this is PNG with RGB"):
+    with pytest.raises(DataError, match="this is a PNG file of mode RGB"):
         decode_mask(png(np.zeros((2, 2, 3), np.uint8)), name="m")
     stream = io.BytesIO()
     Image.fromarray(values).save(stream, "JPEG")
