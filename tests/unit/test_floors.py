@@ -135,7 +135,7 @@ def test_functions_and_files_stay_short() -> None:
     lengths = {}
     for path in FILES:
         text = path.read_text()
-        assert len(text.splitlines()) <= 355, path
+        assert len(text.splitlines()) <= 350, path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 lengths[f"{path.relative_to(PACKAGE)}: {node.name}"] = length(node)

@@ -12,8 +12,6 @@ from corecli.cli.verbs import VERBS, options_of
 
 ROOT = Path(__file__).parents[2]
 LONGEST_HELP = 90  # characters, without the default that the program appends
-LONG_HELP_LEFT = {"sample": 3}  # to be lowered to none
-WORDS_LEFT = 134  # lines, to be lowered to none
 WORDS = re.compile(r"(?<![A-Za-z])(told|tell|tells|asked|lying|begun|lack|lacks)(?![A-Za-z])", re.IGNORECASE)
 
 
@@ -21,7 +19,7 @@ WORDS = re.compile(r"(?<![A-Za-z])(told|tell|tells|asked|lying|begun|lack|lacks)
 def test_option_help_is_one_short_line(verb: str) -> None:
     described = cfg.described(options_of(verb).Config)
     long = {name: len(option.help) for name, (_, option, _) in described.items() if len(option.help) > LONGEST_HELP}
-    assert len(long) <= LONG_HELP_LEFT.get(verb, 0), long
+    assert not long
     assert not [name for name, (_, option, _) in described.items() if "\n" in option.help or option.help.endswith(".")]
 
 
@@ -30,12 +28,9 @@ def test_code_avoids_words_that_hide_their_subject() -> None:
     found = {}
     for path in sorted((ROOT / "corecli").rglob("*.py")):
         for number, line in enumerate(path.read_text().splitlines(), start=1):
-            if WORDS.search(line):
+            if WORDS.search(line) and "file.tell()" not in line:
                 found[f"{path.relative_to(ROOT)}:{number}"] = line.strip()
-    assert len(found) <= WORDS_LEFT, "\n".join(f"{place}: {line}" for place, line in found.items())
-
-
-PENDING = {"test_newcomer_diffusion.py", "toy_sampler.py", "toy_schedule.py", "toy_objective.py"}  # to be added
+    assert not found, "\n".join(f"{place}: {line}" for place, line in found.items())
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
@@ -44,7 +39,7 @@ def test_pages_name_files_that_exist(page: str) -> None:
     named = re.findall(r"`((?:corecli|tests|recipes|man)/[\w./-]*)`", text)
     named += re.findall(r"\]\(([\w.-]+\.md)\)", text)
     assert len(named) > 5
-    assert not [path for path in named if not (ROOT / path).exists() and Path(path).name not in PENDING]
+    assert not [path for path in named if not (ROOT / path).exists()]
 
 
 def test_the_table_of_registries_names_files_that_exist() -> None:
@@ -53,4 +48,4 @@ def test_the_table_of_registries_names_files_that_exist() -> None:
     for row in rows:  # the folder, files to copy, the newcomer test and its toy
         folder, *files, test, toy = re.findall(r"`([\w./]+)`", row.replace("`fid`", "").replace("`probe`", ""))
         assert all((ROOT / folder / file).exists() for file in files), row
-        assert toy in PENDING or (ROOT / Path(test).parent / toy).is_file(), row
+        assert (ROOT / Path(test).parent / toy).is_file(), row
