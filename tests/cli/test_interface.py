@@ -448,7 +448,7 @@ def sources(verb: str) -> str:
     """The text of every module in which a field of the verb's Config may be read."""
     commands = PACKAGE / "commands"
     own = commands / verb.replace("-", "_")
-    paths = [*(own.glob("*.py") if own.is_dir() else [own.with_suffix(".py")]), *(commands / "parts").glob("*.py")]
+    paths = [*(own.rglob("*.py") if own.is_dir() else [own.with_suffix(".py")]), *(commands / "parts").glob("*.py")]
     if verb == "completion":
         paths = [PACKAGE / "cli/completion.py"]
     if verb == "captions":  # its backends read them

@@ -22,7 +22,7 @@ def test_values_are_parsed_and_eta_is_an_option_of_ddim() -> None:
         ("edm-churn", ("s_churn=-1",), 0.0, r"s_churn -1 is too small for edm-churn \(use 0 or more\)"),
         ("edm-churn", ("s_chrn=1",), 0.0, r"unknown option of edm-churn 's_chrn' \(did you mean 's_churn'"),
         ("ddim", ("eta=much",), 0.0, "'much' is not a valid float"),
-        ("ddim", ("eta",), 0.0, "--set 'eta' gives no value"),
+        ("ddim", ("eta",), 0.0, "--set 'eta' has no value"),
     ],
 )
 def test_wrong_options_are_refused(sampler: str, items: tuple[str, ...], eta: float, message: str) -> None:

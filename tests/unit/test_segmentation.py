@@ -80,7 +80,7 @@ def test_masks_of_all_kinds_are_numbers(tmp_path: Path) -> None:
         decode_mask(png(np.zeros((2, 2, 3), np.uint8)), name="m")
     stream = io.BytesIO()
     Image.fromarray(values).save(stream, "JPEG")
-    with pytest.raises(DataError, match="this is JPEG with L"):
+    with pytest.raises(DataError, match="this is a JPEG file of mode L"):
         decode_mask(stream.getvalue(), name="m")
 
 
