@@ -123,7 +123,7 @@ def read_header(path: Path) -> Header | None:
 
 
 def find_header(path: Path) -> Header | None:
-    """Return the corecli header of whatever is at `path`; None where there is no file, or one of another kind.
+    """Return the corecli header of `path`; None if there is no such file, or a file of another kind.
 
     Errors: DataError for a damaged header.
     """

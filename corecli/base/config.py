@@ -80,7 +80,7 @@ class Common:
     json: bool = option(False, help="print the result as JSON, one object per line", role="runtime")
     quiet: bool = option(False, help="print neither progress nor notes", role="runtime", short="-q")
     force: bool = option(
-        False, help="start over, replace a finished target, and accept a foreign fingerprint", role="runtime"
+        False, help="start over, replace a finished target, and accept mismatched fingerprints", role="runtime"
     )
     dry_run: bool = option(
         False, help="check everything and print what would be done, without doing it", role="runtime"

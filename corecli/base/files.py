@@ -52,7 +52,7 @@ def unreadable(error: OSError) -> CorecliError:
 
 
 def missing(path: object, what: str = "file", hint: str | None = None) -> MissingInputError:
-    """The error for a path that is not there; without another hint it names the sibling that is nearest in name."""
+    """Return the error for a path that does not exist; the default hint is the sibling with the nearest name."""
     path = Path(str(path))
     siblings = os.listdir(path.parent) if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, siblings, n=1)
@@ -129,7 +129,7 @@ def sniff(path: Path) -> Kind:
 
 
 def first_bytes(path: Path | str, num: int = 16) -> bytes:
-    """Return the first `num` bytes of a file; b"" for a directory or where there is nothing."""
+    """Return the first `num` bytes of a file; b"" for a directory or a path that does not exist."""
     if not Path(path).is_file():
         return b""
     with open(path, "rb") as file:

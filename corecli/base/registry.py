@@ -62,13 +62,13 @@ def constants(folder: str, name: str) -> dict[str, Any]:
 
 
 def _path(folder: str, name: str) -> Path:
-    """The folder of a package, or the file of a module."""
+    """Return the folder of a package, or the file of a module."""
     path = _PACKAGE / folder / name.replace("-", "_")
     return path if path.is_dir() else path.with_suffix(".py")
 
 
 def _fields(node: ast.ClassDef) -> dict[str, Any]:
-    """The fields of a dataclass that have a literal default."""
+    """Return the fields of a dataclass that have a literal default."""
     found = {}
     for field in node.body:
         if isinstance(field, ast.AnnAssign) and field.value is not None:
@@ -77,7 +77,7 @@ def _fields(node: ast.ClassDef) -> dict[str, Any]:
 
 
 def _literals(node: ast.Assign) -> dict[str, Any]:
-    """The names that an assignment binds to literals; `A, B = 1, 2` binds two."""
+    """Return the names that an assignment binds to literals; `A, B = 1, 2` binds two."""
     target, value = node.targets[0], node.value
     if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
         pairs = [_literal(name, literal) for name, literal in zip(target.elts, value.elts, strict=True)]
@@ -86,7 +86,7 @@ def _literals(node: ast.Assign) -> dict[str, Any]:
 
 
 def _literal(target: ast.expr, value: ast.expr) -> dict[str, Any]:
-    """{name: value}, or {} where the value is not a literal."""
+    """Return {name: value}, or {} if the value is not a literal."""
     try:
         return {target.id: ast.literal_eval(value)} if isinstance(target, ast.Name) else {}
     except ValueError:

@@ -16,17 +16,17 @@ _MAX_CHARS = 40  # of a value shown in an error
 
 
 def read_record(out: Path) -> Record | None:
-    """Read what a JSON file or a file with a header says about how it was made; None where it says nothing."""
+    """Return the record in a JSON file or a file header of how it was made; None if it records nothing."""
     return read_json(out) if sniff(out) == "json" else read_header(out)
 
 
 def is_finished(
     out: Path, identity: Record, *, force: bool, read_record: Callable[[Path], Record | None] = read_record
 ) -> bool:
-    """Whether `out` is complete and was made with the same `identity`; False when it is still to be made.
+    """Whether `out` is complete and was made with the same `identity`; False if it is still to be made.
 
     `read_record` reads the record of a file; a directory has its manifest.
-    Errors: CannotCreateError when `out` exists and is something else, naming the fields that differ.
+    Errors: CannotCreateError if `out` exists and is something else, naming the fields that differ.
     """
     if out.is_dir() and not (out / MANIFEST).is_file():
         if not any(out.iterdir()):
@@ -43,7 +43,7 @@ def is_finished(
 
 
 def refuse_difference(where: Path, found: Record, wanted: Record) -> None:
-    """Raise CannotCreateError naming every field in which two identities differ; do nothing when they are equal."""
+    """Raise CannotCreateError naming every field in which two identities differ; do nothing if they are equal."""
     names = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
     if names:
         shown = [f"{n}: {_short(found.get(n))} there, {_short(wanted.get(n))} now" for n in names[:_MAX_FIELDS]]
@@ -54,7 +54,7 @@ def refuse_difference(where: Path, found: Record, wanted: Record) -> None:
 
 
 def _identity_of(out: Path, read_record: Callable[[Path], Record | None]) -> Record | None:
-    """The identity that a target records; None where it records none, or is incomplete or damaged."""
+    """Return the identity that a target records; None if it records none, or is incomplete or damaged."""
     try:
         record = read_json(out / MANIFEST) if out.is_dir() else read_record(out)
     except DataError:

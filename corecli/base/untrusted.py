@@ -36,7 +36,7 @@ def refuse_code(folder: Path) -> None:
 
 
 def _read(path: Path) -> Any:
-    """The content of a configuration; None if it is damaged, which the library that loads it reports."""
+    """Return the content of a configuration; None if it is damaged, which the library that loads it reports."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -44,7 +44,7 @@ def _read(path: Path) -> Any:
 
 
 def _keys(value: Any) -> Iterator[str]:
-    """The keys of a configuration at every depth that have a value."""
+    """Yield the keys of a configuration, at every depth, that have a value."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if inner:
@@ -68,7 +68,7 @@ def _refuse_foreign_classes(path: Path, index: dict[str, Any]) -> None:
 
 
 def _pipeline_modules() -> set[str]:
-    """The modules of pipelines in diffusers, by which a pipeline may name the module of a part."""
+    """Return the modules of pipelines in diffusers, by which a pipeline may name the module of a part."""
     spec = find_spec("diffusers")
     roots = spec.submodule_search_locations or () if spec is not None else ()
     places = (Path(root, "pipelines", below) for root in roots for below in (".", "deprecated"))

@@ -1,4 +1,4 @@
-"""Print the completion script of a shell, for `source <(corecli completion bash)` and the like."""
+"""Print the completion script of a shell; load it with `source <(corecli completion bash)`."""
 
 from __future__ import annotations
 

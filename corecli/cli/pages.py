@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,7 +89,7 @@ def _verb_page(verb: str) -> str:
     if shared:
         parts += [_section("COMMON OPTIONS"), _escape(_COMMON), *_options(shared)]
     parts += [_table(title, rows) for title, rows in getattr(module, "tables", dict)().items()]
-    parts += _presets(module.PRESETS) + _examples(verb, getattr(module, "EXAMPLES", ()))
+    parts += _presets(module.PRESETS, options) + _examples(verb, getattr(module, "EXAMPLES", ()))
     return _page([*parts, _section("SEE ALSO"), r"\fBcorecli\fR(1), \fBcorecli\-design\fR(7)"])
 
 
@@ -102,19 +102,26 @@ def _options(options: dict[str, Any]) -> list[str]:
     return items
 
 
-def _presets(presets: dict[str, cfg.Preset]) -> list[str]:
+def _presets(presets: dict[str, cfg.Preset], options: dict[str, Any]) -> list[str]:
     if not presets:
         return []
     items = [
-        _item(rf"\fB{_escape(name)}\fR", ", ".join(f"{cfg.flag(k)} {w}" for k, v in values.items() for w in _words(v)))
+        _item(rf"\fB{_escape(name)}\fR", " ".join(w for n, v in values.items() for w in _words(n, v, *options[n])))
         for name, values in presets.items()
     ]
     return [_section("PRESETS"), *items]
 
 
-def _words(value: Any) -> list[Any]:
-    """Return the values of an option, one for each time that it is repeated."""
-    return list(value) if isinstance(value, tuple) and not isinstance(value[0], int) else [cfg.to_json(value)]
+def _words(name: str, value: Any, f: Field[Any], opt: cfg.Option, hint: Any) -> list[str]:
+    """Return the words of the command line that give an option its value; none for the default None."""
+    kind, many, _ = cfg.kind_of(hint)
+    if value is None:
+        return []
+    if kind is bool:
+        return [cfg.spellings(name, f, opt, hint)[0 if value else 1]]
+    if many and kind is str and not opt.names():
+        return [f"{cfg.flag(name)} {item}" for item in value]
+    return [f"{cfg.flag(name)} {','.join(map(str, value)) if many else value}"]
 
 
 def _examples(verb: str, examples: tuple[tuple[str, str], ...]) -> list[str]:

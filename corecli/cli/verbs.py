@@ -61,7 +61,8 @@ def help_text(f: Any, opt: cfg.Option) -> str:
         extra.append(opt.suffix(f.name))
     elif f.default is cfg.MISSING:
         extra.append("required")
-    elif f.default not in (None, (), False):
-        default = f.default if isinstance(f.default, tuple) else (f.default,)
-        extra.append(f"default {','.join(map(str, default))}")
+    elif f.default is not None and f.default is not False and f.default != ():
+        default = "yes" if f.default is True else f.default
+        default = default if isinstance(default, tuple) else (default,)
+        extra.append(f"default: {','.join(map(str, default))}")
     return f"{opt.help} [{'; '.join(extra)}]" if extra else opt.help

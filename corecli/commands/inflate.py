@@ -77,20 +77,20 @@ class Config(Common):
         metavar="PATH",
     )
     format: str | None = option(None, help="format of --materialize (default: by its suffix)", choices=writable_formats)
-    repeat: float = option(1.0, help="number of times that an epoch shows each real image (N)", minimum=1e-9)
+    repeat: float = option(1.0, help="number of times an epoch shows each real image (N)", minimum=1e-9)
     beta: float | None = option(None, help="share of real slots in an epoch; replaces --repeat", minimum=0, maximum=1)
     fraction: float | None = option(
         None, help="use this fraction of the real images of each class", minimum=0, maximum=1
     )
-    per_class: int | None = option(None, help="use this number of real images of each class", minimum=1)
-    first: int | None = option(None, help="use this number of real images, from the first one on", minimum=1)
+    per_class: int | None = option(None, help="use this many real images of each class", minimum=1)
+    first: int | None = option(None, help="use only this many real images, in order", minimum=1)
     share: str | None = option(
         None, help="use the K-th of N disjoint parts of the real images of each class", metavar="K/N"
     )
     order: Literal["union", "sequential"] = option(
         "union", help="order of an epoch: all parts shuffled together, or one after another"
     )
-    guard: bool = option(False, help="put at most one member of a group into a batch")
+    guard: bool = option(False, help="put at most one image of a group into a batch")
     missing: Literal["self", "drop", "fail"] = option(
         "self",
         help="real images without a synthetic partner: keep, drop or refuse them",

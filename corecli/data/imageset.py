@@ -35,7 +35,7 @@ class ImageSet(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names by label; empty when the set is unlabeled or its classes have numbers only."""
+        """Names by label; empty if the set is unlabeled or its classes have numbers only."""
         ...
 
     @property
@@ -155,7 +155,7 @@ def is_named(spec: str) -> bool:
 
 
 def _declared(constant: str) -> dict[str, Any]:
-    """The value of a constant in the file of each format that has it, by the format's name."""
+    """Return the value of a constant in the file of each format that has it, by the format's name."""
     found = {name: registry.constants(FORMATS, name) for name in registry.choices(FORMATS)}
     return {name: constants[constant] for name, constants in found.items() if constant in constants}
 
@@ -184,7 +184,7 @@ def _format_of(spec: str) -> ModuleType:
 
 
 def _claiming(spec: str) -> Iterator[ModuleType]:
-    """The formats that recognize a path as theirs, those of the lowest PLACE first."""
+    """Return the formats that recognize a path as theirs, those of the lowest PLACE first."""
     accepted, place = _declared("ACCEPTS"), _declared("PLACE")
     for name in sorted(accepted, key=lambda name: (place.get(name, 0), name)):
         module = registry.load(FORMATS, name)
@@ -201,6 +201,6 @@ def _not_a_set(spec: str) -> DataError:
 
 
 def _record(path: Path) -> dict[str, Any] | None:
-    """What the file of a set says about how it was made; None for a format that records nothing."""
+    """Return the record in a set of how it was made; None for a format that records nothing."""
     module = next(_claiming(str(path)), None)
     return module.made_with(path) if module is not None and hasattr(module, "made_with") else None

@@ -136,7 +136,7 @@ class Autoencoder(nn.Module):
         return stage.decode(stage.latents(stage.encode(images.to(stage.scale.device))))
 
     def generate(self, seeds: list[int], condition: Tensor | None = None, **choices: Any) -> Tensor:
-        """Errors: always UsageError; the distribution of the latents is unknown."""
+        """Raise UsageError in every case, because the distribution of the latents is unknown."""
         hint = "train ldm or dit on its latents: --first-stage FILE"
         raise UsageError("an autoencoder makes no images of its own", hint=hint)
 

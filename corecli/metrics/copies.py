@@ -33,7 +33,7 @@ class CopyCheck:
 
     mean_to_real, mean_among_real: the means of the two;
     ratio: mean_to_real / mean_among_real; about 1 for new images, toward 0 for near copies;
-    threshold: the 1 % quantile of the distances among real images;
+    threshold: the 1% quantile of the distances among real images;
     fraction: share of samples at or below the threshold; about 0.01 for new images;
     memorised: share of samples three times as near to one real image as to any other (Yoon et al. 2023, section 2);
     copies of an image that occurs twice in the real set are not detected;

@@ -23,7 +23,7 @@ FEWEST = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Kid:
-    """The distance and, if each set keeps two images without any one fold, its standard error and 95 % interval."""
+    """The distance and, if each set keeps two images without any one fold, its standard error and 95% interval."""
 
     value: float
     standard_error: float | None

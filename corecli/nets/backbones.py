@@ -35,7 +35,7 @@ _TAKE_ANY_SIZE = ("vision_transformer", "deit", "eva")  # timm's modules whose m
 def build_backbone(
     name: str, *, stem: Stem | None, image_size: int | None, drop_path: float = 0.0
 ) -> tuple[nn.Module, int]:
-    """A backbone with random weights, and its number of features: float [B, 3, H, W] -> float [B, D], pooled.
+    """Build a backbone with random weights, and its number of features: float [B, 3, H, W] -> float [B, D], pooled.
 
     `name` is one of NAMES, `vit-SIZE/PATCH` or `timm:NAME`; the stem of the last two is their own (`stem` None), and a
     ViT's positions are those of `image_size`. `drop_path` is the rate of stochastic depth, for ViTs and timm only.

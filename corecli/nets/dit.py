@@ -79,7 +79,7 @@ class DiT(nn.Module):
         return self._unpatched(self.final_layer(tokens, c))
 
     def _unpatched(self, patches: Tensor) -> Tensor:
-        """[B, T, p p C] -> [B, C, S, S]."""
+        """Return patches [B, T, p p C] as images [B, C, S, S]."""
         grid = math.isqrt(patches.shape[1])
         x = patches.unflatten(2, (self.patch, self.patch, self.out_channels)).unflatten(1, (grid, grid))
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)

@@ -137,7 +137,7 @@ class Encoder(nn.Module):
         return (x - self.mean) / self.std
 
     def _resized(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> float [B, 3, S, S] in [0, 1]: the shorter side resized to S, the center kept."""
+        """Resize the shorter side of uint8 [B, 3, H, W] to S and crop the center: float [B, 3, S, S] in [0, 1]."""
         assert images.dtype == torch.uint8
         x, size = images.float() / 255, self.spec["preprocessing"]["image_size"]
         height, width = x.shape[-2:]

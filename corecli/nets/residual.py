@@ -123,7 +123,7 @@ class Upsample(nn.Module):
 
 
 def doubled(x: Tensor) -> Tensor:
-    """x [B, C, H, W] at twice its size, by nearest neighbors."""
+    """Return x [B, C, H, W] at twice its size, by nearest neighbors."""
     return F.interpolate(x.contiguous() if len(x) >= _LARGE_BATCH else x, scale_factor=2.0, mode="nearest")
 
 
@@ -154,11 +154,11 @@ class Level(nn.Module):
             self.add_module(resize[0], nn.ModuleList([resize[1]()]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output of the level, without a time embedding."""
+        """Return the output of the level, without a time embedding."""
         return self.down(x)[-1]
 
     def down(self, x: Tensor, embedding: Tensor | None = None, context: Tensor | None = None) -> list[Tensor]:
-        """The outputs of all blocks, and of the change of size."""
+        """Return the outputs of all blocks, and of the change of size."""
         outputs = []
         for i in range(len(self.resnets)):
             x = self._block(i, x, embedding, context)
@@ -166,7 +166,7 @@ class Level(nn.Module):
         return [*outputs, self._resized(x, embedding)] if self._resize else outputs
 
     def up(self, x: Tensor, skips: list[Tensor], embedding: Tensor, context: Tensor | None) -> Tensor:
-        """The output of the level, to each of whose blocks the last of `skips` is given and removed."""
+        """Return the output of the level; each block takes the last of `skips` and removes it."""
         for i in range(len(self.resnets)):
             x = self._block(i, torch.cat([x, skips.pop()], dim=1), embedding, context)
         return self._resized(x, embedding) if self._resize else x

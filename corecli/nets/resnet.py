@@ -90,7 +90,7 @@ class Bottleneck(nn.Module):
 
 
 def _stage(block: type[BasicBlock | Bottleneck], channels: int, width: int, num: int, *, stride: int) -> nn.Sequential:
-    """`num` blocks, the first of which changes the resolution and the number of channels."""
+    """Return `num` blocks, the first of which changes the resolution and the number of channels."""
     out = width * block.expansion
     downsample = None
     if stride != 1 or channels != out:

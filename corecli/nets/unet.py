@@ -198,7 +198,7 @@ def norm_groups_for(channels: int, channel_mult: tuple[int, ...]) -> int:
 def check_widths(
     image_size: int, widths: tuple[int, ...], has_attention: list[bool], head_channels: int, norm_groups: int
 ) -> None:
-    """Errors: UsageError for sizes that cannot be halved at every level, and heads or groups that divide no width."""
+    """Raise UsageError for sizes that cannot be halved at every level, and heads or groups that divide no width."""
     halvings = len(widths) - 1
     if image_size % 2**halvings or image_size < 2**halvings:
         raise UsageError(

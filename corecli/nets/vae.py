@@ -48,13 +48,13 @@ class KlAutoencoder(nn.Module):
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1) if use_post_quant_conv else None
 
     def encode(self, x: Tensor) -> Tensor:
-        """The means and standard deviations [B, 2 C, h, w] of latents of images in [-1, 1]."""
+        """Return the means and standard deviations [B, 2 C, h, w] of latents of images in [-1, 1]."""
         h = self.encoder(x)
         mean, logvar = (h if self.quant_conv is None else self.quant_conv(h)).chunk(2, dim=1)
         return torch.cat((mean, torch.exp(0.5 * logvar.clamp(*_LOGVAR_RANGE))), dim=1)
 
     def decode(self, z: Tensor) -> Tensor:
-        """The images of latents [B, C, h, w]."""
+        """Return the images of latents [B, C, h, w]."""
         return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
 
 
@@ -86,15 +86,15 @@ class VqAutoencoder(nn.Module):
         self.decoder = Decoder(latent_channels, out_channels, up_block_types, *shape)
 
     def encode(self, x: Tensor) -> Tensor:
-        """The latents [B, C, h, w] of images in [-1, 1], before they are quantized."""
+        """Return the latents [B, C, h, w] of images in [-1, 1], before they are quantized."""
         return self.quant_conv(self.encoder(x))
 
     def decode(self, z: Tensor) -> Tensor:
-        """The images of latents, each of which is replaced by its nearest code."""
+        """Return the images of latents, each of which is replaced by its nearest code."""
         return self.decode_codes(self.quantize(z))
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """The images of codes [B, C, h, w]."""
+        """Return the images of codes [B, C, h, w]."""
         return self.decoder(self.post_quant_conv(codes))
 
 
@@ -123,11 +123,11 @@ class TinyAutoencoder(nn.Module):
         self.decoder = TinyDecoder(latent_channels, out_channels, list(widths), ACTIVATIONS[act_fn], enlarge)
 
     def encode(self, x: Tensor) -> Tensor:
-        """The latents [B, C, h, w] of images in [-1, 1]."""
+        """Return the latents [B, C, h, w] of images in [-1, 1]."""
         return self.encoder.layers(x.add(1).div(2))
 
     def decode(self, z: Tensor) -> Tensor:
-        """The images of latents, which are softly bounded by 3."""
+        """Return the images of latents, which are softly bounded by 3."""
         return self.decoder.layers(torch.tanh(z / 3) * 3).mul(2).sub(1)
 
 

@@ -55,7 +55,7 @@ def corrupt(images: Tensor, name: str, severity: int, *, seeds: list[int]) -> Te
 
 
 def check_corruption(name: str, severity: int) -> None:
-    """Errors: UsageError for an unknown name or severity. Does not import torch."""
+    """Raise UsageError for an unknown name or severity. Does not import torch."""
     if name not in CORRUPTIONS:
         raise unknown_name("corruption", name, CORRUPTIONS)
     if severity not in SEVERITIES:

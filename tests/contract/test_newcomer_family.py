@@ -34,7 +34,7 @@ def test_the_manual_page_and_completion_know_it(with_family: Path) -> None:
     show = "from corecli.cli.pages import completion, man_pages; "
     show += "print(man_pages()['corecli-train-gen.1'], completion('fish'))"
     shown = python(with_family, "-c", show).stdout.replace("\\-", "-")
-    assert "A perceptron that predicts the noise" in shown and "--set hidden=512." in shown
+    assert "A perceptron that predicts the noise" in shown and "Options of --set: hidden=512." in shown
     assert any("toy-family" in line for line in shown.splitlines() if "-l arch" in line)
 
 

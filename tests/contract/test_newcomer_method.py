@@ -46,7 +46,7 @@ def test_man_page_and_completions_list_a_new_method(package: Path) -> None:
     built = python(package, "-m", "corecli.cli.pages", "man", "completions")
     assert built.returncode == 0, built.stderr
     page = (package / "man" / "corecli-train-ssl.1").read_text().replace("\\-", "-")
-    assert "Alignment and uniformity" in page and "--set spread=1.0" in page
+    assert "Alignment and uniformity" in page and "Options of --set: spread=1.0." in page
     for script in ("corecli", "_corecli", "corecli.fish"):
         assert "toy-method" in (package / "completions" / script).read_text()
 

@@ -12,6 +12,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,36 @@ def test_examples_are_lines_the_parser_takes() -> None:
             words = line.split()
             known = {word for n, d in cfg.described(module.Config).items() for word in cfg.spellings(n, *d)}
             assert {word for word in words if word.startswith("-")} <= known
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_presets_on_a_page_can_be_copied_to_the_command_line(verb: str) -> None:
+    """Each preset is shown as options with values that the parser takes, such as --no-lars-clip and 0.44,0.45,0.11."""
+    module = options_of(verb)
+    options = cfg.described(module.Config)
+    text = plain((MAN / f"corecli-{verb}.1").read_text())
+    for preset, values in module.PRESETS.items():
+        shown = re.search(rf"^\.SH PRESETS\n.*?^\.TP\n{re.escape(preset)}\n(.*?)$", text, re.MULTILINE | re.DOTALL)
+        assert shown is not None
+        required = {n: "x" for n, (f, _, _) in options.items() if f.default is cfg.MISSING and n not in values}
+        copied = cfg.resolve(module.Config, required | given_by(shown[1].split(), options), presets={}, environment={})
+        chosen = cfg.resolve(module.Config, required | {"preset": preset}, presets=module.PRESETS, environment={})
+        assert cfg.values(copied) == cfg.values(chosen) | {"preset": None}
+
+
+def given_by(words: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    """The values of options on a command line, by field."""
+    names = {word: name for name, described in options.items() for word in cfg.spellings(name, *described)}
+    given: dict[str, Any] = {}
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name = names.get(word, "")
+        if name and cfg.scalar(options[name][2]) is bool:
+            given[name] = not word.startswith("--no-")
+        elif name and cfg.kind_of(options[name][2])[1]:
+            given[name] = (*given.get(name, ()), following)
+        elif name:
+            given[name] = following
+    return given
 
 
 @needs("mandoc")

@@ -103,7 +103,7 @@ class Config(Common):
         metavar="FILE",
     )
     ask_backgrounds: bool = option(
-        False, help="request missing backgrounds from the model and add them to the --backgrounds file", role="runtime"
+        False, help="request missing backgrounds from the model and add them to --backgrounds", role="runtime"
     )
     examples: Path | None = option(
         None,
@@ -122,9 +122,11 @@ class Config(Common):
     out: Path | None = option(
         None, help="JSON lines file to write; - is stdout (default: stdout)", role="output", metavar="FILE.jsonl"
     )
-    backend: str = option("grammar", help="what writes the captions", choices=lambda: registry.choices("captions"))
+    backend: str = option(
+        "grammar", help="backend that writes the captions", choices=lambda: registry.choices("captions")
+    )
     set: tuple[str, ...] = option(
-        (), help="option of the backend, repeatable", role="runtime", metavar="NAME=VALUE", joined=True
+        (), help="option of the backend; repeatable", role="runtime", metavar="NAME=VALUE", joined=True
     )
     form: Literal["sentence", "words", "hypernym"] = option(
         "sentence", help="caption form: sentence, words (concept, background), or these with the hypernym"
@@ -135,7 +137,7 @@ class Config(Common):
         role="input",
         metavar="NAME|DIR",
     )
-    api: Literal["completions", "chat"] = option("completions", help="whether the model continues a text or chats")
+    api: Literal["completions", "chat"] = option("completions", help="API of the model: continue a text, or chat")
     temperature: float = option(0.8, help="sampling temperature; 0 is greedy decoding", minimum=0)
     top_p: float = option(
         0.9, help="sample from the most likely tokens with this total probability", minimum=1e-6, maximum=1
@@ -149,18 +151,20 @@ class Config(Common):
         "OPENAI_API_KEY", help="environment variable with the API key of the server", role="runtime", metavar="NAME"
     )
     concurrency: int = option(16, help="number of concurrent requests to the server", role="runtime", minimum=1)
-    timeout_sec: float = option(120.0, help="seconds to wait for an answer of the server", role="runtime", minimum=0.01)
+    timeout_sec: float = option(
+        120.0, help="seconds to wait for an answer from the server", role="runtime", minimum=0.01
+    )
     tries: int = option(
-        6, help="tries of a request to the server, with growing waits between them", role="runtime", minimum=1
+        6, help="attempts per request to the server, with growing waits between them", role="runtime", minimum=1
     )
     batch_size: int = option(16, help="captions per batch of a local model", role="runtime", minimum=1)
     write_requests: Path | None = option(
         None, help="write the unanswered requests to this JSON lines file", role="output", metavar="FILE"
     )
     ingest: tuple[Path, ...] = option(
-        (), help="file with answers to such requests, repeatable", role="runtime", metavar="FILE"
+        (), help="file with answers to the requests; repeatable", role="runtime", metavar="FILE"
     )
-    retries: int = option(3, help="how often a bad caption is requested again before it is dropped", minimum=0)
+    retries: int = option(3, help="number of times a bad caption is requested again before it is dropped", minimum=0)
     on_missing: Literal["warn", "retry", "drop"] = option(
         "warn", help="what to do with captions that do not mention their concept"
     )
@@ -168,9 +172,9 @@ class Config(Common):
         "retry", help="what to do with duplicates of earlier captions"
     )
     min_words: int | None = option(
-        None, help="minimum words of a caption (default: 3 for sentences, else 1)", minimum=1
+        None, help="minimum number of words in a caption (default: 3 for sentences, else 1)", minimum=1
     )
-    max_words: int = option(60, help="maximum words of a caption", minimum=1)
+    max_words: int = option(60, help="maximum number of words in a caption", minimum=1)
 
 
 def tables() -> dict[str, tuple[tuple[str, str], ...]]:

@@ -88,7 +88,7 @@ def _check_input(config: Config, spec: str, kind: Kind) -> None:
 
 
 def _check_metrics(config: Config, kinds: dict[str, Kind]) -> None:
-    """Errors: UsageError for a requested metric that cannot be computed from these kinds of inputs."""
+    """Raise UsageError for a requested metric that cannot be computed from these kinds of inputs."""
     tables = [spec for spec in config.samples if kinds[spec] == "features"]
     for metric in (metrics()[name] for name in config.metrics if name != ALL):
         if metric.needs_features and kinds[config.reference] == "statistics":

@@ -44,7 +44,7 @@ class SetInputs:
         )
 
     def require(self, metric: Metric) -> None:
-        """Errors: UsageError if an input is missing, DataError if a set has too few images."""
+        """Raise UsageError if an input is missing, DataError if a set has too few images."""
         obstacle = self.obstacle(metric)
         if obstacle is not None:
             raise UsageError(obstacle, where=metric.name)
@@ -54,7 +54,7 @@ class SetInputs:
             raise DataError(reason, where=metric.name, hint=f"use at least {metric.fewest} of each")
 
     def obstacle(self, metric: Metric) -> str | None:
-        """Return what the metric needs and one of the sets does not have, or None."""
+        """Return what the metric needs but one of the sets does not have, or None."""
         if metric.space == "inception" and self.samples.metric != "fid":
             space = self.samples.space or self.samples.spec
             return f"needs FID Inception weights; in the space of {space} the distance is called fd"
@@ -157,7 +157,7 @@ class TableInputs:
     shown: bool
 
     def require(self, metric: Metric) -> None:
-        """Errors: DataError if the tables have too few images."""
+        """Raise DataError if the tables have too few images."""
         if len(self._tables[0]) < metric.fewest:
             reason = f"{len(self._tables[0])} images are too few"
             raise DataError(reason, where=metric.name, hint=f"use at least {metric.fewest}")

@@ -12,7 +12,7 @@ than statistics.
 All images go through the network once for all metrics. With --cache DIR their features are stored. A stored file is
 used again only if every pixel, the network and the preprocessing are the same.
 
-The output has one line per score: NAME, VALUE and, if there is one, the 95 % interval LOW and HIGH, separated by tabs.
+The output has one line per score: NAME, VALUE and, if there is one, the 95% interval LOW and HIGH, separated by tabs.
 The numbers of images and the feature space follow. A metric that cannot be computed from the inputs is an error if
 --metrics names it, and is skipped with a note if it is part of --metrics all.
 
@@ -41,11 +41,11 @@ fd-infinity extrapolates the distance to infinitely many samples, by a line in 1
 
 copies detects memorized training images. nearest_real is the mean distance of samples to their nearest real image,
 real_nearest_real the mean distance of real images to their nearest other one, and copy_ratio their quotient; a value
-well below 1 means that the generator copies. Three shares of samples follow: copy_fraction, at or below the 1 %
+well below 1 means that the generator copies. Three shares of samples follow: copy_fraction, at or below the 1%
 quantile of the distances among real images; memorised, three times as near to one real image as to any other;
 authenticity, farther from the nearest real image than that image is from its own nearest one.
 
-vendi is the effective number of different images, for samples and reference; the centred score subtracts the mean of
+vendi is the effective number of different images, for samples and reference; the centered score subtracts the mean of
 the features first. diversity is the mean cosine distance of two images of a class. per-class is the mean of the Frechet
 distances of the classes, which --json lists.
 
@@ -124,7 +124,7 @@ class Config(ReadsImages):
     metrics: tuple[str, ...] = option(
         (),
         choices=_choices,
-        help=f"metrics, with commas or repeated (default: {_DEFAULT}, where available)",
+        help=f"metrics, comma-separated or repeated (default: {_DEFAULT}, if available)",
     )
     extractor: str | None = option(
         None,
@@ -146,12 +146,12 @@ class Config(ReadsImages):
     splits: int = option(10, help="number of parts of the samples for the Inception score", minimum=1)
     bootstrap: int | None = option(
         None,
-        help=f"resamples for the intervals of cka and opd; 0 for no intervals (default: {NUM_RESAMPLES})",
+        help=f"resamples for the intervals of cka and opd; 0 is no intervals (default: {NUM_RESAMPLES})",
         minimum=0,
     )
     batch_size: int = option(128, help="images per forward pass", role="runtime", minimum=1)
 
 
 def tables() -> dict[str, tuple[tuple[str, str], ...]]:
-    """Return the table of metrics in the manual page."""
+    """Return the table of metrics in the man page."""
     return {"METRICS": tuple((name, f"{metric.title}.") for name, metric in metrics().items())}

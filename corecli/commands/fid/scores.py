@@ -15,7 +15,7 @@ class Inputs(Protocol):
     """Where the inputs of metrics come from: two sets, or two tables."""
 
     def require(self, metric: Metric) -> None:
-        """Errors: UsageError or DataError that says why the metric is not available."""
+        """Raise a UsageError or DataError that says why the metric is not available."""
         ...
 
     def arguments(self, metric: Metric) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Side:
         return self.given.spatial_mean is not None if self.given is not None else self.spatial is not None
 
     def check_same_space(self, other: Side) -> None:
-        """Errors: DataError if the two sides are in different feature spaces."""
+        """Raise DataError if the two sides are in different feature spaces."""
         from corecli.data.statistics import Statistics, check_same_space
 
         none = np.zeros((0, 0))

@@ -27,7 +27,7 @@ class ReadsImages(Common):
 
 
 def open_images(spec: str, config: ReadsImages) -> ImageSet:
-    """The image set a user named, read as the options say. Errors: MissingInputError, DataError, UsageError."""
+    """Open the image set that a user named, as the options say. Errors: MissingInputError, DataError, UsageError."""
     from corecli.data.imageset import open_set
 
     num_workers(config.workers)
@@ -50,7 +50,7 @@ def check_batch(data: ImageSet, spec: str, batch_size: int) -> None:
 
 
 def check_encoder(spec: str) -> None:
-    """An encoder's name or file, as far as it shows without torch. Errors: MissingInputError, DataError."""
+    """Check the name or file of an encoder, as far as possible without torch. Errors: MissingInputError, DataError."""
     from corecli.base import checkpoint
 
     path = Path(spec)
@@ -63,14 +63,17 @@ def check_encoder(spec: str) -> None:
 
 
 def check_header(path: Path, kind: str) -> dict[str, Any]:
-    """The header of one of our own files of `kind`. Errors: MissingInputError, DataError."""
+    """Return the header of a corecli file of `kind`. Errors: MissingInputError, DataError."""
     from corecli.base import checkpoint
 
     return checkpoint.require_header(path, kind=kind)
 
 
 def check_generator(path: Path) -> dict[str, Any]:
-    """The header of a generator's file, or of its folder in diffusers' layout. Errors: MissingInputError, DataError."""
+    """Return the header of a generator's file, or of its folder in diffusers' layout.
+
+    Errors: MissingInputError, DataError.
+    """
     from corecli.base import checkpoint
     from corecli.nets.weights import pipelines
 

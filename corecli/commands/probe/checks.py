@@ -48,7 +48,7 @@ def corruptions(items: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def check_task(config: Config, task: Task) -> None:
-    """Check the sets of a task. Errors: as reading them raises, as far as it shows without torch."""
+    """Check the sets of a task. Errors: as reading them raises, as far as can be checked without torch."""
     needs = registry.constants(MODES, config.mode)["NEEDS"]
     _check_tables(config, task, needs)
     if needs == "masks":

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def check(config: Config) -> dict[str, Any]:
-    """Return what would be read and written. Errors: as `run`, as far as they show without torch."""
+    """Return what would be read and written. Errors: as `run`, as far as they can be found without torch."""
     check_options(config)
     num_workers(config.workers)
     found = tasks(config.train, config.val, config.test)

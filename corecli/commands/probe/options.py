@@ -36,7 +36,7 @@ Pets, map for VOC 2007, and top1 for other sets.
 --shots or --fraction, each seed trains on another part of the training set, balanced over classes, and --val is used
 only to choose the setting.
 
-An option of a mode that is not listed under OPTIONS is given with --set NAME=VALUE.
+Options of a mode that are not listed under OPTIONS are given with --set NAME=VALUE.
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ def _modes_with(name: str) -> str:
     declared = {mode: registry.constants(MODES, mode)["Options"] for mode in registry.choices(MODES)}
     defaults = {mode: _text(options[name]) for mode, options in declared.items() if name in options}
     if len({*defaults.values()}) > 1:
-        return "default " + ", ".join(f"{mode} {default}" for mode, default in defaults.items())
+        return "default: " + ", ".join(f"{default} in {mode}" for mode, default in defaults.items())
     default = next(iter(defaults.values()), "")
     modes = f"mode{'s' if len(defaults) > 1 else ''} {', '.join(defaults)}"
-    return modes if default in _NO_DEFAULT else f"{modes}; default {default}"
+    return modes if default in _NO_DEFAULT else f"{modes}; default: {default}"
 
 
 def _mode_option(default: Any = None, **described: Any) -> Any:
@@ -115,14 +115,14 @@ class Config(ReadsImages):
         metavar="[NAME=]SET",
     )
     val: tuple[str, ...] = option(
-        (), help="set to choose the setting on, in place of a hold-out", role="input", metavar="[NAME=]SET"
+        (), help="labeled set to choose the setting on, instead of a hold-out", role="input", metavar="[NAME=]SET"
     )
     encoder: str | None = option(None, help="encoder file, or timm:NAME[:WEIGHTS]", role="input", metavar="FILE|NAME")
     layer: Literal["backbone", "projector"] = option("backbone", help="layer of the encoder that gives the features")
     pool: Literal["cls", "mean", "cls+mean"] | None = option(
-        None, help="ViT pooling: class token, mean of patch tokens, or class token plus patch mean"
+        None, help="ViT pooling: class tokens, patch mean, or class tokens and the last patch mean"
     )
-    blocks: int | None = option(None, help="number of last ViT blocks whose features are concatenated", minimum=1)
+    blocks: int | None = option(None, help="concatenate the features of the last N blocks of a ViT", minimum=1)
     mode: str = option("sweep", help="evaluation protocol", choices=lambda: registry.choices(MODES))
     set: tuple[str, ...] = option(
         (), help="option of the mode that is not listed here; repeatable", metavar="NAME=VALUE", joined=True
@@ -137,14 +137,14 @@ class Config(ReadsImages):
         help="number of classes in the masks (default: counted in the training masks)", minimum=2
     )
     reduce_zero_label: bool | None = _mode_option(
-        help="in masks, take 0 as no class and 1 as the first class (ADE20K); 255 is always no class"
+        help="treat mask value 0 as no class and 1 as the first class (ADE20K); 255 is never a class"
     )
     steps: int | None = _mode_option(help="training steps", minimum=1)
     warmup_steps: int | None = _mode_option(help="steps of linear learning-rate warm-up", minimum=0)
     crop_px: int | None = _mode_option(help="side of training and test windows, in pixels", minimum=1)
     stride_px: int | None = _mode_option(help="distance between test windows, in pixels", minimum=1)
     seeds: int | None = option(
-        None, help="repetitions (default: 3 for sweep and with --shots or --fraction, else 1)", minimum=1
+        None, help="number of repetitions (default: 3 for sweep and with --shots or --fraction, else 1)", minimum=1
     )
     holdout: float | None = _mode_option(
         help="share of each class that is held out to choose the setting", minimum=1e-6, maximum=0.9
@@ -160,11 +160,11 @@ class Config(ReadsImages):
     train_batch: int | None = _mode_option(help="images per training step, over all processes", minimum=1)
     optimizer: Literal["sgd", "lars", "adamw"] | None = _mode_option(help="optimizer; sgd and lars have momentum 0.9")
     lr: float | None = _mode_option(
-        help="peak learning rate, per 256 images of a step (segment: not scaled)", minimum=0
+        help="peak learning rate at --train-batch 256; scaled linearly, except in segment", minimum=0
     )
     weight_decay: float | None = _mode_option(help="weight decay", minimum=0)
     schedule: Literal["cosine", "steps"] | None = _mode_option(
-        help="learning rate: cosine to 0, or divided by 10 after 60 % and 80 % of training"
+        help="learning rate: cosine to 0, or divided by 10 after 60% and 80% of training"
     )
     warmup_epochs: int | None = _mode_option(help="epochs of linear learning-rate warm-up", minimum=0)
     head: Literal["linear", "batchnorm"] | None = _mode_option(
@@ -175,32 +175,34 @@ class Config(ReadsImages):
     )
     label_smoothing: float | None = _mode_option(help="label smoothing", minimum=0, maximum=1)
     layer_decay: float | None = _mode_option(
-        help="factor between the learning rates of a layer and the next one", minimum=0
+        help="layer-wise decay: ratio of the learning rates of a layer and the next higher one", minimum=0
     )
     mixup: float | None = _mode_option(help="alpha of Mixup's Beta distribution; 0 is off", minimum=0)
     cutmix: float | None = _mode_option(help="alpha of CutMix's Beta distribution; 0 is off", minimum=0)
     mix_switch: float | None = _mode_option(help="probability of CutMix when Mixup is on as well", minimum=0, maximum=1)
     rand_augment: float | None = _mode_option(
-        help="magnitude of RandAugment, with two operations an image; 0 is off", minimum=0, maximum=10
+        help="magnitude of RandAugment, with two operations per image; 0 is off", minimum=0, maximum=10
     )
     erasing: float | None = _mode_option(help="probability of random erasing", minimum=0, maximum=1)
     drop_path: float | None = _mode_option(
         help="stochastic depth rate of the last block (default: the encoder's)", minimum=0, maximum=1
     )
     ema: float | None = _mode_option(
-        help="decay of a moving average of the weights, which is scored in their place", minimum=0, maximum=1
+        help="decay of a moving average of the weights, which is then scored instead of them", minimum=0, maximum=1
     )
     k: tuple[int, ...] = _mode_option((), help="number of neighbors of the k-NN vote", minimum=1)
     knn_temperature: float | None = _mode_option(help="temperature of the k-NN vote", minimum=1e-6)
-    subset_logits: bool = option(True, help="score test sets with some of the classes over their logits alone")
+    subset_logits: bool = option(
+        True, help="if a test set has only some of the classes, score it over their logits alone"
+    )
     labels: Path | None = option(
         None,
-        help="file of classes for images with several: KEY, tab, CLASS;..., [tab, difficult CLASS;...]",
+        help="labels of multi-label images: lines KEY, tab, CLASS;... [tab, difficult CLASS;...]",
         role="input",
         metavar="FILE.tsv",
     )
     corruptions: tuple[str, ...] = option(
-        (), help="corruptions under which the first test set is scored too", metavar="all|NAME,..."
+        (), help="corruptions under which to score the first test set as well", metavar="all|NAME,..."
     )
     confusion: Path | None = option(
         None, help="CSV file to write the confusion matrix of the first test set to", role="output", metavar="FILE.csv"

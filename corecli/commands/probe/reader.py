@@ -62,7 +62,7 @@ class Reader:
 
     @property
     def net(self) -> Encoder:
-        """The encoder, where one is needed."""
+        """The encoder, if one is needed."""
         assert self.encoder is not None
         return self.encoder
 
@@ -110,13 +110,13 @@ class Reader:
         return self.num_features if labeled.table is None else labeled.table.features.shape[1]
 
     def encode(self, views: torch.Tensor) -> torch.Tensor:
-        """Features [B, D] of views, float [B, 3, H, W] in [0, 1], with gradient."""
+        """Return features [B, D] of views, float [B, 3, H, W] in [0, 1], with gradient."""
         with autocast(self.precision, self.world.device):
             h, z = self.net(views)
         return h if self.layer == "backbone" else z
 
     def features(self, labeled: Labeled, *, images: ImageSet | None = None) -> torch.Tensor:
-        """Features [N, D] of labeled rows, on the device: of a table, or computed from images.
+        """Return features [N, D] of labeled rows, on the device: of a table, or computed from images.
 
         Processes share the images by batch, and each gets all features. `images` replaces the set's own, row by row.
         Errors: DataError if an image cannot be read, or features contain NaN or infinity.

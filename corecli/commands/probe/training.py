@@ -21,7 +21,7 @@ from corecli.views import augment
 from corecli.views.policies import get_policy
 
 _LARS_ETA = 0.001  # trust coefficient of GenSSL, MoCo v3 and MAE
-_DROPS = (0.6, 0.8)  # parts of training after which --schedule steps divides the rate by 10 (solo-learn's 60 and 80 %)
+_DROPS = (0.6, 0.8)  # parts of training after which --schedule steps divides the rate by 10 (solo-learn's 60% and 80%)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -137,7 +137,9 @@ class Config(Common):
         choices=writable_formats,
     )
     per_row: int | None = option(None, help="images per row or class (default: 1)", minimum=1)
-    num: int | None = option(None, help="images in all (default: by --per-row; 64 if there are no rows)", minimum=1)
+    num: int | None = option(
+        None, help="total number of images (default: by --per-row; 64 if there are no rows)", minimum=1
+    )
     order: Literal["table", "shuffle", "class-balanced"] = option(
         "table",
         help="order of rows for --num: as in the table, shuffled, or alternating between classes",
@@ -151,9 +153,7 @@ class Config(Common):
     steps: int | None = option(
         None, help="denoising steps (default: the sampler's, such as 50 for ddim; or the pipeline's)", minimum=1
     )
-    eta: float = option(
-        0.0, help="amount of noise that ddim adds: from 0, none, to 1, as much as ddpm", minimum=0, maximum=1
-    )
+    eta: float = option(0.0, help="noise that ddim adds, from 0 (none) to 1 (as much as ddpm)", minimum=0, maximum=1)
     spacing: Literal["even", "inclusive", "log-snr", "karras"] | None = option(
         None, help="spacing of the noise levels (default: the objective's, or the sampler's)"
     )
@@ -169,7 +169,7 @@ class Config(Common):
         None, help="length of the weight average, for generators trained with --ema power", minimum=0
     )
     negative_prompt: str | None = option(
-        None, help="prompt for what a pipeline's images should not show", metavar="TEXT"
+        None, help="prompt for what the images of a pipeline should not show", metavar="TEXT"
     )
     set: tuple[str, ...] = option(
         (),
@@ -177,15 +177,13 @@ class Config(Common):
         metavar="NAME=VALUE",
         joined=True,
     )
-    image_size: int | None = option(
-        None, help="resize images to this shorter side, in pixels, and crop the center", minimum=1
-    )
+    image_size: int | None = option(None, help="resize the shorter side to N px and crop the center", minimum=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(  # pyright: ignore[reportIncompatibleVariableOverride]
-        "auto", help="floating-point type of the networks; auto is bf16 on CUDA, else fp32"
+        "auto", help="precision of networks; auto is bf16 on CUDA, else fp32"
     )
     encoder: str | None = option(
         None,
-        help="encoder that measures the similarity of each image to its row or source image",
+        help="encoder that compares each image with its row or source image",
         role="input",
         metavar="FILE|NAME",
     )
@@ -193,7 +191,7 @@ class Config(Common):
         None, help="leave out images with a lower cosine similarity; needs --encoder", minimum=-1, maximum=1
     )
     shards: int | None = option(
-        None, help="write a directory of this many shards, each a set of its own", role="runtime", minimum=1
+        None, help="write a directory with this many shards, each an image set of its own", role="runtime", minimum=1
     )
     shard: str | None = option(
         None, help="make only shard I of N, counted from 0, as one job of an array", role="runtime", metavar="I/N"
@@ -207,7 +205,7 @@ class Config(Common):
 
 
 def tables() -> dict[str, tuple[tuple[str, str], ...]]:
-    """Return the tables of the manual page."""
+    """Return the tables of the man page."""
     return {"SAMPLERS": tuple((n, _described(registry.constants(SAMPLERS, n))) for n in registry.choices(SAMPLERS))}
 
 

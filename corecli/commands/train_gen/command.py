@@ -45,7 +45,7 @@ _ENOUGH_CAPTIONS = 1024  # for the mean and standard deviation of each dimension
 
 
 def check(config: Config) -> dict[str, Any]:
-    """Return what a run would read and write. Errors: as `run`, as far as they show without torch."""
+    """Return what a run would read and write. Errors: as `run`, as far as they can be found without torch."""
     check_file(config.out)
     data = open_images(config.data, config)
     condition = condition_of(config)
@@ -77,7 +77,7 @@ def condition_of(config: Config) -> str:
 
 
 def _check_unused_options(config: Config, condition: str) -> None:
-    """Errors: UsageError for options that configure another condition."""
+    """Raise UsageError for options that configure another condition."""
     of_features = ("feature_normalization", "feature_noise") if condition != "features" else ()
     of_captions = ("text_encoder", "caption_length") if condition != "captions" else ()
     of_any = ("condition_dropout",) if condition == "none" else ()
@@ -88,7 +88,7 @@ def _check_unused_options(config: Config, condition: str) -> None:
 
 
 def _check_family(config: Config, condition: str) -> None:
-    """Errors: UsageError for what the family of --arch cannot do, as its constants say."""
+    """Raise UsageError for what the family of --arch cannot do, as its constants say."""
     family = registry.constants("generators", config.arch)
     for name in cfg.named_values(config.set):
         if name not in family["Options"]:

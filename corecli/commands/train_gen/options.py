@@ -77,28 +77,28 @@ class Config(ReadsImages):
     )
     out: Path = option(help="generator file to write (.safetensors or .pt)", role="output", metavar="FILE")
     export_diffusers: Path | None = option(
-        None, help="also write the generator as a folder of diffusers", role="output", metavar="DIR"
+        None, help="also write the generator as a diffusers folder", role="output", metavar="DIR"
     )
     arch: str = option("adm", help="generator family", choices=lambda: registry.choices("generators"))
     first_stage: str | None = option(
         None,
-        help="autoencoder for ldm and dit: a file of --arch autoencoder, or one of diffusers",
+        help="autoencoder for ldm and dit: a file of --arch autoencoder, or a diffusers autoencoder",
         role="input",
         metavar="FILE|DIR|ID",
     )
     latent_scale: Literal["auto", "published", "measured"] | None = option(
-        None, help="source of the scale of latents (default: published if there is one, else measured)"
+        None, help="scale of the latents (default: the published one if there is one, else measured)"
     )
     condition: Literal["auto", "none", "features", "labels", "captions"] = option(
         "auto",
-        help="what to condition on; auto: features or captions if given, else none",
+        help="condition; auto is features or captions if given, else none",
     )
     steps: int = option(10_000, help="optimizer steps", minimum=1)
     batch_size: int = option(128, help="images per step, over all processes", minimum=1)
-    lr: float = option(1e-4, help="learning rate of AdamW (constant)", minimum=0)
+    lr: float = option(1e-4, help="constant learning rate of AdamW", minimum=0)
     weight_decay: float = option(0.0, help="weight decay of AdamW", minimum=0)
     clip: float | None = option(
-        None, help="maximum gradient norm, 0 for no limit (default: 0 for icgan, else 1)", minimum=0
+        None, help="maximum gradient norm; 0 is no limit (default: 0 for icgan, else 1)", minimum=0
     )
     ema: Literal["exponential", "power"] = option(
         "exponential", help="moving average of the weights; with power, sample --ema-length sets its length later"
@@ -131,7 +131,7 @@ class Config(ReadsImages):
     flip: bool | None = option(None, help="flip half of the images horizontally (default: yes)")
     condition_dropout: float | None = option(
         None,
-        help="probability of training without the condition, needed for guidance (default: 0.1)",
+        help="probability of dropping the condition, needed for guidance (default: 0.1)",
         minimum=0,
         maximum=1,
     )
@@ -139,23 +139,26 @@ class Config(ReadsImages):
         None, help="normalization of each feature row (default: l2 for icgan, else per-sample)"
     )
     feature_noise: float | None = option(
-        None, help="std of noise added to normalized features, against near copies (default: 0)", minimum=0
+        None, help="std of noise added to normalized features, which prevents near copies (default: 0)", minimum=0
     )
-    preview_every: int = option(1000, help="steps between previews, 0 for none", role="runtime", minimum=0)
+    preview_every: int = option(1000, help="steps between previews; 0 is none", role="runtime", minimum=0)
     log_every: int = option(50, help="steps between logged values", role="runtime", minimum=1)
     save_sec: float = option(60.0, help="seconds between saved states", role="runtime", minimum=0)
 
 
 def tables() -> dict[str, tuple[tuple[str, str], ...]]:
-    """Return what the manual page says about the families."""
+    """Return the tables of the man page."""
     return {"FAMILIES": tuple((name, _described(registry.constants(PARTS, name))) for name in registry.choices(PARTS))}
 
 
 def _described(family: dict[str, Any]) -> str:
-    settings = ", ".join(f"--set {name}={_shown(default)}" for name, default in family["Options"].items())
+    settings = ", ".join(_shown(name, default) for name, default in family["Options"].items())
     conditions = f" Conditions: {', '.join(family['CONDITIONS'])}." if "CONDITIONS" in family else ""
-    return f"{family['title']}{conditions} {settings}".rstrip() + "."
+    return f"{family['title']}{conditions}" + (f" Options of --set: {settings}." if settings else "")
 
 
-def _shown(default: Any) -> str:
-    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+def _shown(name: str, default: Any) -> str:
+    """Return NAME=DEFAULT, or the name alone if the default depends on other options."""
+    if default in (None, ""):
+        return name
+    return f"{name}={','.join(map(str, default)) if isinstance(default, tuple) else default}"

@@ -51,7 +51,7 @@ Batches = Iterator[tuple["torch.Tensor", "np.ndarray"]]
 
 
 def check(config: Config) -> dict[str, Any]:
-    """Return what a run would read, show and write. Errors: as `run`, as far as they show without torch."""
+    """Return what a run would read, show and write. Errors: as `run`, as far as they can be found without torch."""
     check_file(config.out)
     data = open_images(config.data, config)
     if config.init is not None:
@@ -231,7 +231,7 @@ def _optimizer(config: Config, method: Method) -> torch.optim.Optimizer:
 def _stages(config: Config, data: ImageSet) -> Stages:
     """Return the stages in turn: those of --stage, or the one of --method and --steps.
 
-    Errors: UsageError; DataError when an epoch does not fill a batch, or there is nothing to pair.
+    Errors: UsageError; DataError if an epoch does not fill a batch, or there is nothing to pair.
     """
     texts = config.stage or (f"{config.method}:{config.steps}",)
     stages = tuple(_stage(config, text, data) for text in texts)

@@ -90,7 +90,7 @@ def build_method(stage: TrainStage, encoder: Encoder, context: Context) -> Metho
 
 
 def read_columns(data: ImageSet, table: FeatureTable | None) -> Columns:
-    """Return what methods may know of every row. Errors: DataError when the table has no row for an image."""
+    """Return what methods may know of every row. Errors: DataError if the table has no row for an image."""
     columns = {"labels": torch.from_numpy(data.rows.labels), "groups": torch.from_numpy(data.rows.group_ids)}
     if table is not None:
         columns["targets"] = table.lookup(data.rows.keys, or_groups=data.rows.groups)
@@ -98,7 +98,7 @@ def read_columns(data: ImageSet, table: FeatureTable | None) -> Columns:
 
 
 def check_data(method: Method, name: str, columns: Columns, *, targets_may_idle: bool) -> None:
-    """Errors: DataError for images without a label, UsageError for missing or unused targets."""
+    """Raise DataError for images without a label, UsageError for missing or unused targets."""
     num_unlabeled = int((columns["labels"] < 0).sum())
     if method.needs == "labels" and num_unlabeled:
         raise DataError(
@@ -119,7 +119,7 @@ class Monitor:
         self._warns = world.is_main and not quiet
 
     def figures(self, step_values: dict[str, torch.Tensor], policy: Policy) -> dict[str, float]:
-        """Return the figures to log. Errors: CorecliError when training has diverged."""
+        """Return the figures to log. Errors: CorecliError if training has diverged."""
         values = {name: float(mean_over_ranks(value)) for name, value in step_values.items()}
         if not np.isfinite(values["loss"]):
             raise self._diverged(f"the loss is {values['loss']}")

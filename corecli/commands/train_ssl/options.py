@@ -96,15 +96,15 @@ EXAMPLES = (
 class Config(ReadsImages):
     """Options of `corecli train-ssl`."""
 
-    data: str = option(help="image set or mixture to train on", role="input", metavar="SET")
-    out: Path = option(help="encoder to write, .safetensors or .pt", role="output", metavar="FILE")
+    data: str = option(help="training images: an image set or mixture", role="input", metavar="SET")
+    out: Path = option(help="encoder file to write (.safetensors or .pt)", role="output", metavar="FILE")
     method: str = option("simclr", help="training method", choices=lambda: registry.choices("ssl"))
     stage: tuple[str, ...] = option(
-        (), help="METHOD:LENGTH of a stage; repeatable; replaces --method and --steps", metavar="METHOD:LENGTH"
+        (), help="stage, METHOD:LENGTH[:VIEWS]; repeatable; replaces --method and --steps", metavar="METHOD:LENGTH"
     )
     features: Path | None = option(None, help="feature table with the targets of psl", role="input", metavar="FILE")
     init: str | None = option(
-        None, help="start from this encoder, with its backbone, stem and projector", role="input", metavar="FILE|NAME"
+        None, help="encoder to start from; determines backbone, stem and projector", role="input", metavar="FILE|NAME"
     )
     backbone: str = option(
         "resnet18", help="resnet18, resnet34, resnet50, resnet10-tiny, a ViT such as vit-small/4, or timm:NAME"
@@ -112,7 +112,7 @@ class Config(ReadsImages):
     stem: Literal["auto", "cifar", "imagenet"] = option(
         "auto", help="first layers of a ResNet; auto is cifar up to 64 pixels, else imagenet"
     )
-    drop_path: float = option(0.0, help="probability to skip a residual branch of a ViT", minimum=0, maximum=1)
+    drop_path: float = option(0.0, help="stochastic depth rate of the last block of a ViT", minimum=0, maximum=1)
     projector_hidden: int | None = option(None, help="width of the projector (default: the method's)", minimum=1)
     projector_dim: int | None = option(
         None, help="output dimension of the projector (default: the method's)", minimum=1
@@ -143,11 +143,11 @@ class Config(ReadsImages):
     local_px: int | None = option(None, help="side of local views in pixels (default: 3/7 of the image)", minimum=1)
     steps: str = option("10000", help="length of training: 500 steps, 100ep or 5M images", metavar="LENGTH")
     batch_size: int = option(256, help="images per step, over all processes", minimum=1)
-    images_per_group: int = option(1, help="images of a group shown together in a batch", minimum=1)
-    accumulate: int = option(1, help="parts in which a batch is processed, to save memory", minimum=1)
+    images_per_group: int = option(1, help="number of images of a group shown together in a batch", minimum=1)
+    accumulate: int = option(1, help="number of parts in which a batch is processed, to save memory", minimum=1)
     optimizer: Literal["lars", "sgd", "adamw"] = option("lars", help="optimizer")
     lr: float = option(0.4, help="peak learning rate; not scaled by the batch size", minimum=0)
-    weight_decay: float = option(1e-4, help="weight decay of weights; biases and norms have none", minimum=0)
+    weight_decay: float = option(1e-4, help="weight decay; not applied to biases and norms", minimum=0)
     weight_decay_end: float | None = option(
         None, help="final weight decay, reached by half a cosine (default: constant)", minimum=0
     )
@@ -157,17 +157,17 @@ class Config(ReadsImages):
     momentum: float = option(0.9, help="momentum of lars and sgd", minimum=0, maximum=1)
     adam_beta2: float = option(0.999, help="beta2 of adamw", minimum=0, maximum=1)
     lars_eta: float = option(0.02, help="trust coefficient of lars", minimum=0)
-    lars_clip: bool = option(True, help="limit the local learning rate of lars to --lr (LARC)")
-    clip_grad: float | None = option(None, help="maximum norm of the gradient (default: no limit)", minimum=0)
+    lars_clip: bool = option(True, help="limit the learning rate of each tensor to --lr (LARC)")
+    clip_grad: float | None = option(None, help="maximum gradient norm (default: no limit)", minimum=0)
     schedule: Literal["cosine", "constant"] = option("cosine", help="learning rate schedule after the warm-up")
     warmup: str = option(
         "auto", help="linear warm-up: 500, 10ep or 100k images; auto is 1/10 of a stage, at most 10 epochs"
     )
     export: Literal["auto", "student", "teacher"] = option(
-        "auto", help="network to write; auto is the one that the method's authors evaluate"
+        "auto", help="network to write; auto is the one that the authors of the method evaluate"
     )
-    guard: bool = option(False, help="show at most one image of a group in a batch")
-    compile: bool = option(False, help="compile the augmentation, if there is a C++ compiler")
+    guard: bool = option(False, help="put at most one image of a group into a batch")
+    compile: bool = option(False, help="compile the augmentation, if a C++ compiler is available")
     log_every: int = option(50, help="steps between logged values", role="runtime", minimum=1)
     save_sec: float = option(60.0, help="seconds between saved states", role="runtime", minimum=0)
 
@@ -181,5 +181,5 @@ def _described(constants: dict[str, Any]) -> str:
     projector = constants["PROJECTOR"]
     parts = [f"Views {constants['VIEWS']}", f"augmentation {constants['AUGMENT']}"]
     parts += [f"projector {projector['hidden']} to {projector['dim']}"] if projector else ["no projector"]
-    parts += [f"--set {name}={cfg.to_json(default)}" for name, default in constants["Options"].items()]
-    return f"{constants['title']} {', '.join(parts)}."
+    settings = ", ".join(f"{name}={cfg.to_json(default)}" for name, default in constants["Options"].items())
+    return f"{constants['title']} {', '.join(parts)}." + (f" Options of --set: {settings}." if settings else "")

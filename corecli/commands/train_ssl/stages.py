@@ -88,7 +88,7 @@ def read_epoch(
 ) -> Epoch:
     """Return an epoch over a set, with `per_group` images of a group together, in batches of `num_parts` parts.
 
-    Errors: UsageError; DataError when an epoch does not fill a batch, or there is nothing to pair.
+    Errors: UsageError; DataError if an epoch does not fill a batch, or there is nothing to pair.
     """
     slots, segments = anchors(data.rows, data.slots, data.segments, entries)
     if batch_size % num_parts:
@@ -105,7 +105,7 @@ def read_epoch(
 
 
 def _check_sets(entries: tuple[Entry, ...], batch_size: int, num_parts: int, per_group: int, *, guard: bool) -> None:
-    """Errors: UsageError when --images-per-group does not go with other options."""
+    """Raise UsageError if --images-per-group does not work with other options."""
     if pairs(entries):
         raise UsageError("--images-per-group does not go with paired views", hint="give --views 2g")
     if guard:
@@ -116,7 +116,7 @@ def _check_sets(entries: tuple[Entry, ...], batch_size: int, num_parts: int, per
 
 
 def num_alone(stage: TrainStage, rows: Rows) -> int:
-    """Return the number of images without a positive, when a method contrasts groups over one global view."""
+    """Return the number of images without a positive, if a method contrasts groups over one global view."""
     published = registry.constants("ssl", stage.method)["Options"]
     if stage.options.get("label_by", published.get("label_by")) != "group":
         return 0
@@ -126,14 +126,14 @@ def num_alone(stage: TrainStage, rows: Rows) -> int:
 
 
 def check_positives(stage: TrainStage, rows: Rows) -> None:
-    """Errors: DataError when no image has a positive."""
+    """Raise DataError if no image has a positive."""
     if num_alone(stage, rows) == len(stage.epoch.slots) and not stage.views.num_local:
         hint = "give --views 2g, or --set label-by=class; inflate joins images by group"
         raise DataError("no positive pairs: every group has one image", hint=hint)
 
 
 def check_unused_options(stages: Sequence[TrainStage], given: Mapping[str, str], probability: float | None) -> None:
-    """Errors: UsageError for an option of --set that no method has, or an unused --synthetic-probability."""
+    """Raise UsageError for an option of --set that no method has, or an unused --synthetic-probability."""
     methods = list(dict.fromkeys(stage.method for stage in stages))
     known = [name for method in methods for name in registry.constants("ssl", method)["Options"]]
     for name in given:

@@ -49,7 +49,7 @@ def _parse(spec: str) -> tuple[int | None, str]:
 
 
 def _load() -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [1797, 3, 8, 8] and int64 [1797]."""
+    """Return images, uint8 [1797, 3, 8, 8], and labels, int64 [1797]."""
     package = find_spec("sklearn")
     if package is None or package.origin is None:
         raise UnavailableError("digits: needs scikit-learn", hint="pip install 'corecli[digits]'")

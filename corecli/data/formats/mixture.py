@@ -68,7 +68,7 @@ class MixtureSet:
         return digest(*(part.fingerprint for part in self.sets), *self.rows.keys, *shown)
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
-        """The images of the given rows, uint8 [B, 3, H, W]."""
+        """Return the images of the given rows, uint8 [B, 3, H, W]."""
         import torch
 
         return torch.from_numpy(self.read_array(indices))

@@ -25,7 +25,7 @@ class Conditioning(Protocol):
     """
 
     def check(self, condition: torch.Tensor) -> None:
-        """Errors: DataError for conditions of the wrong kind, shape or range."""
+        """Raise DataError for conditions of the wrong kind, shape or range."""
         ...
 
     def __call__(
@@ -57,7 +57,7 @@ class FeatureConditioning(nn.Module):
         self.null_feature = nn.Parameter(torch.randn(dim) * NULL_STD) if droppable else None
 
     def check(self, condition: torch.Tensor) -> None:
-        """Errors: DataError unless finite floats [B, D]."""
+        """Raise DataError unless given finite floats [B, D]."""
         check_features(condition, self.dim)
 
     def forward(
@@ -93,7 +93,7 @@ class LabelConditioning(nn.Module):
         self.linear = zero_linear(width, width)
 
     def check(self, condition: torch.Tensor) -> None:
-        """Errors: DataError unless integers [B] in [0, num_classes)."""
+        """Raise DataError unless given integers [B] in [0, num_classes)."""
         check_labels(condition, self.num_classes)
 
     def forward(
@@ -128,7 +128,7 @@ class CaptionConditioning(nn.Module):
         self.words = NgramBag(width)
 
     def check(self, condition: torch.Tensor) -> None:
-        """Errors: DataError unless bytes [B, L], L up to `length`."""
+        """Raise DataError unless given bytes [B, L], L up to `length`."""
         if condition.dtype != torch.uint8 or condition.ndim != 2 or condition.shape[1] > self.length:
             found = f"{condition.dtype} of {tuple(condition.shape[1:])}"
             raise DataError(f"the generator takes captions of up to {self.length} bytes, not {found}")
@@ -167,7 +167,7 @@ class EmbeddingConditioning(nn.Module):
         self.null_caption = nn.Parameter(torch.randn(dim) * NULL_STD) if droppable else None
 
     def check(self, condition: torch.Tensor) -> None:
-        """Errors: DataError unless finite floats [B, T, D], T up to 1 + `length`."""
+        """Raise DataError unless given finite floats [B, T, D], T up to 1 + `length`."""
         if condition.ndim != 3 or condition.shape[2] != self.dim or not 0 < condition.shape[1] <= 1 + self.length:
             expected = f"up to {1 + self.length} embeddings of {self.dim} dimensions a caption"
             raise DataError(f"the generator takes {expected}, not {tuple(condition.shape[1:])}")
@@ -232,7 +232,7 @@ def _read(tokens: torch.Tensor, length: int, *, attends: bool) -> torch.Tensor:
 
 
 def check_features(features: torch.Tensor, dim: int) -> None:
-    """Errors: DataError unless finite floats [B, dim]."""
+    """Raise DataError unless given finite floats [B, dim]."""
     if features.ndim != 2 or features.shape[1] != dim:
         shape = " x ".join(map(str, features.shape[1:])) or "no"
         raise DataError(
@@ -244,7 +244,7 @@ def check_features(features: torch.Tensor, dim: int) -> None:
 
 
 def check_labels(labels: torch.Tensor, num_classes: int) -> None:
-    """Errors: DataError unless integers [B] in [0, num_classes)."""
+    """Raise DataError unless given integers [B] in [0, num_classes)."""
     if labels.ndim != 1 or labels.is_floating_point():
         raise DataError("the generator takes one class label an image", hint="were features given instead?")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:

@@ -21,7 +21,7 @@ def folds_of(rows: Tensor) -> Tensor:
 
 
 def jackknife(value: float, left_out: Sequence[float]) -> tuple[float, float, tuple[float, float]]:
-    """Return (bias-corrected value, standard error, 95 % interval) from the values without each of the ten folds.
+    """Return (bias-corrected value, standard error, 95% interval) from the values without each of the ten folds.
 
     Source: Efron & Tibshirani 1993, Eq. 11.5 and 10.10 for groups: g F - (g - 1) mean, and (g - 1) / g sum of squares.
     """

@@ -204,7 +204,7 @@ class FrechetResult:
     """A distance and, if all ten folds hold rows, its jackknife correction.
 
     corrected: estimate of the distance between the distributions, without the bias due to the number of images; it may
-    be negative if they are equal; standard_error, interval: of `corrected`, the interval with 95 % coverage (Student t,
+    be negative if they are equal; standard_error, interval: of `corrected`, the interval with 95% coverage (Student t,
     9 degrees of freedom).
     """
 

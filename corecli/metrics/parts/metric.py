@@ -1,7 +1,7 @@
 """What the file of a metric declares and what its function reports.
 
 Each file in `metrics/` is one metric of `corecli fid`; the file `toy_metric.py` adds `--metrics toy-metric`. The first
-line of its docstring is its title in the manual page. It holds
+line of its docstring is its title in the man page. It holds
 
 `NEEDS`: names from `INPUTS`, which are the keyword arguments of `compute`. The metric is not available without them.
 `SCORES`: for each score it reports, whether "lower" or "higher" is better, or None if neither is.
@@ -61,7 +61,7 @@ _LAST = 99  # the place of a metric that declares none
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A number with its 95 % interval, if it has one.
+    """A number with its 95% interval, if it has one.
 
     json_name, json_interval: their fields of --json (default: the score's name, and that name with `_interval`);
     details: further fields of --json; warnings: notes for stderr. A score without a value is not printed.

@@ -25,8 +25,8 @@ class Predictions:
 class Scores:
     """Test accuracies in 0..1, averaged over seeds; top5 is None below 6 classes; per_class has classes as keys.
 
-    seed_interval: 95 % Student t interval of top1 over seeds, which shows how repeatable the probe is; None for one
-    seed; test_interval: 95 % Wilson interval of top1 for a test set of this size; confusion: float64 [C, C], images by
+    seed_interval: 95% Student t interval of top1 over seeds, which shows how repeatable the probe is; None for one
+    seed; test_interval: 95% Wilson interval of top1 for a test set of this size; confusion: float64 [C, C], images by
     true class (row) and predicted class.
     """
 
@@ -89,7 +89,7 @@ def _confusion(runs: Sequence[Predictions], labels: Tensor) -> Tensor:
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % Student t interval of the mean of independent values; None for fewer than two."""
+    """Return the 95% Student t interval of the mean of independent values; None for fewer than two."""
     if len(values) < 2:
         return None
     from scipy.special import stdtrit  # 0.3 s that only the scores need
@@ -100,7 +100,7 @@ def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def wilson_interval(share: float, num: int) -> tuple[float, float]:
-    """Return the 95 % interval of a binomial share in `num` trials (Wilson 1927), which also holds near 0 and 1."""
+    """Return the 95% interval of a binomial share in `num` trials (Wilson 1927), which also holds near 0 and 1."""
     from scipy.special import ndtri
 
     z2 = float(ndtri(0.975)) ** 2

@@ -49,7 +49,7 @@ class Similarities:
     resamples: Sequence[Similarity] = ()
 
     def interval(self, name: str) -> tuple[float, float] | None:
-        """Return the 95 % bootstrap interval of the distance `name`, or None without resamples."""
+        """Return the 95% bootstrap interval of the distance `name`, or None without resamples."""
         if not self.resamples:
             return None
         low, high = np.nanquantile([getattr(resample, name) for resample in self.resamples], _QUANTILES).tolist()

@@ -156,7 +156,7 @@ def _count(tensors: Tensors, blocks: str) -> int:
 
 
 def _refuse_relatives(tensors: Tensors, where: object) -> None:
-    """Errors: DataError for networks with the same names and another function."""
+    """Raise DataError for networks with the same names but another function."""
     if any(re.match(r"(input|output)_blocks\.\d+\.\d+\.(op|conv)\.", name) for name in tensors):
         raise DataError("halves images by plain convolutions", where=where, hint="only resblock_updown is read")
     rows = tensors["input_blocks.1.0.emb_layers.1.weight"].shape[0]

@@ -126,7 +126,7 @@ def embed(encoder: Encoder, views: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
 
 
 def check_views(context: Context, *, method: str, views: tuple[int, ...], local_views: bool = False) -> None:
-    """Errors: UsageError unless the number of global views is in `views`, and local views are absent or allowed."""
+    """Raise UsageError unless the number of global views is in `views`, and local views are absent or allowed."""
     if context.num_views not in views:
         wanted = " or ".join(map(str, views))
         raise UsageError(f"{method} takes {wanted} global views, not {context.num_views}", hint="change --views")
@@ -135,6 +135,6 @@ def check_views(context: Context, *, method: str, views: tuple[int, ...], local_
 
 
 def check_temperature(temperature: float) -> None:
-    """Errors: UsageError unless it is above 0."""
+    """Raise UsageError unless it is above 0."""
     if not temperature > 0:
         raise UsageError(f"the temperature must be above 0, not {temperature:g}")

@@ -69,6 +69,6 @@ def labels_of(batch: Batch, by: LabelBy) -> Tensor:
 
 
 def check_label_by(by: str) -> None:
-    """Errors: UsageError unless it is image, group or class."""
+    """Raise UsageError unless it is image, group or class."""
     if by not in get_args(LabelBy):
         raise unknown_name("label-by", by, get_args(LabelBy))

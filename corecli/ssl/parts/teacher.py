@@ -75,6 +75,6 @@ def cosine_momentum(start: float, end: float, step: int, total_steps: int) -> fl
 
 
 def check_momentum(start: float, end: float) -> None:
-    """Errors: UsageError unless 0 <= start <= end <= 1."""
+    """Raise UsageError unless 0 <= start <= end <= 1."""
     if not 0 <= start <= end <= 1:
         raise UsageError(f"the momentum must satisfy 0 <= start <= end <= 1, not {start:g} and {end:g}")
