@@ -21,9 +21,8 @@ from corecli.base.outcome import Outcome, to_json_line
 from corecli.cli.verbs import SUMMARY, VERBS, command_of, help_text, options_of
 from corecli.engine.signals import die_with_launcher
 
-_PARSER_ERROR: Any = typer.BadParameter.__bases__[
-    0
-]  # the usage error of typer's parser, whose module differs between versions
+# The usage error of typer's parser, whose module differs between versions.
+_PARSER_ERROR: Any = typer.BadParameter.__bases__[0]
 
 
 def main() -> None:

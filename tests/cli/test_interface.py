@@ -665,7 +665,10 @@ IDLE_LINES = [
     (f"{SSL} --set temperature=0", "the temperature must be above 0"),
     (f"{SSL} --set temperature", "--set 'temperature' has no value"),
     (f"{SSL} --export teacher", "simclr has no teacher to export"),
-    (f"{SSL} --features $tiny/z.safetensors", "simclr does not use --features (use psl, or drop --features)"),
+    (
+        f"{SSL} --features $tiny/z.safetensors",
+        "simclr does not use --features (use a method such as psl, or drop --features)",
+    ),
     (f"{GEN} --feature-noise 0.1", "--feature-noise does not apply to a generator conditioned on nothing"),
     (f"{GEN} --condition labels --feature-normalization l2", "--feature-normalization does not apply"),
     (f"{GEN} --condition-dropout 0.1", "--condition-dropout does not apply to a generator conditioned on nothing"),

@@ -12,9 +12,10 @@ from torch import nn
 
 from corecli.base import registry
 from corecli.base.errors import DataError, UsageError
-from corecli.generators.parts.diffusion import Diffusion, DiffusionConfig, default_sampler, to_pixels, to_unit_range
+from corecli.diffusion.objectives import FOLDER, default_sampler
+from corecli.generators.parts.diffusion import Diffusion, DiffusionConfig, to_pixels, to_unit_range
 
-OBJECTIVES = registry.choices("diffusion/objectives")
+OBJECTIVES = registry.choices(FOLDER)
 CASES: dict[str, dict[str, Any]] = {
     **{name: {"objective": name, "learn_sigma": False} for name in OBJECTIVES},
     "learned sigma": {"objective": "eps"},
@@ -206,10 +207,13 @@ def test_latents_are_learned_and_decoded(objective: str) -> None:
         ({"objective": "epsilon"}, "unknown objective 'epsilon'.*did you mean 'eps'"),
         ({"objective": "v", "learn_sigma": True}, "the v objective has no learned variance"),
         ({"objective": "edm", "learn_sigma": True}, "the edm objective has no learned variance"),
-        ({"objective": "flow", "min_snr": 5.0}, "the flow objective has no min-SNR weighting.*eps or v or x0"),
-        ({"objective": "edm", "flow_times": "logit-normal"}, "the edm objective draws no flow times"),
-        ({"objective": "edm", "schedule": "cosine"}, "the edm objective has no schedule"),
-        ({"objective": "flow", "diffusion_steps": 100}, "the flow objective has no timesteps"),
+        ({"objective": "flow", "min_snr": 5.0}, "--min-snr does not apply to the flow objective.*eps or v or x0"),
+        (
+            {"objective": "edm", "flow_times": "logit-normal"},
+            "--flow-times does not apply to the edm objective.*use flow",
+        ),
+        ({"objective": "edm", "schedule": "cosine"}, "--schedule does not apply to the edm objective"),
+        ({"objective": "flow", "diffusion_steps": 100}, "--diffusion-steps does not apply to the flow objective"),
         ({"objective": "flow", "flow_times": "even"}, "unknown distribution of flow times"),
     ],
 )

@@ -102,6 +102,7 @@ NUM_RESAMPLES = 100
 
 
 _DEFAULT = ", ".join(metric.name for metric in default_metrics())
+_BOOTSTRAPPED = " and ".join(name for name, metric in metrics().items() if metric.reads("similarities"))
 
 
 def _choices() -> tuple[str, ...]:
@@ -146,7 +147,7 @@ class Config(ReadsImages):
     splits: int = option(10, help="number of parts of the samples for the Inception score", minimum=1)
     bootstrap: int | None = option(
         None,
-        help=f"resamples for the intervals of cka and opd; 0 is no intervals (default: {NUM_RESAMPLES})",
+        help=f"resamples for the intervals of {_BOOTSTRAPPED}; 0 is no intervals (default: {NUM_RESAMPLES})",
         minimum=0,
     )
     batch_size: int = option(128, help="images per forward pass", role="runtime", minimum=1)

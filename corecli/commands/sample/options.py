@@ -58,11 +58,11 @@ from typing import Any, Literal
 from corecli.base import registry
 from corecli.base.config import Common, Preset, option
 from corecli.data.imageset import writable_formats
+from corecli.diffusion import objectives, samplers
 
 SUMMARY = "generate images with a trained generator"
 PLACE = 3
 PREFIX = "diffusers:"  # in --ckpt, before the folder or id of a pipeline
-SAMPLERS = "diffusion/samplers"
 EXAMPLES = (
     ("One image per row, into samples/", "--ckpt g.pt --features z.safetensors"),
     (
@@ -94,13 +94,17 @@ EXAMPLES = (
     ),
 )
 PRESETS: dict[str, Preset] = {
-    "core-cifar": {
-        "sampler": "ddim",
-        "steps": 50,
-        "eta": 0.0,
-        "per_row": 2,
-    },  # CORE C.2: DDIM with 50 steps, two images per row
+    # CORE C.2: DDIM with 50 steps, two images per row.
+    "core-cifar": {"sampler": "ddim", "steps": 50, "eta": 0.0, "per_row": 2},
 }
+
+
+def _default_samplers(_: str) -> str:
+    """Return the default sampler of each objective, as help shows it."""
+    users: dict[str, list[str]] = {}
+    for objective in registry.choices(objectives.FOLDER):
+        users.setdefault(objectives.default_sampler(objective), []).append(objective)
+    return "default " + "; ".join(f"{sampler} for {', '.join(names)}" for sampler, names in users.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +151,9 @@ class Config(Common):
     rows: str | None = option(None, help="rows to use: START:STOP:STEP, or indices such as 0,5,9", metavar="ROWS")
     sampler: str | None = option(
         None,
-        help="sampler (default: ddim, heun for edm and flow, or the pipeline's scheduler)",
-        choices=lambda: registry.choices(SAMPLERS),
+        help="sampler; for a pipeline, its scheduler by default",
+        choices=lambda: registry.choices(samplers.FOLDER),
+        suffix=_default_samplers,
     )
     steps: int | None = option(
         None, help="denoising steps (default: the sampler's, such as 50 for ddim; or the pipeline's)", minimum=1
@@ -206,7 +211,8 @@ class Config(Common):
 
 def tables() -> dict[str, tuple[tuple[str, str], ...]]:
     """Return the tables of the man page."""
-    return {"SAMPLERS": tuple((n, _described(registry.constants(SAMPLERS, n))) for n in registry.choices(SAMPLERS))}
+    names = registry.choices(samplers.FOLDER)
+    return {"SAMPLERS": tuple((name, _described(registry.constants(samplers.FOLDER, name))) for name in names)}
 
 
 def _described(sampler: dict[str, Any]) -> str:

@@ -9,9 +9,8 @@ from typing import Any
 from corecli.base import config as cfg
 from corecli.base import registry
 from corecli.base.errors import UsageError
+from corecli.diffusion.objectives import default_sampler
 from corecli.diffusion.samplers import FOLDER, check_options
-
-OBJECTIVES = "diffusion/objectives"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class Sampling:
     def sampler_for(self, generator: dict[str, Any]) -> str | None:
         """Return the sampler for a generator with these fields; None if it has no objective, as a GAN."""
         objective = generator.get("objective")
-        return self.sampler or (registry.constants(OBJECTIVES, objective)["SAMPLER"] if objective else None)
+        return self.sampler or (default_sampler(objective) if objective else None)
 
     def options_for(self, sampler: str) -> dict[str, Any]:
         """Return values for the sampler's options. Errors: UsageError if one is unknown or wrong."""
@@ -58,10 +57,15 @@ def sampler_options(sampler: str, items: Iterable[str], eta: float) -> dict[str,
     values = cfg.parse_fields(kind, cfg.named_values(items), where=sampler)
     if eta:
         if defaults.get("eta") != 0:
-            hint = "use --set eta=VALUE" if "eta" in defaults else "--eta applies to ddim"
+            hint = "use --set eta=VALUE" if "eta" in defaults else f"--eta applies to {' and '.join(_taking_eta())}"
             raise UsageError(f"the {sampler} sampler takes no --eta", hint=hint)
         if "eta" in values:
             raise UsageError("--eta and --set eta= set the same option", hint="give one of them")
         values["eta"] = eta
     check_options(sampler, values)
     return values
+
+
+def _taking_eta() -> list[str]:
+    """Return the samplers whose option eta is 0 by default, as that of --eta."""
+    return [name for name in registry.choices(FOLDER) if registry.constants(FOLDER, name)["Options"].get("eta") == 0]

@@ -24,6 +24,7 @@ from corecli.commands.parts.inputs import (
 )
 from corecli.commands.train_gen.options import FAMILY_FIELDS, Config
 from corecli.commands.train_gen.presets import PRESETS as PRESETS
+from corecli.diffusion import objectives
 from corecli.nets.weights import pipelines
 from corecli.nets.weights.text_encoders import find_text_encoder
 
@@ -48,7 +49,7 @@ def check(config: Config) -> dict[str, Any]:
     """Return what a run would read and write. Errors: as `run`, as far as they can be found without torch."""
     check_file(config.out)
     data = open_images(config.data, config)
-    condition = condition_of(config)
+    condition = _condition_of(config)
     if condition == "labels" and not data.class_names:
         raise DataError("has no labels", where=config.data, hint="--condition labels needs class sub-folders")
     if config.features is not None:
@@ -62,7 +63,7 @@ def check(config: Config) -> dict[str, Any]:
     return {"num": len(data.rows), "slots": len(data.slots), "conditioned_on": condition, "out": str(config.out)}
 
 
-def condition_of(config: Config) -> str:
+def _condition_of(config: Config) -> str:
     """Return none, features, labels or captions. Errors: UsageError if --condition and the files given disagree."""
     given = [name for name in ("features", "captions") if getattr(config, name) is not None]
     if len(given) > 1:
@@ -95,12 +96,12 @@ def _check_family(config: Config, condition: str) -> None:
             raise unknown_name(f"option of {config.arch}", name, family["Options"])
     if config.export_diffusers is not None:
         pipelines.refuse_others(config.export_diffusers)
-        objective = registry.constants("diffusion/objectives", config.objective or "eps")
+        objective = registry.constants(objectives.FOLDER, config.objective or "eps")
         if not family.get("DIFFUSERS") or "DIFFUSERS" not in objective:
             reason = f"diffusers has no classes for {config.arch} {config.objective or ''}".rstrip()
             able = " and ".join(_with("generators", "DIFFUSERS"))
-            objectives = ", ".join(_with("diffusion/objectives", "DIFFUSERS"))
-            raise UsageError(reason, hint=f"{able} can be exported, with the objectives {objectives}")
+            able_objectives = ", ".join(_with(objectives.FOLDER, "DIFFUSERS"))
+            raise UsageError(reason, hint=f"{able} can be exported, with the objectives {able_objectives}")
     if config.first_stage is not None and not family.get("FIRST_STAGE"):
         able = " and ".join(_with("generators", "FIRST_STAGE"))
         raise UsageError(f"{config.arch} does not work in latents", hint=f"drop --first-stage; {able} do")
@@ -261,7 +262,7 @@ def _generator(
     from corecli.engine.precision import place
 
     height, width = data.image_size
-    kind, notes = condition_of(config), ()
+    kind, notes = _condition_of(config), ()
     with about(config.features or config.data):
         conditions = read_conditions(kind, data, table)
     reader = Reader(captions.folder, length=config.caption_length, device=world.device) if captions else None

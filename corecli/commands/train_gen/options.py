@@ -13,6 +13,9 @@ the hub. Every distinct caption is embedded once. The file records the encoder, 
 and dit receive a caption as one vector; ldm attends to every byte or token. Captions longer than --caption-length are
 cut, and a note says how many.
 
+Some families have defaults of their own, as published: icgan normalizes features with l2 and does not limit gradients,
+and ldm uses the schedule scaled_linear.
+
 --first-stage trains dit or ldm on the latents of an autoencoder, which is saved with the generator: a file of
 --arch autoencoder, a folder or repository of diffusers, or a generator file that contains one.
 
@@ -37,7 +40,7 @@ from corecli.base import registry
 from corecli.base.config import option
 from corecli.commands.parts.inputs import ReadsImages
 from corecli.commands.train_gen.presets import PRESETS as PRESETS
-from corecli.diffusion import schedules
+from corecli.diffusion import objectives, schedules
 
 SUMMARY = "train an image generator conditioned on features, labels, captions or nothing"
 PLACE = 2
@@ -82,7 +85,7 @@ class Config(ReadsImages):
     arch: str = option("adm", help="generator family", choices=lambda: registry.choices("generators"))
     first_stage: str | None = option(
         None,
-        help="autoencoder for ldm and dit: a file of --arch autoencoder, or a diffusers autoencoder",
+        help="autoencoder of a latent model: a file of --arch autoencoder, or a diffusers autoencoder",
         role="input",
         metavar="FILE|DIR|ID",
     )
@@ -98,7 +101,7 @@ class Config(ReadsImages):
     lr: float = option(1e-4, help="constant learning rate of AdamW", minimum=0)
     weight_decay: float = option(0.0, help="weight decay of AdamW", minimum=0)
     clip: float | None = option(
-        None, help="maximum gradient norm; 0 is no limit (default: 0 for icgan, else 1)", minimum=0
+        None, help="maximum gradient norm; 0 is no limit (default: 1, or the family's)", minimum=0
     )
     ema: Literal["exponential", "power"] = option(
         "exponential", help="moving average of the weights; with power, sample --ema-length sets its length later"
@@ -113,7 +116,7 @@ class Config(ReadsImages):
     objective: str | None = option(
         None,
         help="training objective: predict noise, velocity or image; EDM; or rectified flow",
-        choices=lambda: registry.choices("diffusion/objectives"),
+        choices=lambda: registry.choices(objectives.FOLDER),
     )
     learn_sigma: bool | None = option(
         None, help="also learn the variance, with the hybrid loss (default: only with eps)"
@@ -125,7 +128,7 @@ class Config(ReadsImages):
         None, help="distribution of training times for flow (default: uniform)"
     )
     schedule: str | None = option(
-        None, help="noise schedule (default: scaled_linear for ldm, else linear)", choices=schedules.names
+        None, help="noise schedule (default: linear, or the family's)", choices=schedules.names
     )
     diffusion_steps: int | None = option(None, help="number of noising steps (default: 1000)", minimum=2)
     flip: bool | None = option(None, help="flip half of the images horizontally (default: yes)")
@@ -136,7 +139,7 @@ class Config(ReadsImages):
         maximum=1,
     )
     feature_normalization: Literal["none", "per-sample", "l2"] | None = option(
-        None, help="normalization of each feature row (default: l2 for icgan, else per-sample)"
+        None, help="normalization of each feature row (default: per-sample, or the family's)"
     )
     feature_noise: float | None = option(
         None, help="std of noise added to normalized features, which prevents near copies (default: 0)", minimum=0

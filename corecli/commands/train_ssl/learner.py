@@ -107,7 +107,7 @@ def check_data(method: Method, name: str, columns: Columns, *, targets_may_idle:
     if method.needs == "features" and "targets" not in columns:
         raise UsageError(f"{name} needs --features")
     if method.needs != "features" and "targets" in columns and not targets_may_idle:
-        raise UsageError(f"{name} does not use --features", hint="use psl, or drop --features")
+        raise UsageError(f"{name} does not use --features", hint="use a method such as psl, or drop --features")
 
 
 class Monitor:

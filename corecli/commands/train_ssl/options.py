@@ -102,7 +102,9 @@ class Config(ReadsImages):
     stage: tuple[str, ...] = option(
         (), help="stage, METHOD:LENGTH[:VIEWS]; repeatable; replaces --method and --steps", metavar="METHOD:LENGTH"
     )
-    features: Path | None = option(None, help="feature table with the targets of psl", role="input", metavar="FILE")
+    features: Path | None = option(
+        None, help="feature table with the targets of psl and the like", role="input", metavar="FILE"
+    )
     init: str | None = option(
         None, help="encoder to start from; determines backbone, stem and projector", role="input", metavar="FILE|NAME"
     )

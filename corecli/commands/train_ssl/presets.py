@@ -326,10 +326,8 @@ PRESETS: dict[str, Preset] = {
     "stablerep-image": {**_STABLEREP, **_IMAGE_LABELS},
     # SynCLR, Table 5: cross-entropy; the paper does not state its values of AugReg.
     "stablerep-supervised": {**_STABLEREP, "method": "supervised", "images_per_group": 1},
-    "stablerep-class": {
-        **_STABLEREP,
-        "set": ("label_by=class",),
-    },  # the labels of stablerep-supervised in the loss of the others
+    # The labels of stablerep-supervised in the loss of the others.
+    "stablerep-class": {**_STABLEREP, "set": ("label_by=class",)},
     # Trains on images of 8 to 32 px in a minute of one CPU core.
     "tiny": {
         "method": "simclr",

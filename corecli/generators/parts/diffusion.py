@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from corecli.base import registry
+from corecli.base.config import flag
 from corecli.base.errors import DataError, UsageError, unknown_name
 from corecli.base.pixels import to_pixels, to_unit_range
-from corecli.diffusion import sampling
+from corecli.diffusion import objectives, sampling
 from corecli.diffusion.guidance import Guidance, Output, denoiser, guided
 from corecli.diffusion.noise import image_noise
 from corecli.diffusion.objectives.parts.objective import Objective
@@ -30,13 +31,6 @@ from corecli.nets.text import MAX_BYTES
 
 CHANNELS = 3
 CONDITIONS = ("none", "features", "labels", "captions")
-OBJECTIVES = "diffusion/objectives"
-_UNUSED = {  # options of some objectives, and what others say of them
-    "flow_times": "draws no flow times",
-    "schedule": "has no schedule",
-    "diffusion_steps": "has no timesteps",
-    "min_snr": "has no min-SNR weighting",
-}
 
 
 class FirstStage(Protocol):
@@ -199,7 +193,7 @@ class Diffusion(nn.Module):
         self.check_condition(condition, guidance=guidance)
         guide = Guidance(guidance, guidance_interval)
         guide.check()
-        sampler = sampler or default_sampler(self.config.objective)
+        sampler = sampler or objectives.default_sampler(self.config.objective)
         levels = sampling.levels_of(sampler, self.objective, steps=steps, spacing=spacing)
         draw_noise = image_noise(seeds, self.data_shape, next(self.parameters()).device)
         was_training = self.training
@@ -275,31 +269,27 @@ def _column(values: torch.Tensor) -> torch.Tensor:
     return values[:, None, None, None]
 
 
-def default_sampler(objective: str) -> str:
-    """Return the name of an objective's default sampler."""
-    return registry.constants(OBJECTIVES, objective)["SAMPLER"]
-
-
 def _can_learn_variance(objective: str) -> bool:
-    return registry.constants(OBJECTIVES, objective).get("LEARNS_VARIANCE", False)
+    return registry.constants(objectives.FOLDER, objective).get("LEARNS_VARIANCE", False)
 
 
 def _objective(config: DiffusionConfig) -> Objective:
     """Build the config's objective. Errors: UsageError if it is unknown, or an option does not apply to it."""
     name = config.objective
-    build = registry.load(OBJECTIVES, name).build
+    build = registry.load(objectives.FOLDER, name).build
     if config.learn_sigma and not _can_learn_variance(name):
         raise UsageError(f"the {name} objective has no learned variance", hint="use eps, or no learned variance")
     taken = _options_of(name)
-    for option, reason in _UNUSED.items():
-        if option not in taken and getattr(config, option) != getattr(type(config), option):
-            others = (o for o in registry.choices(OBJECTIVES) if option in _options_of(o))
-            raise UsageError(f"the {name} objective {reason}", hint=f"use {' or '.join(others)}")
+    for option in dataclasses.fields(config):
+        users = [other for other in registry.choices(objectives.FOLDER) if option.name in _options_of(other)]
+        if users and name not in users and getattr(config, option.name) != option.default:
+            reason = f"{flag(option.name)} does not apply to the {name} objective"
+            raise UsageError(reason, hint=f"use {' or '.join(users)}")
     return build(**{option: getattr(config, option) for option in taken})
 
 
 def _options_of(objective: str) -> Mapping[str, Any]:
-    return inspect.signature(registry.load(OBJECTIVES, objective).build).parameters
+    return inspect.signature(registry.load(objectives.FOLDER, objective).build).parameters
 
 
 def _conditioning(config: DiffusionConfig, width: int, *, attends: bool) -> Conditioning | None:

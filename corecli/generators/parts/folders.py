@@ -17,7 +17,7 @@ from corecli.base import checkpoint, registry
 from corecli.base.checkpoint import Header, Tensors
 from corecli.base.errors import DataError, UsageError
 from corecli.base.files import missing, storage_errors, write_json
-from corecli.diffusion import schedules
+from corecli.diffusion import objectives, schedules
 from corecli.diffusion.noise import noise_tables
 from corecli.nets.autoencoder import VQ, FirstStage, diffusers_class
 from corecli.nets.weights.pipelines import OWN, OWN_KIND, is_own, refuse_others
@@ -147,7 +147,7 @@ def _betas(schedule: str, num_timesteps: int) -> dict[str, Any]:
 
 def _prediction_type(objective: str) -> str | None:
     """Return the name of an objective in diffusers, None if it has none."""
-    return registry.constants("diffusion/objectives", objective).get("DIFFUSERS") if objective else None
+    return registry.constants(objectives.FOLDER, objective).get("DIFFUSERS") if objective else None
 
 
 def _prefixed(folder: Path, prefix: str) -> Tensors:
