@@ -9,8 +9,9 @@ import pytest
 import torch
 from ran import Run, refused
 
-from corecli.base import checkpoint, registry
+from corecli.base import checkpoint
 from corecli.data.imageset import open_set
+from corecli.generators.parts.generator import build_saved
 
 diffusers = pytest.importorskip("diffusers")
 NET = "--preset tiny --batch-size 16 --steps 3 --lr 0.02 --set channels=8 --set channel_mult=1,2 --set head_channels=8"
@@ -30,15 +31,12 @@ def test_the_network_and_the_images_are_the_same_there_and_here(run: Run, tiny: 
     ran = run(*line(tiny, *features, "--export-diffusers", "d"))
     assert (ran.code, ran.out) == (0, "g.pt\nd\n"), ran.err
     tensors, header = checkpoint.load(Path("g.pt"), kind="generator")
-    family = registry.load("generators", "adm")
-    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in header["generator"].items()}
-    generator = family.build(family.Config(**fields))
-    generator.load_state_dict(tensors)
+    generator = build_saved(header, tensors)
     x, t, vector = torch.randn(4, 3, 8, 8), torch.tensor([0, 9, 500, 999]), torch.randn(4, generator.network.width)
     unet = diffusers.UNet2DModel.from_pretrained("d/unet").eval()
     with torch.no_grad():
         torch.testing.assert_close(
-            unet(x, t, class_labels=vector).sample, generator.eval().network(x, t, vector), atol=1e-5, rtol=0
+            unet(x, t, class_labels=vector).sample, generator.network(x, t, vector), atol=1e-5, rtol=0
         )
     scheduler = diffusers.DDIMScheduler.from_pretrained("d/scheduler")
     assert scheduler.config.prediction_type == "epsilon"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from corecli.base import registry
 from corecli.base.errors import DataError, MissingInputError, UnavailableError, UsageError, about
 from corecli.base.files import sha256_file
 from corecli.commands.parts.captioned import Reader
@@ -68,9 +67,10 @@ class Trained:
     def prepare(self, world: World) -> _Ready:
         """Return the generator on its device, ready to sample. Errors: DataError, UsageError."""
         from corecli.engine.precision import place
+        from corecli.generators.parts.generator import build_saved
 
         tensors = self._tensors | _averages(self._ckpt, self._ema_length)
-        generator = place(_build(self._header, tensors), world.device)
+        generator = place(build_saved(self._header, tensors), world.device)
         reader = None
         if self._texts:
             length = self._header["generator"]["caption_length"]
@@ -218,11 +218,3 @@ def _load(path: Path) -> tuple[Any, dict[str, Any]]:
     from corecli.generators.parts.folders import read_folder
 
     return read_folder(path)
-
-
-def _build(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
-    family = registry.load("generators", header["arch"])
-    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in header["generator"].items()}
-    generator = family.build(family.Config(**fields))
-    generator.load_state_dict(tensors)
-    return generator.eval()

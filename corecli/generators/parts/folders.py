@@ -19,6 +19,7 @@ from corecli.base.errors import DataError, UsageError
 from corecli.base.files import missing, storage_errors, write_json
 from corecli.diffusion import objectives, schedules
 from corecli.diffusion.noise import noise_tables
+from corecli.generators.parts.generator import build_saved
 from corecli.nets.autoencoder import VQ, FirstStage, diffusers_class
 from corecli.nets.weights.pipelines import OWN, OWN_KIND, is_own, refuse_others
 
@@ -32,11 +33,10 @@ def write_folder(folder: Path, tensors: Tensors, header: Header) -> None:
     Errors: UsageError for a family or an objective that diffusers does not support; CannotCreateError if the folder
     holds something else; StorageError.
     """
-    generator = _built(header, tensors)
+    generator = build_saved(header, tensors)
     objective = getattr(generator.config, "objective", "")
     if not hasattr(getattr(generator, "network", None), "diffusers_config") or not _prediction_type(objective):
-        hint = "adm and ldm can be exported, with the objectives eps, v and x0"
-        raise UsageError(f"diffusers has no classes for {header['arch']} {objective}".rstrip(), hint=hint)
+        raise UsageError(f"diffusers has no classes for {header['arch']} {objective}".rstrip())
     with storage_errors(folder):
         refuse_others(folder)
         if is_own(folder) and _header(folder) == header:
@@ -69,7 +69,7 @@ def read_folder(folder: Path) -> tuple[Tensors, Header]:
             tensors |= _prefixed(folder / part, _STAGE)
     header = {**own["generator"], "fingerprint": checkpoint.fingerprint(tensors)}
     try:
-        _built(header, tensors)
+        build_saved(header, tensors)
     except (RuntimeError, KeyError, TypeError) as error:
         raise DataError(f"the weights do not fit the header: {str(error)[:200]}", where=folder) from error
     return tensors, header
@@ -152,14 +152,6 @@ def _prediction_type(objective: str) -> str | None:
 
 def _prefixed(folder: Path, prefix: str) -> Tensors:
     return {f"{prefix}{name}": tensor for name, tensor in checkpoint.load_tensors(folder / _WEIGHTS).items()}
-
-
-def _built(header: Header, tensors: Tensors) -> Any:
-    family = registry.load("generators", header["arch"])
-    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in header["generator"].items()}
-    generator = family.build(family.Config(**fields))
-    generator.load_state_dict(tensors)
-    return generator.eval()
 
 
 def _header(folder: Path) -> Header:

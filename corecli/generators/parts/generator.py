@@ -1,4 +1,4 @@
-"""The interface of generators."""
+"""The interface of generators, and generators from checkpoints."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import torch
 
+from corecli.base import registry
+from corecli.base.checkpoint import Header, Tensors
 from corecli.diffusion.training import Draws
 
 
@@ -52,3 +54,12 @@ class Generator(Protocol):
         Arguments that are None take the defaults of the generator.
         """
         ...
+
+
+def build_saved(header: Header, tensors: Tensors) -> Any:
+    """Return the generator of a loaded checkpoint, for sampling. Errors: UsageError for an unknown family."""
+    family = registry.load("generators", header["arch"])
+    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in header["generator"].items()}
+    generator = family.build(family.Config(**fields))
+    generator.load_state_dict(tensors)
+    return generator.eval()
