@@ -11,9 +11,9 @@ from typing import Any
 from corecli.base.errors import DataError
 
 _KEYS = ("auto_map", "custom_pipeline", "custom_pipelines")
-_INDEX = "model_index.json"
-_CONFIGS = ("*config*.json", _INDEX)
-_LIBRARIES = ("diffusers", "transformers")
+INDEX = "model_index.json"
+_CONFIGS = ("*config*.json", INDEX)
+LIBRARIES = ("diffusers", "transformers")
 _DEPTHS = ("", "*/", "*/*/")  # a folder, the parts of a pipeline, and the parts of a pipeline within it
 _HINT = "corecli never runs code from a model folder; choose a model that the installed libraries support"
 
@@ -30,7 +30,7 @@ def refuse_code(folder: Path) -> None:
         if key is not None:
             raise DataError(f"the key {key!r} names code to run", where=path, hint=_HINT)
     for path, config in configs.items():
-        if path.name == _INDEX and isinstance(config, dict):
+        if path.name == INDEX and isinstance(config, dict):
             _refuse_foreign_classes(path, config)
             _refuse_scripts(path.parent)
 
@@ -57,13 +57,13 @@ def _keys(value: Any) -> Iterator[str]:
 
 def _refuse_foreign_classes(path: Path, index: dict[str, Any]) -> None:
     """Check that diffusers itself has the class of a pipeline, and diffusers or transformers those of its parts."""
-    known = {*_LIBRARIES, *_pipeline_modules()}
+    known = {*LIBRARIES, *_pipeline_modules()}
     for key, value in index.items():
         module = value[0] if isinstance(value, list) and value else None
         if key == "_class_name" and not isinstance(value, str):
             raise DataError(f"the key {key!r} names a class outside diffusers: {value}", where=path, hint=_HINT)
         if isinstance(module, str) and module not in known:
-            reason = f"the key {key!r} names a module outside {' and '.join(_LIBRARIES)}: {module!r}"
+            reason = f"the key {key!r} names a module outside {' and '.join(LIBRARIES)}: {module!r}"
             raise DataError(reason, where=path, hint=_HINT)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from corecli.base import config as cfg
 from corecli.base.errors import UsageError
-from corecli.commands.train_gen import command as train_gen
+from corecli.commands.train_gen.presets import PRESETS
 from corecli.generators import adm
 from corecli.generators.parts.diffusion import to_pixels, to_unit_range
 from corecli.nets.unet import AdmUnet, norm_groups_for
@@ -44,7 +44,7 @@ def test_table_10_has_the_published_size(table10: AdmUnet) -> None:
 
 def test_table_10_is_the_default() -> None:
     names = {f.name for f in dataclasses.fields(adm.Config)}
-    published = train_gen.PRESETS["adm-cifar"]
+    published = PRESETS["adm-cifar"]
     preset = {name: value for name, value in published.items() if name in names}
     preset |= cfg.parse_fields(adm.Config, cfg.named_values(published["set"]), where="adm")
     assert adm.Config(**preset) == dataclasses.replace(adm.Config(), learn_sigma=True)

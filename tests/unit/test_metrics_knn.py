@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from corecli.base.errors import DataError
-from corecli.metrics.parts import neighbors
-from corecli.metrics.parts.knn import knn_classify, knn_predict
-from corecli.metrics.parts.neighbors import most_similar
+from corecli.metrics.parts import knn
+from corecli.metrics.parts.knn import knn_classify, knn_predict, most_similar
 
 
 def rows(num: int, dim: int, seed: int, *, shift: float = 0.0) -> Tensor:
@@ -19,7 +18,7 @@ def rows(num: int, dim: int, seed: int, *, shift: float = 0.0) -> Tensor:
 
 @pytest.fixture(params=[7, 4096], ids=["small-tiles", "one-tile"])
 def tiles(request, monkeypatch) -> None:
-    monkeypatch.setattr(neighbors, "_TILE", request.param)
+    monkeypatch.setattr(knn, "_TILE", request.param)
 
 
 @pytest.mark.usefixtures("tiles")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
-
-import torch
 
 from corecli.base import registry
 from corecli.base.config import flag, parse_fields
 from corecli.base.errors import UsageError
-from corecli.base.rng import derive
 from corecli.engine.dist import World
 from corecli.generators.parts.learning import Learner, OwnStepLearner, TrainOptions
 from corecli.nets.autoencoder import FirstStage
+from corecli.nets.initial import seeded
 
 
 def build_generator(
@@ -34,7 +30,7 @@ def build_generator(
         if name not in known:
             raise UsageError(f"{flag(name)} does not apply to --arch {arch}")
     chosen |= parse_fields(family.Config, settings, where=arch)
-    with _seeded(seed, "generator"):
+    with seeded(seed, "generator"):
         generator = family.build(family.Config(**chosen))
     if first_stage is not None:
         generator.first_stage.load_state_dict(first_stage.state_dict())
@@ -46,15 +42,7 @@ def build_learner(
 ) -> Learner | OwnStepLearner:
     """Return what trains a generator: the family's own learner if it has one."""
     family = registry.load("generators", arch)
-    with _seeded(seed, "learner"):
+    with seeded(seed, "learner"):
         if hasattr(family, "learner"):
             return family.learner(generator, options, world)
         return Learner(generator, options)
-
-
-@contextmanager
-def _seeded(seed: int, name: str) -> Iterator[None]:
-    """Make random numbers functions of the seed and a name, and restore torch's global generator afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "init", name))
-        yield

@@ -23,7 +23,6 @@ from corecli.commands.parts.inputs import (
     open_images,
 )
 from corecli.commands.train_gen.options import FAMILY_FIELDS, Config
-from corecli.commands.train_gen.presets import PRESETS as PRESETS
 from corecli.diffusion import objectives
 from corecli.nets.weights import pipelines
 from corecli.nets.weights.text_encoders import find_text_encoder

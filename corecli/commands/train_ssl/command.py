@@ -22,7 +22,6 @@ from corecli.commands.parts.inputs import (
     open_images,
 )
 from corecli.commands.train_ssl.options import Config
-from corecli.commands.train_ssl.presets import PRESETS as PRESETS
 from corecli.commands.train_ssl.stages import (
     TrainStage,
     check_positives,

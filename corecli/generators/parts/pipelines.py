@@ -22,6 +22,7 @@ from torch import Tensor
 from corecli.base.errors import WHOLE_FOLDER, DataError, UsageError
 from corecli.base.files import read_json
 from corecli.base.silence import silence
+from corecli.base.untrusted import INDEX
 from corecli.diffusion.samplers import scheduler_of
 from corecli.nets.weights import pipelines
 
@@ -135,7 +136,7 @@ class Pipeline:
 def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-    listed = read_json(folder / pipelines.INDEX)
+    listed = read_json(folder / INDEX)
     without: dict[str, Any] = {pipelines.UNUSED: None} if pipelines.UNUSED in listed else {}
     without |= {"requires_safety_checker": False} if "requires_safety_checker" in listed else {}
     variant = pipelines.variant_of(folder)

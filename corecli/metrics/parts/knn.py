@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from corecli.metrics.parts.classes import check_labeled, index_classes
-from corecli.metrics.parts.neighbors import most_similar
 from corecli.metrics.parts.scores import Predictions
 
 DIRECTION = {"knn_top1": "higher"}
+_TILE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,3 +92,23 @@ def knn_predict(
         place = ranked.argsort(dim=1).gather(1, test_labels.to(votes.device)[:, None])[:, 0]
         found.append(Predictions(ranks=place.cpu(), predicted=ranked[:, 0].cpu()))
     return found
+
+
+def most_similar(queries: Tensor, references: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return (cosines, indices), both [N, k], of the k most similar references [M, D] to each query [N, D].
+
+    Memory is that of a tile, never N x M.
+    """
+    cosines, indices = [], []
+    for query in queries.split(_TILE):
+        query = F.normalize(query.float(), dim=1)
+        best, where = query.new_empty(len(query), 0), torch.empty(len(query), 0, dtype=torch.int64, device=query.device)
+        for offset in range(0, len(references), _TILE):
+            tile = query @ F.normalize(references[offset : offset + _TILE].float(), dim=1).T
+            top, place = tile.topk(min(k, tile.shape[1]), dim=1)
+            best, where = torch.cat([best, top], 1), torch.cat([where, place + offset], 1)
+            best, order = best.topk(min(k, best.shape[1]), dim=1)
+            where = where.gather(1, order)
+        cosines.append(best)
+        indices.append(where)
+    return torch.cat(cosines), torch.cat(indices)

@@ -9,10 +9,9 @@ from typing import Any
 
 from corecli.base.errors import WHOLE_FOLDER, CannotCreateError, DataError, UnavailableError
 from corecli.base.files import read_json, sha256_file
-from corecli.base.untrusted import refuse_code
+from corecli.base.untrusted import INDEX, LIBRARIES, refuse_code
 from corecli.nets.weights.hub import find_folder
 
-INDEX = "model_index.json"
 OWN, OWN_KIND = "corecli.safetensors", "generator-folder"  # marks a folder that corecli wrote
 UNUSED = "safety_checker"  # it blackens images, which would falsify measurements
 _CONFIG = "config.json"  # only parts with weights have one
@@ -23,7 +22,6 @@ _DESCRIBED = {  # the others, by the end of their class name
     "FeatureExtractor": "*processor_config.json",
 }
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken")
-_LIBRARIES = ("diffusers", "transformers")
 _WEIGHTS = (".safetensors", ".bin")
 _HALF = ".fp16."
 _FILES = [INDEX, *(f"*/*{suffix}" for suffix in (".json", ".txt", ".model", *_WEIGHTS))]
@@ -72,7 +70,7 @@ def has_tokenizer(folder: Path) -> bool:
 def _gap(part: Path, library: str, kind: str) -> str | None:
     """Return what is missing in the folder of a part, or None."""
     describing = next((name for end, name in _DESCRIBED.items() if kind.removesuffix("Fast").endswith(end)), _CONFIG)
-    if library in _LIBRARIES and not any(part.glob(describing)):
+    if library in LIBRARIES and not any(part.glob(describing)):
         return f"has no {describing}"
     if (part / _CONFIG).is_file() and not _weights(part):
         return "has no weights"
@@ -108,7 +106,7 @@ def networks_of(folder: Path) -> dict[str, tuple[str, str]]:
     return {
         name: (library, kind)
         for name, (library, kind) in parts_of(folder).items()
-        if library in _LIBRARIES and (folder / name / _CONFIG).is_file() and _weights(folder / name)
+        if library in LIBRARIES and (folder / name / _CONFIG).is_file() and _weights(folder / name)
     }
 
 
