@@ -22,5 +22,5 @@ def to_pixels(x: torch.Tensor) -> torch.Tensor:
     is half a level darker and changes the FID. Errors: DataError for values that are not finite.
     """
     if not x.isfinite().all():
-        raise DataError("images are not finite", hint="the network diverged; if it did not, try another --precision")
+        raise DataError("images are not finite", hint="the network diverged or overflowed; try another --precision")
     return (x.float() * 127.5 + 128).clamp(0, 255).byte()

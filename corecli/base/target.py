@@ -1,4 +1,4 @@
-"""Whether the target of a line exists already, and whether it is the one that the line would make."""
+"""Check whether the target of a command line exists, and whether it is the one that the line would make."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ def is_finished(
         if not any(out.iterdir()):
             return False
         hint = "such a directory is not replaced; remove it or choose another name"
-        raise CannotCreateError("exists already and has no manifest", where=out, hint=hint)
+        raise CannotCreateError("already exists and has no manifest", where=out, hint=hint)
     if force or not out.exists():
         return False
     made_with = _identity_of(out, read_record)
     if made_with is None:
-        raise CannotCreateError("exists and was not made by this line", where=out, hint="--force replaces it")
+        raise CannotCreateError(
+            "already exists and was not made by this command line", where=out, hint="--force replaces it"
+        )
     refuse_difference(out, made_with, identity)
     return True
 

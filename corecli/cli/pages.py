@@ -65,7 +65,7 @@ def _top_page() -> str:
         _section("DESCRIPTION"),
         _escape(SUMMARY),
         ".PP",
-        _escape("Verbs exchange files only; see corecli-design(7)."),
+        _escape("Verbs exchange only files; see corecli-design(7)."),
     ]
     parts.append(_section("COMMANDS"))
     parts += [_item(rf"\fBcorecli-{_escape(verb)}\fR(1)", summary) for verb, summary in VERBS.items()]

@@ -11,7 +11,7 @@ decoders are dropped; any other weight that does not fit is an error. If a file 
 authors evaluate is used: the online network of BYOL and MoCo, the teacher of DINO. Checkpoints of other tools normalize
 images with the constants of ImageNet; if the model needs others, as the ViTs of timm do, write `timm:NAME:WEIGHTS`.
 
---pool and --blocks select other features of a vision transformer than its output. Tables and generators record the
+--pool and --blocks select features of a vision transformer other than its output. Tables and generators record the
 choice.
 
 With --export the verb writes the weights of the backbone only and reads no images. They load with strict=True in

@@ -45,7 +45,7 @@ def open_folder(out: Path, identity: Mapping[str, Any], world: World, *, force: 
     if world.is_main:
         with storage_errors(folder):
             if folder.exists() and not _is_ours(folder):
-                raise CannotCreateError("exists already", where=folder, hint="rename it: work in progress goes there")
+                raise CannotCreateError("already exists", where=folder, hint="rename it: work in progress goes there")
             if force:
                 remove_folder(folder)
             folder.mkdir(parents=True, exist_ok=True)

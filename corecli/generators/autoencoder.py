@@ -118,7 +118,7 @@ class Autoencoder(nn.Module):
     def loss(self, images: Tensor, condition: Tensor | None, draws: Draws) -> Tensor:
         """Return the reconstruction error plus perceptual distance plus KL or codebook terms, a float32 scalar."""
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.data_shape:
-            raise DataError(f"images of {tuple(images.shape[1:])}, the autoencoder takes {self.data_shape}")
+            raise DataError(f"images have shape {tuple(images.shape[1:])}, but the autoencoder takes {self.data_shape}")
         draws = draws.to(images.device)
         if self.config.flip:
             images = torch.where(draws.flip[:, None, None, None], images.flip(-1), images)
@@ -138,7 +138,7 @@ class Autoencoder(nn.Module):
     def generate(self, seeds: list[int], condition: Tensor | None = None, **choices: Any) -> Tensor:
         """Raise UsageError in every case, because the distribution of the latents is unknown."""
         hint = "train ldm or dit on its latents: --first-stage FILE"
-        raise UsageError("an autoencoder makes no images of its own", hint=hint)
+        raise UsageError("an autoencoder cannot generate images", hint=hint)
 
     def _latents(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return (latents to decode, penalty): a normal sample and its KL, or codes and the codebook terms."""

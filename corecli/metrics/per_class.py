@@ -56,7 +56,7 @@ def frechet_per_class(
         if min(len(mine), len(theirs)) >= 2:
             found[label] = distance(gaussian_of(mine), gaussian_of(theirs))
     if not found:
-        raise DataError("no class has two images in both sets", hint="are the classes the same?")
+        raise DataError("no class has two images in both sets", hint="check that both sets have the same classes")
     return found
 
 

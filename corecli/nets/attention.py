@@ -53,7 +53,7 @@ def _last_attention(backbone: Any) -> Any:
         getattr(backbone, "rope", None) is not None
     )  # rotates queries and keys by position, which is not visible here
     if not hasattr(layer, "qkv") or not hasattr(backbone, "patch_embed") or rotates:
-        raise UsageError("this network has no attention to show", hint="take a plain vision transformer")
+        raise UsageError("this network has no attention to show", hint="use a plain vision transformer")
     if getattr(backbone, "cls_token", None) is None:
         raise UsageError("this transformer has no class token to show the attention of")
     return layer

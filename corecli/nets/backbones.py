@@ -49,7 +49,7 @@ def build_backbone(
     if name not in NAMES:
         raise unknown_name("backbone", name, (*NAMES, *_VIT_NAMES, "timm:NAME"))
     if drop_path:
-        raise UsageError(f"{name} has no drop path", hint="leave out --drop-path or use a ViT")
+        raise UsageError(f"{name} has no drop path", hint="remove --drop-path, or use a ViT")
     net: Any = _RESNETS[name]()
     num_features = net.fc.in_features
     net.fc = nn.Identity()
@@ -71,7 +71,7 @@ def check_stem(backbone: str, stem: str | None) -> Stem | None:
     """Return `stem` if the backbone can have it. Errors: UsageError."""
     if backbone.startswith((TIMM, vit.PREFIX)):
         if stem is not None:
-            raise UsageError(f"{backbone} has a stem of its own", hint="leave --stem out")
+            raise UsageError(f"{backbone} has a stem of its own", hint="drop --stem")
         return None
     if stem not in STEMS:
         raise unknown_name("stem", str(stem), STEMS)

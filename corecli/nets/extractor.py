@@ -52,7 +52,7 @@ def load_extractor(spec: str, *, layer: Layer, resize: str, device: torch.device
                 raise UsageError("Inception has no projector", where=spec, hint="drop --layer")
             return _inception(path, resize, device)
     if resize != "tf1":
-        hint = "drop it; an encoder uses its own preprocessing"
+        hint = "drop --resize; an encoder uses its own preprocessing"
         raise UsageError("--resize is for Inception weights", where=spec, hint=hint)
     encoder = load_encoder(spec).to(device).eval()
     dim = encoder.num_features if layer == "backbone" else encoder.projector_dim

@@ -94,7 +94,7 @@ def set_drop_path(net: Any, rate: float) -> None:
     Errors: UsageError for other networks.
     """
     if not is_vit(net) or not all(hasattr(block, "drop_path1") for block in net.blocks):
-        raise UsageError("this network has no drop path", hint="leave out --drop-path or use a ViT")
+        raise UsageError("this network has no drop path", hint="remove --drop-path, or use a ViT")
     from timm.layers.drop import DropPath
 
     for block, share in zip(net.blocks, torch.linspace(0, rate, len(net.blocks)).tolist(), strict=True):

@@ -543,7 +543,7 @@ USAGE = [
     (SAMPLE, "$tiny/g.pt: the generator is conditioned on features (give --features)"),
     (f"{FROM_ROWS} --rows 900", "--rows '900' selects no rows of 355"),
     (f"{FROM_ROWS} --steps 1001", "1001 sampling steps are more than the model's 1000 timesteps"),
-    (f"{FROM_ROWS} --guidance 2,3,2", "--guidance gives one value twice (give every value once)"),
+    (f"{FROM_ROWS} --guidance 2,3,2", "--guidance repeats a value (give each value once)"),
     (f"{FROM_ROWS} --guidance 2 --guidance-interval 1", "--guidance-interval takes two noise levels"),
     (f"{FROM_ROWS} --guidance 2 --guidance-interval 3,1", "guidance interval 3 to 1"),
     (f"{FROM_ROWS} --ema-length 0.4", "an average of length 0.4 is outside the range 0 to"),

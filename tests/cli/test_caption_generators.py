@@ -135,7 +135,7 @@ def test_long_captions_are_cut_and_counted(run: Run, captions: dict[str, str]) -
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ("--features $tiny/z.safetensors", 2, "--features and --captions are two conditions (give one of them)"),
+        ("--features $tiny/z.safetensors", 2, "--features and --captions exclude each other (give one of them)"),
         ("--condition labels", 2, "--condition labels does not work with --captions"),
         ("--feature-noise 0.1", 2, "--feature-noise does not apply to a generator conditioned on captions"),
         ("--text-encoder nowhere", 66, "nowhere: no such folder"),

@@ -677,7 +677,7 @@ IDLE_LINES = [
         "sample --ckpt $tiny/unconditional.pt --order shuffle --out o",
         "--rows and --order need --features or --captions",
     ),
-    (f"{LINES['sample']} --num 3 --per-row 2", "--num and --per-row are two ways to say how many (give one)"),
+    (f"{LINES['sample']} --num 3 --per-row 2", "--num and --per-row exclude each other (give one)"),
     (f"{LINES['sample']} --sampler ddpm --eta 0.5 -q", "the ddpm sampler takes no --eta"),
     (f"{LINES['sample']} --set noise_level=1", "unknown option of ddim 'noise_level'"),
     (f"{LINES['sample']} --captions x", "conditioned on features, not on captions (drop --captions)"),

@@ -54,7 +54,7 @@ def test_a_decay_of_one_changes_nothing(run: Any) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("--backbone resnet10-tiny --layer-decay 0.5", "--layer-decay needs a vision transformer (drop it)"),
+        ("--backbone resnet10-tiny --layer-decay 0.5", "--layer-decay needs a vision transformer (drop --layer-decay)"),
         ("--layer-decay 1.5", "layer-decay"),
     ],
 )

@@ -171,7 +171,7 @@ def test_a_sweep_of_guidances_and_a_finished_target(sample: Run) -> None:
         ("image_variation", "--captions $captions", 2, "makes images from images, not from captions (give --images)"),
         ("unconditional", "--captions $captions", 2, "makes images from nothing (drop --captions)"),
         ("unconditional", "--rows 1", 2, "--rows and --order need --captions or --images"),
-        ("text_to_image", "--captions $captions --images $tiny", 2, "two things to make images from"),
+        ("text_to_image", "--captions $captions --images $tiny", 2, "--captions and --images exclude each other"),
         ("text_to_image", "--captions $captions --spacing even", 2, "--spacing does not apply to a pipeline"),
         (
             "text_to_image",

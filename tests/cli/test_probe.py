@@ -95,10 +95,10 @@ def test_transfer_and_shift_in_one_table(run: Run, tiny: Path, some: Path) -> No
 PAIRS = [
     ("--train A --train B --test C", "--train has two sets without a name"),
     ("--train A --test C --test C", "--test has two sets called C"),
-    ("--train A --train x=B --test C", "--train x has no test (give --test x=SET)"),
-    ("--train x=A --train y=B --test y=C", "--train x has no test (give --test x=SET)"),
-    ("--train x=A --test C --val y=B", "--val y belongs to no --train of its own"),
-    ("--train x=A --test C --val x=B --val D", "--val x belongs to no --train of its own"),
+    ("--train A --train x=B --test C", "--train x has no --test (give --test x=SET)"),
+    ("--train x=A --train y=B --test y=C", "--train x has no --test (give --test x=SET)"),
+    ("--train x=A --test C --val y=B", "--val y needs a --train of its own"),
+    ("--train x=A --test C --val x=B --val D", "--val x needs a --train of its own"),
 ]
 
 

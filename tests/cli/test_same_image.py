@@ -192,7 +192,7 @@ def test_a_run_stopped_in_a_shard_goes_on_there(run: Run, folder: Path, monkeypa
         ("--shard 0/2 --rows 0:8", 73, "made: exists with another config: rows: 0:9 there, 0:8 now"),
         ("--shard 0/2 --rows 0:8 --force", 73, "made: exists with another config: rows"),
         ("--rows 0:9", 73, "made: exists with another config"),
-        ("--shards 2 --out photos", 73, "photos: exists already and is something else"),
+        ("--shards 2 --out photos", 73, "photos: already exists and is something else"),
     ],
 )
 def test_shards_that_make_no_set_are_refused(run: Run, folder: Path, words: str, code: int, said: str) -> None:

@@ -89,7 +89,7 @@ def test_every_term_can_be_switched_off(run: Any, captioned: Path, switches: str
         (f"{SYNCLR} --images-per-group 3", "--batch-size 16 is not a multiple of --images-per-group 3"),
         (f"{SYNCLR} --images-per-group 4 --accumulate 8", "--batch-size 16 in 8 parts is not a multiple"),
         (f"{SYNCLR} --accumulate 3", "--batch-size 16 is not a multiple of --accumulate 3"),
-        (f"{SYNCLR} --images-per-group 4 --guard", "does not go with --guard"),
+        (f"{SYNCLR} --images-per-group 4 --guard", "does not work with --guard"),
         (f"{SYNCLR} --method moco --accumulate 2 --set queue-size=32", "option of moco"),
         (
             "train-ssl --method moco --accumulate 2 --out o.pt --batch-size 16 --steps 2",

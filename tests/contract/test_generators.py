@@ -266,7 +266,7 @@ def test_generating_leaves_the_generator_as_it_was(name: str) -> None:
         ("features", {"condition_dropout": 0.0}, FEATURES, 2.0, UsageError, "guidance needs.*condition dropout"),
         ("features", {"condition_dropout": 0.0}, None, 1.0, UsageError, "conditioned on features"),
         ("features", {}, None, 2.0, UsageError, "conditioned on features"),
-        ("features", {}, FEATURES[:, :4], 1.0, DataError, "4 dimensions, the generator takes 6"),
+        ("features", {}, FEATURES[:, :4], 1.0, DataError, "4 dimensions, but the generator takes 6"),
         ("features", {}, LABELS, 1.0, DataError, "no dimensions"),
         ("features", {}, FEATURES * torch.nan, 1.0, DataError, "NaN"),
         ("labels", {}, FEATURES, 1.0, DataError, "class label"),

@@ -54,7 +54,7 @@ def test_half_precision_is_read_as_float32() -> None:
 
 
 def test_what_shows_nowhere_must_be_said() -> None:
-    with pytest.raises(UsageError, match="say the image size"):
+    with pytest.raises(UsageError, match="give the image size"):
         adm_weights.convert(random_checkpoint(), where="model.pt")
 
 

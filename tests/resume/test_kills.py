@@ -287,7 +287,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(
     argv = [*map(str, work_of("sample", inputs).line(tmp_path))]
     for more in ([], ["--force"]):
         assert run_line([*argv, *more]) == 73
-        assert f"{theirs.parent}: exists already" in capsys.readouterr().err
+        assert f"{theirs.parent}: already exists" in capsys.readouterr().err
     assert theirs.read_bytes() == b"mine"
 
 

@@ -158,7 +158,7 @@ def test_broken_folders_are_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no first stage"):
         load_first_stage(tmp_path, image_size=16)
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
-    with pytest.raises(DataError, match="no first stage but UNet2DModel"):
+    with pytest.raises(DataError, match="no first stage, but UNet2DModel"):
         load_first_stage(tmp_path, image_size=16)
     theirs: Any = diffusers_model(SPECS["kl"])
     theirs.save_pretrained(tmp_path)
@@ -290,7 +290,7 @@ def test_its_loss_is_a_function_of_the_draws_and_flips() -> None:
 def test_it_makes_no_images() -> None:
     model = tiny()
     model.check_condition(None)
-    with pytest.raises(UsageError, match=r"makes no images of its own.*--first-stage FILE"):
+    with pytest.raises(UsageError, match=r"cannot generate images.*--first-stage FILE"):
         model.generate([0, 1], steps=3)
     with pytest.raises(UsageError, match="takes no features"):
         model.check_condition(torch.zeros(2, 3))

@@ -212,7 +212,7 @@ def test_writing_replaces_only_an_earlier_set_of_ours(tmp_path: Path) -> None:
     root = _write(tmp_path / "set", 5)
     assert len(open_set(_write(root, 2)).rows) == 2
     photos = _folder(tmp_path / "photos", "mine.png")
-    with pytest.raises(CannotCreateError, match="photos: exists already"):
+    with pytest.raises(CannotCreateError, match="photos: already exists"):
         _write(photos)
     assert [p.name for p in photos.iterdir()] == ["mine.png"]
     with pytest.raises(CannotCreateError):

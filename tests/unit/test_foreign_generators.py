@@ -63,7 +63,7 @@ def test_a_dit_on_latents_wants_its_first_stage(tmp_path: Path) -> None:
     assert all(torch.equal(own[n], t) for n, t in vae.state_dict().items())
     assert generator.generate([0], torch.tensor([2]), steps=3).shape == (1, 3, 16, 16)
     torch.save(dit_weights(channels=5), tmp_path / "other.pt")
-    with pytest.raises(DataError, match=r"vae: a first stage of 4 channels, and a DiT of 5"):
+    with pytest.raises(DataError, match=r"vae: the first stage has 4 channels, but the DiT takes 5"):
         read_foreign(tmp_path / "other.pt", ImportOptions(first_stage=str(tmp_path / "vae")))
 
 
@@ -94,7 +94,7 @@ def test_guided_diffusion(tmp_path: Path) -> None:
     weights = random_checkpoint()
     torch.save(weights, tmp_path / "model.pt")
     assert is_foreign(tmp_path / "model.pt")
-    with pytest.raises(UsageError, match="say the image size"):
+    with pytest.raises(UsageError, match="give the image size"):
         read_foreign(tmp_path / "model.pt")
     arch, generator = read_foreign(
         tmp_path / "model.pt", ImportOptions(image_size=16, head_channels=32, schedule="cosine")

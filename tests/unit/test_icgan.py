@@ -283,7 +283,7 @@ def test_choices_of_diffusion_are_refused(choice: dict[str, Any], message: str) 
     ("condition", "given", "error", "message"),
     [
         ("features", None, UsageError, "conditioned on features, and none are given"),
-        ("features", FEATURES[:, :4], DataError, "4 dimensions, the generator takes 6"),
+        ("features", FEATURES[:, :4], DataError, "4 dimensions, but the generator takes 6"),
         ("features", FEATURES * torch.nan, DataError, "NaN"),
         ("none", FEATURES, UsageError, "unconditional"),
         ("labels", FEATURES, DataError, "class label"),

@@ -40,7 +40,7 @@ class Answers:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise CannotCreateError("another process is working on this", where=folder) from None
+                raise CannotCreateError("another process is working in this folder", where=folder) from None
             self._read(path)
 
     def __contains__(self, key: Key) -> bool:

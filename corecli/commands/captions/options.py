@@ -23,7 +23,7 @@ they are added to the file.
 seed may yield another text, so the text in the output is the record of a caption. With --backend batch, alternate
 between --write-requests and --ingest until every caption is kept.
 
-Of every answer, the first line is kept, without quotes and list marks. It is then judged. It is bad if it is empty,
+The first line of every answer is kept, without quotes and list marks, and then judged. A caption is bad if it is empty,
 truncated, too short, too long or a duplicate, or if its concept is missing; case, plural and hyphens do not matter, and
 `/` separates alternatives. A bad caption is requested again with another seed, up to --retries times, and then dropped.
 The notes at the end and --json count this by template and by source.

@@ -16,9 +16,10 @@ The output has one line per score: NAME, VALUE and, if there is one, the 95% int
 The numbers of images and the feature space follow. A metric that cannot be computed from the inputs is an error if
 --metrics names it, and is skipped with a note if it is part of --metrics all.
 
-fd and fid report the distance, and as _corrected the distance without the bias due to the number of images, with an
-interval. Both come from the ten-fold jackknife. A corrected distance can be negative if two sets hardly differ. The
-interval is not from a bootstrap, because resamples with repeated images are farther from the reference than new images.
+fd and fid report the distance. A second score, with the suffix _corrected, is the distance without the bias due to the
+number of images; it has an interval. Correction and interval come from the ten-fold jackknife. A corrected distance can
+be negative if two sets hardly differ. The interval is not from a bootstrap, because resamples with repeated images are
+farther from the reference than new images.
 
 The spatial distance, sfid, is the Frechet distance of the first 7 channels of Inception's mixed_6/conv at all 17 x 17
 places, as in ADM's evaluator. It reacts to the spatial structure of images.
@@ -59,10 +60,10 @@ so an interval can lie below its value.
 
 Other tools give the same numbers from the same weights if the preprocessing agrees. torch-fidelity resizes and
 normalizes as --resize tf1, pytorch-fid as --resize torch and clean-fid as --resize clean; these differ from each other
-by several percent. With no more images than features, their matrix root of a singular covariance is off by about 1e-4
-of the distance, which is exact here; with more images all agree to 1e-6. torch-fidelity sums the kernel in float32, so
-that kid differs by up to 1e-7. Its precision and recall use VGG16 by default. ADM's evaluator computes neighbors in
-float16, which changes precision and recall by thousandths.
+by several percent. If there are no more images than features, the covariance is singular and their matrix square root
+is off by about 1e-4 of the distance, while the distance here is exact. With more images all agree to 1e-6.
+torch-fidelity sums the kernel in float32, so that kid differs by up to 1e-7. Its precision and recall use VGG16 by
+default. ADM's evaluator computes neighbors in float16, which changes precision and recall by thousandths.
 """
 
 from __future__ import annotations

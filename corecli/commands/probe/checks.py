@@ -21,7 +21,7 @@ _NOT_FOR_LABELS = ("shots", "fraction", "k", "knn_temperature", "confusion", "co
 
 
 def check_options(config: Config) -> None:
-    """Raise UsageError for an option that does not apply, or does not go with another one."""
+    """Raise UsageError for an option that does not apply, or does not work with another one."""
     mode = registry.constants(MODES, config.mode)
     _check_mode_options(config, mode["Options"])
     if config.shots is not None and config.fraction is not None:

@@ -64,12 +64,12 @@ def tasks(train: Sequence[str], val: Sequence[str], test: Sequence[str]) -> tupl
     strangers = [one for one in vals if one.name not in (None, *(own.name for own in trains))]
     if strangers or len(held) < len(vals):
         shown = strangers[0].shown if strangers else trains[0].shown
-        raise UsageError(f"--val {shown} belongs to no --train of its own", hint="give both the same NAME")
+        raise UsageError(f"--val {shown} needs a --train of its own", hint="give both the same NAME")
     found = []
     for own in trains:
         scored = tuple(one for one in tests if _owner(one, trains) is own)
         if not scored:
-            raise UsageError(f"--train {own.shown} has no test", hint=f"give --test {own.name or 'NAME'}=SET")
+            raise UsageError(f"--train {own.shown} has no --test", hint=f"give --test {own.name or 'NAME'}=SET")
         found.append(Task(train=own, val=held.get(own), tests=scored))
     return tuple(found)
 

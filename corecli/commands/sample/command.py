@@ -33,7 +33,7 @@ _DIFFUSION_ONLY = ("sampler", "steps", "eta", "spacing", "set", "guidance", "gui
 def check(config: Config) -> dict[str, Any]:
     """Return what would be written. Errors: those of `run` that can be found without torch."""
     if config.num is not None and config.per_row is not None:
-        raise UsageError("--num and --per-row are two ways to say how many", hint="give one")
+        raise UsageError("--num and --per-row exclude each other", hint="give one")
     _check_shards(config)
     _check_similarity(config)
     kind = _check_pipeline(config) if _is_pipeline(config) else _check_trained(config)
@@ -137,7 +137,7 @@ def _sweep(config: Config) -> list[Config]:
         return [config]
     outs = [config.out.with_name(f"{config.out.stem}-g{scale:g}{config.out.suffix}") for scale in scales]
     if len(set(outs)) < len(outs):
-        raise UsageError("--guidance gives one value twice", hint="give every value once")
+        raise UsageError("--guidance repeats a value", hint="give each value once")
     return [replace(config, guidance=(scale,), out=out) for scale, out in zip(scales, outs, strict=True)]
 
 

@@ -7,8 +7,8 @@ generator was trained with (--force accepts another). A generator conditioned on
 whose ids become keys and groups, with the text encoder of its training. A generator conditioned on labels makes
 --per-row images of each class.
 
-The noise of an image is a function of the seed and the image's key. So an image is the same for every batch size,
-number of processes and choice of rows, and after a killed run is continued. Sums may be rounded differently in batches
+The noise of an image is a function of the seed and the image's key. An image is therefore the same for every batch
+size, number of processes and choice of rows, and after a killed run resumes. Sums may be rounded differently in batches
 of another size; then about one pixel in tens of thousands differs by one level. --rows selects some rows: `--rows
 ::1000` with another --out repeats one row in a thousand, as a check. --num N makes N images in all and goes through the
 rows in --order as often as needed.
@@ -21,8 +21,8 @@ record the sampler.
 
 The samplers dpm2, dpmpp-2s-ancestral, dpmpp-sde and edm-churn choose noise levels between those of the list. On eps, v
 and x0 the network then sees a fractional timestep, interpolated linearly in log sigma between trained timesteps and not
-rounded; levels beyond the first or last timestep use that timestep. On flow, which starts at pure noise, their first
-step is one of Euler's method.
+rounded; levels beyond the first or last timestep use that timestep. On flow, which starts at pure noise, they make the
+first step by Euler's method.
 
 --shards N writes --out as a directory of N tar files (or packed or npz files, by --format), for sets of millions of
 images. Each shard is a set of its own (WebDataset reads tar shards), and the directory opens as all of them together.
@@ -37,8 +37,8 @@ alone, so any line can be run again, and `--shards 16` makes the missing ones.
 
 --encoder computes the cosine similarity between the features of each image and the row it was made from, or the source
 image of --images. The set stores it in the column `similarity`, and --min-similarity leaves out images below a value.
-Keys and noise do not change, so the kept images are the same as without it. The encoder must be the table's (--force
-accepts another).
+Keys and noise do not change, so the kept images are the same as without it. The encoder must be that of the table
+(--force accepts another).
 
 `--ckpt diffusers:PLACE` samples from a pipeline of diffusers: a folder with a model_index.json, or the id of a hub
 repository in the local cache. Stable Diffusion and other pipelines that take prompts make images from --captions. Image

@@ -34,7 +34,7 @@ def arguments(items: tuple[str, ...]) -> dict[str, Any]:
 def kind_given(captions: Path | None, images: str | None) -> str:
     """Return what images are made from: captions, images or none. Errors: UsageError if both are given."""
     if captions is not None and images is not None:
-        raise UsageError("--captions and --images are two things to make images from", hint="give one")
+        raise UsageError("--captions and --images exclude each other", hint="give one")
     return "captions" if captions is not None else "images" if images is not None else "none"
 
 

@@ -168,7 +168,7 @@ def check_table(generator: dict[str, Any], table: dict[str, Any], *, ckpt: Path,
     check_kind(condition["kind"], "features", ckpt)
     for name in () if force else ("encoder", "layer"):
         if condition[name] != table[name]:
-            reason = f"features of {name} {table[name][:12]}, the generator was trained on {condition[name][:12]}"
+            reason = f"features of {name} {table[name][:12]}, but the generator was trained on {condition[name][:12]}"
             hint = "extract with the encoder and layer it was trained on; --force accepts it"
             raise DataError(reason, where=features, hint=hint)
 
@@ -194,7 +194,7 @@ def _find_text_encoder(condition: dict[str, Any], given: str | None, *, force: b
         raise
     found, expected = fingerprint(folder), condition["fingerprint"]
     if found != expected and not force:
-        reason = f"text encoder {found[:12]}, the generator was trained with {expected[:12]}"
+        reason = f"the text encoder is {found[:12]}, but the generator was trained with {expected[:12]}"
         raise DataError(reason, where=folder, hint="name that one with --text-encoder; --force accepts another")
     return folder
 

@@ -66,7 +66,7 @@ def _condition_of(config: Config) -> str:
     """Return none, features, labels or captions. Errors: UsageError if --condition and the files given disagree."""
     given = [name for name in ("features", "captions") if getattr(config, name) is not None]
     if len(given) > 1:
-        raise UsageError("--features and --captions are two conditions", hint="give one of them")
+        raise UsageError("--features and --captions exclude each other", hint="give one of them")
     if config.condition == "auto":
         return given[0] if given else "none"
     if config.condition in ("features", "captions") and not given:

@@ -212,7 +212,7 @@ def _optimizer(config: Config, method: Method) -> torch.optim.Optimizer:
 
     backbone = method.encoder.backbone
     if config.layer_decay != 1 and not is_vit(backbone):
-        raise UsageError("--layer-decay needs a vision transformer", hint="drop it")
+        raise UsageError("--layer-decay needs a vision transformer", hint="drop --layer-decay")
     return optim.build_optimizer(
         config.optimizer,
         method.parameters(),

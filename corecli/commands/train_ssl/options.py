@@ -1,7 +1,7 @@
 """Train an image encoder.
 
 Methods. simclr, moco, mocov3, byol, simsiam, barlow-twins and dino are self-supervised. supervised and supcon learn
-from labels. psl predicts the feature row that an image was generated from (CORE, Eq. 7). stablerep and synclr bring the
+from labels. psl predicts the feature row that an image was generated from (CORE, Eq. 7). stablerep and synclr pull the
 images of a group together; a group is a caption or a source image. Each method has its published projector, views and
 augmentation, and options of its own, which --set changes.
 
@@ -13,16 +13,15 @@ real one (GenSSL: real:1g,mixed:1g changes one view, mixed:1g,mixed:1g both).
 
 With paired views, an epoch is one pass over the real images. The synthetic image is drawn anew in every epoch from
 (seed, epoch, group), and the views of an image show different ones while there are enough. A real image without a
-synthetic one is shown itself, unless the mixture says otherwise (inflate --missing). When the two global views have
-different augmentations, paired images swap them from step to step, so that the augmentation does not reveal the origin
-of an image.
+synthetic partner is paired with itself, unless the mixture says otherwise (inflate --missing). When the two global
+views have different augmentations, paired images swap them from step to step, so that the augmentation does not reveal
+the origin of an image.
 
 Augmentation. --augment names the policy of each global view in turn; the last one serves the remaining views.
---augment-set changes values for all views: the
-probabilities shrink (a half or a quarter of the resolution), flip, jitter, grey, blur and solarize; the strengths of
-jitter brightness, contrast, saturation and hue; the ranges crop (share of the area; global views only), ratio and sigma
-(of the blur, in pixels); and threshold (values from here on are inverted by solarize). For example, flip=0 keeps text
-readable.
+--augment-set changes values for all views: the probabilities shrink (a half or a quarter of the resolution), flip,
+jitter, grey, blur and solarize; the strengths of jitter brightness, contrast, saturation and hue; the ranges crop
+(share of the area; global views only), ratio and sigma (of the blur, in pixels); and threshold (solarize inverts values
+at or above it). For example, flip=0 keeps text readable.
 
 Groups in a batch. stablerep and synclr need several images of a group in a batch. --images-per-group 4 shows 4 members
 of a group together, drawn anew in every epoch, each at most once; a smaller group repeats its members, and such groups
@@ -35,11 +34,11 @@ ema=false uses keys of the student, --set ibot=0 removes the patch loss, and --v
 patch loss needs a ViT, and should have no more prototypes than a batch has masked patches; otherwise a warning is
 printed.
 
---accumulate N processes a batch in N parts to save memory. Each part is contrasted by itself, and teachers are updated
-once per step.
+--accumulate N processes a batch in N parts to save memory. Each part has a contrastive loss of its own, and teachers
+are updated once per step.
 
---layer-decay D, with D below 1, is for ViTs that are trained already (--init). Block i of L has learning rate
-lr * D^(L+1-i); embeddings count as block 0, and the head uses lr, as in fine-tuning (BEiT).
+--layer-decay D, with D below 1, is for pretrained ViTs (--init). Block i of L has learning rate lr * D^(L+1-i);
+embeddings count as block 0, and the head uses lr, as in fine-tuning (BEiT).
 
 Length. --steps is a number of steps, epochs or images. Before training starts, the number of image presentations is
 printed, so that runs can be compared at equal cost. --stage trains several methods in turn, as in CORE's PSL-10K + G2R;

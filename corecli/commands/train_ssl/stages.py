@@ -107,9 +107,9 @@ def read_epoch(
 def _check_sets(entries: tuple[Entry, ...], batch_size: int, num_parts: int, per_group: int, *, guard: bool) -> None:
     """Raise UsageError if --images-per-group does not work with other options."""
     if pairs(entries):
-        raise UsageError("--images-per-group does not go with paired views", hint="give --views 2g")
+        raise UsageError("--images-per-group does not work with paired views", hint="give --views 2g")
     if guard:
-        raise UsageError("--images-per-group does not go with --guard", hint="drop one of them")
+        raise UsageError("--images-per-group does not work with --guard", hint="drop one of them")
     if batch_size // num_parts % per_group:
         batch = f"--batch-size {batch_size}" + (f" in {num_parts} parts" if num_parts > 1 else "")
         raise UsageError(f"{batch} is not a multiple of --images-per-group {per_group}")

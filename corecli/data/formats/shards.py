@@ -76,7 +76,7 @@ class ShardFolder:
             return
         if self.root.exists() and (not self.root.is_dir() or any(self.root.glob("[!.]*"))):
             hint = "--force replaces it" if is_ours else "remove it or choose another name"
-            raise CannotCreateError("exists already and is something else", where=self.root, hint=hint)
+            raise CannotCreateError("already exists and is something else", where=self.root, hint=hint)
         _publish(self.root / ABOUT, identity)
 
     def path(self, index: int) -> Path:

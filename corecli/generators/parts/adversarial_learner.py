@@ -76,7 +76,7 @@ class AdversarialLearner:
     ) -> tuple[Tensor, Tensor, AdversarialDraws]:
         """Return real images in [-1, 1], flipped as drawn, conditions for the networks, and the draws."""
         if tuple(x.shape[1:]) != self.generator.data_shape or x.is_floating_point():
-            shapes = f"{tuple(x.shape[1:])}, the generator takes pixels of {self.generator.data_shape}"
+            shapes = f"{tuple(x.shape[1:])}, but the generator takes pixels of {self.generator.data_shape}"
             raise DataError(f"{x.dtype} data of {shapes}")
         if len(x) % self._parts:
             reason = f"{len(x)} images per process cannot be split into {self._parts} equal parts"

@@ -172,7 +172,7 @@ class EmbeddingConditioning(nn.Module):
             expected = f"up to {1 + self.length} embeddings of {self.dim} dimensions a caption"
             raise DataError(f"the generator takes {expected}, not {tuple(condition.shape[1:])}")
         if not condition.isfinite().all():
-            raise DataError("embeddings of captions hold NaN or infinite values")
+            raise DataError("embeddings of captions contain NaN or infinity")
 
     def forward(
         self, condition: torch.Tensor, *, drop: torch.Tensor | None = None, noise: torch.Tensor | None = None
@@ -236,20 +236,20 @@ def check_features(features: torch.Tensor, dim: int) -> None:
     if features.ndim != 2 or features.shape[1] != dim:
         shape = " x ".join(map(str, features.shape[1:])) or "no"
         raise DataError(
-            f"features have {shape} dimensions, the generator takes {dim}",
+            f"features have {shape} dimensions, but the generator takes {dim}",
             hint="extract them with the encoder and layer it was trained on",
         )
     if not features.isfinite().all():
-        raise DataError("features hold NaN or infinite values", hint="extract them again")
+        raise DataError("features contain NaN or infinity", hint="extract them again")
 
 
 def check_labels(labels: torch.Tensor, num_classes: int) -> None:
     """Raise DataError unless given integers [B] in [0, num_classes)."""
     if labels.ndim != 1 or labels.is_floating_point():
-        raise DataError("the generator takes one class label an image", hint="were features given instead?")
+        raise DataError("the generator takes one class label per image", hint="give labels, not features")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise DataError(
-            f"labels run from {int(labels.min())} to {int(labels.max())}, the generator takes 0 to {num_classes - 1}"
+            f"labels are {int(labels.min())} to {int(labels.max())}, but the generator takes 0 to {num_classes - 1}"
         )
 
 

@@ -231,7 +231,7 @@ class Diffusion(nn.Module):
         """Return uint8 images, mirrored according to the draws. Errors: DataError if their size is wrong."""
         expected = (CHANNELS, self.config.image_size, self.config.image_size)
         if tuple(x.shape[1:]) != expected or x.dtype != torch.uint8:
-            raise DataError(f"{x.dtype} data of shape {tuple(x.shape[1:])}; the generator takes pixels {expected}")
+            raise DataError(f"{x.dtype} data of shape {tuple(x.shape[1:])}, but the generator takes pixels {expected}")
         return torch.where(_column(draws.flip), x.flip(-1), x) if self.config.flip else x
 
     def _kept(self, x: torch.Tensor, draws: Draws) -> torch.Tensor:
@@ -241,7 +241,7 @@ class Diffusion(nn.Module):
             return self.first_stage.encode(self._pixels(x, draws)).half()
         expected = (1 + self.config.flip, *self.first_stage.moments_shape)
         if tuple(x.shape[1:]) != expected:
-            raise DataError(f"latents of shape {tuple(x.shape[1:])}; the generator takes {expected}")
+            raise DataError(f"latents of shape {tuple(x.shape[1:])}, but the generator takes {expected}")
         return x[torch.arange(len(x), device=x.device), draws.flip.long() * self.config.flip]
 
     def _training_vector(self, condition: torch.Tensor | None, draws: Draws) -> torch.Tensor | None:

@@ -102,7 +102,7 @@ def _dit(tensors: checkpoint.Tensors, options: ImportOptions, path: Path) -> Dif
     )
     generator = dit.build(config)
     if generator.data_shape[0] != found.in_channels:
-        reason = f"a first stage of {generator.data_shape[0]} channels, and a DiT of {found.in_channels}"
+        reason = f"the first stage has {generator.data_shape[0]} channels, but the DiT takes {found.in_channels}"
         raise DataError(reason, where=options.first_stage or path, hint="give the one it was trained with")
     generator.load_state_dict({**generator.state_dict(), **weights})
     return _filled(generator, found.tensors, found.labels)

@@ -70,7 +70,8 @@ def prepare(
         return images
     size = generator.config.image_size
     if images.image_size != (size, size):
-        raise DataError(f"images of {images.image_size}, the first stage takes {size} px", hint="give --image-size")
+        height, width = images.image_size
+        raise DataError(f"images are {width} x {height}, but the first stage takes {size} px", hint="give --image-size")
     stage_id, mirrored = checkpoint.fingerprint(stage.autoencoder.state_dict()), generator.config.flip
     path = folder / file_name(images, first_stage=stage_id, mirrored=mirrored)
     if not path.exists():

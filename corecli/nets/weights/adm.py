@@ -73,14 +73,14 @@ def convert(
     channels, in_channels = tensors["input_blocks.0.0.weight"].shape[:2]
     mult = tuple(tensors[f"input_blocks.{i}.0.in_layers.2.weight"].shape[0] / channels for i in firsts)
     if any(m != int(m) for m in mult):
-        raise DataError(f"levels of {mult} times {channels} channels are not made here", where=where)
+        raise DataError(f"unsupported network: levels of {mult} times {channels} channels", where=where)
     size = image_size or _PUBLISHED_PX.get(tuple(int(m) for m in mult))
     if size is None:
-        raise UsageError("the size of its images does not show in its weights", where=where, hint="say the image size")
+        raise UsageError("the weights do not determine the image size", where=where, hint="give the image size")
     if size == 128 and head_channels is None:
-        hint = "if its heads are of one width, say which"
+        hint = "if its heads have one width, give head_channels"
         raise UsageError(
-            "published at 128 px with 4 heads at every level, which is not made here", where=where, hint=hint
+            "the published network of 128 px has 4 heads at every level, which is not supported", where=where, hint=hint
         )
     head_channels = head_channels or _HEAD_CHANNELS
     new_order = size == _NEW_ORDER_PX if new_order is None else new_order
@@ -147,7 +147,7 @@ def _levels(tensors: Tensors, where: object) -> tuple[int, int]:
     ups = (i for i in range(num_out) for j in (1, 2) if f"output_blocks.{i}.{j}.in_layers.0.weight" in tensors)
     per_level = next(ups, num_out - 1) + 1
     if num_out % per_level or num_in != num_out:
-        raise DataError(f"{num_in} input and {num_out} output blocks make no U-Net", where=where)
+        raise DataError(f"{num_in} input and {num_out} output blocks do not form a U-Net", where=where)
     return num_out // per_level, per_level - 1
 
 
@@ -158,7 +158,7 @@ def _count(tensors: Tensors, blocks: str) -> int:
 def _refuse_relatives(tensors: Tensors, where: object) -> None:
     """Raise DataError for networks with the same names but another function."""
     if any(re.match(r"(input|output)_blocks\.\d+\.\d+\.(op|conv)\.", name) for name in tensors):
-        raise DataError("halves images by plain convolutions", where=where, hint="only resblock_updown is read")
+        raise DataError("halves images by plain convolutions", where=where, hint="only resblock_updown is supported")
     rows = tensors["input_blocks.1.0.emb_layers.1.weight"].shape[0]
     if rows != 2 * tensors["input_blocks.1.0.in_layers.2.weight"].shape[0]:
-        raise DataError("its time embedding does not scale", where=where, hint="only use_scale_shift_norm is read")
+        raise DataError("its time embedding does not scale", where=where, hint="only use_scale_shift_norm is supported")

@@ -51,7 +51,7 @@ def read_folder(folder: Path) -> Any:
     found = next((p for p in places if _class_of(p) in KINDS), None)
     if found is None:
         hint = f"a first stage is a folder with the {CONFIG} of an {', '.join(KINDS)}"
-        raise DataError(f"holds no first stage but {_class_of(folder) or 'other things'}", where=folder, hint=hint)
+        raise DataError(f"holds no first stage, but {_class_of(folder) or 'something else'}", where=folder, hint=hint)
     try:
         with silence("diffusers"):
             autoencoder, loaded = diffusers_class(_class_of(found)).from_pretrained(

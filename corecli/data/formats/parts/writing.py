@@ -59,7 +59,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     with storage_errors(path):
         if path.exists() and not (path / MANIFEST).is_file() and (not path.is_dir() or any(path.iterdir())):
             hint = "such a path is not replaced; remove it or choose another name"
-            raise CannotCreateError("exists already and has no manifest", where=path, hint=hint)
+            raise CannotCreateError("already exists and has no manifest", where=path, hint=hint)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
