@@ -132,7 +132,8 @@ class Fork:
         if code is None:
             os.kill(self.pid, signal.SIGKILL)
             raise TimeoutError(f"still running after {timeout} s: {self._files[1].read_text()}")
-        return Ended(code, *(path.read_text() for path in self._files))
+        # A fork that was killed at once may not have opened its files.
+        return Ended(code, *(path.read_text() if path.exists() else "" for path in self._files))
 
 
 def wait_for(condition: Callable[[], object], line: Line | Fork, timeout: float = _PATIENCE_SEC) -> None:

@@ -438,7 +438,7 @@ def test_the_tasks_of_an_srun_step_fail_and_stop_as_one(start: Start, tmp_path: 
     tasks = [start(uneven, environment=step_of_srun(rank, job)) for rank in range(2)]
     ends = [task.end() for task in tasks]
     assert [end.code for end in ends] == [2, 2]
-    assert "".join(end.err for end in ends).count("a batch of 33 cannot be shared") == 1
+    assert "".join(end.err for end in ends).count("a batch of 33 cannot be split") == 1
     tasks = [start(line, environment=step_of_srun(rank, job + 1)) for rank in range(2)]
     wait_for(logged(out), tasks[0])
     tasks[1].signal(signal.SIGUSR1)  # one is enough, ranks agree

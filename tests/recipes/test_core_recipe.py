@@ -72,4 +72,4 @@ def test_pseudo_supervised_rounds_accumulate(tmp_path: Path) -> None:
     done = run("bash", "recipes/core.sh", **variables)
     assert done.returncode == 0, done.stderr[-3000:]
     mixture = json.loads((tmp_path / "mix2.json").read_text())
-    assert [part["set"] for part in mixture["parts"]] == ["digits:8:train", "samples1", "samples2"]
+    assert [Path(part["set"]).name for part in mixture["parts"]] == ["digits:8:train", "samples1", "samples2"]
