@@ -144,7 +144,7 @@ class Config(ReadsImages):
     crop_px: int | None = _mode_option(help="side of training and test windows, in pixels", minimum=1)
     stride_px: int | None = _mode_option(help="distance between test windows, in pixels", minimum=1)
     seeds: int | None = option(
-        None, help="number of repetitions (default: 3 for sweep and with --shots or --fraction, else 1)", minimum=1
+        None, help="number of repetitions (default: the mode's, and at least 3 with --shots or --fraction)", minimum=1
     )
     holdout: float | None = _mode_option(
         help="share of each class that is held out to choose the setting", minimum=1e-6, maximum=0.9
@@ -238,7 +238,7 @@ def tables() -> dict[str, tuple[tuple[str, str], ...]]:
 
 
 def _described(mode: dict[str, Any]) -> str:
-    texts = {name: _text(value) for name, value in mode["Options"].items()}
+    texts = {name: _text(value) for name, value in [("seeds", mode["NUM_SEEDS"]), *mode["Options"].items()]}
     options = ", ".join(f"{_spelled(name)} {text}" for name, text in texts.items() if text not in _NO_DEFAULT)
     return f"{mode['title']} {_NEEDS[mode['NEEDS']]} {f'Defaults: {options}.' if options else ''}".strip()
 
