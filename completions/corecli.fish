@@ -247,7 +247,7 @@ complete -c corecli -n '__fish_seen_subcommand_from probe' -l steps -x -d 'train
 complete -c corecli -n '__fish_seen_subcommand_from probe' -l warmup-steps -x -d 'steps of linear learning-rate warm-up'
 complete -c corecli -n '__fish_seen_subcommand_from probe' -l crop-px -x -d 'side of training and test windows, in pixels'
 complete -c corecli -n '__fish_seen_subcommand_from probe' -l stride-px -x -d 'distance between test windows, in pixels'
-complete -c corecli -n '__fish_seen_subcommand_from probe' -l seeds -x -d 'number of repetitions (default: 3 for sweep and with --shots or --fraction, else 1)'
+complete -c corecli -n '__fish_seen_subcommand_from probe' -l seeds -x -d 'number of repetitions (default: the mode\'s, and at least 3 with --shots or --fraction)'
 complete -c corecli -n '__fish_seen_subcommand_from probe' -l holdout -x -d 'share of each class that is held out to choose the setting'
 complete -c corecli -n '__fish_seen_subcommand_from probe' -l shots -x -d 'train on this many random images of each class'
 complete -c corecli -n '__fish_seen_subcommand_from probe' -l fraction -x -d 'train on this random fraction of each class'
