@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,17 @@ def scored(scores: dict[str, float], *, notes: tuple[str, ...] = (), **facts: An
     """Return the outcome of a verb that measured: `name<TAB>value` lines, or with `--json` one object."""
     lines = tuple(f"{name}\t{value:.6g}" for name, value in scores.items())
     return Outcome(lines=lines, records=({**scores, **facts},), notes=notes)
+
+
+def escaped(text: str) -> str:
+    """Return text for a terminal on one line: control characters and the like, except tabs, become escapes: \\x1b."""
+    if text.isprintable():
+        return text
+    return "".join(c.encode("unicode_escape").decode() if _is_control(c) else c for c in text)
+
+
+def _is_control(character: str) -> bool:
+    return character != "\t" and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def to_json_line(record: dict[str, Any]) -> str:

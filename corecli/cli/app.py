@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -17,12 +20,13 @@ from corecli.base import config as cfg
 from corecli.base import registry
 from corecli.base.errors import CorecliError, ReportedElsewhere, StorageError
 from corecli.base.files import unreadable
-from corecli.base.outcome import Outcome, to_json_line
+from corecli.base.outcome import Outcome, escaped, to_json_line
 from corecli.cli.verbs import SUMMARY, VERBS, command_of, help_text, options_of
 from corecli.engine.signals import die_with_launcher
 
 # The usage error of typer's parser, whose module differs between versions.
 _PARSER_ERROR: Any = typer.BadParameter.__bases__[0]
+_LONGEST_REASON = 300  # characters of an unexpected error on its line
 
 
 def main() -> None:
@@ -38,6 +42,7 @@ def run_line(argv: list[str]) -> int:
     """Run one command line and return its exit code."""
     verb = next((word for word in argv if not word.startswith("-")), None)
     debug = "CORECLI_DEBUG" in os.environ
+    parsed = None
     try:
         if verb is not None:
             options_of(verb)
@@ -61,6 +66,8 @@ def run_line(argv: list[str]) -> int:
         return _fail(verb, str(explained), explained.exit_code)
     except KeyboardInterrupt:
         return _fail(verb, "interrupted, nothing saved", 130)
+    except Exception as error:  # noqa: BLE001, the last resort: no error of any kind ends in a bare traceback
+        return _fail(verb, _unexpected(error, parsed, debug=debug), 1)
 
 
 def build_app(verb: str | None) -> typer.Typer:
@@ -168,7 +175,7 @@ def dispatch(verb: str, config: Any, argv: list[str]) -> int:
 
 def _report(name: str, config: Any, outcome: Outcome) -> None:
     for note in () if config.quiet else outcome.notes:
-        print(f"corecli {name}: {note}", file=sys.stderr)
+        print(f"corecli {name}: {escaped(note)}", file=sys.stderr)
     _print(outcome, as_json=config.json)
 
 
@@ -199,7 +206,7 @@ class _stdout_for_results:
 
 def _print(outcome: Outcome, *, as_json: bool) -> None:
     as_json = as_json or (outcome.for_people and not sys.stdout.isatty())
-    lines = map(to_json_line, outcome.records) if as_json else outcome.lines
+    lines = map(to_json_line, outcome.records) if as_json else map(escaped, outcome.lines)
     try:
         for line in lines:
             print(line)
@@ -216,8 +223,23 @@ def _drop_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _unexpected(error: Exception, config: Any, *, debug: bool) -> str:
+    """Return the message for a bug. Its traceback goes to the run folder if there is one, with `debug` to stderr."""
+    text = "".join(traceback.format_exception(error))
+    if debug:
+        print("\n".join(map(escaped, text.splitlines())), file=sys.stderr)
+    out = getattr(config, "out", None)
+    file = None if out is None else Path(f"{out}.d", "traceback.txt")
+    hint = "this is a bug" if debug else "this is a bug; set CORECLI_DEBUG=1 for the traceback"
+    if file is not None and file.parent.is_dir():
+        with contextlib.suppress(OSError):
+            file.write_text(text, errors="backslashreplace")
+            hint += f"; it is in {file}" if debug else f", which is also in {file}"
+    reason = next(iter(str(error).splitlines()), "")[:_LONGEST_REASON]
+    return f"unexpected {type(error).__name__}{f': {reason}' if reason else ''} ({hint})"
+
+
 def _fail(verb: str | None, message: str, code: int) -> int:
     name = f"corecli {verb}" if verb in VERBS else "corecli"
-    line = " ".join("".join(c if c.isprintable() else " " for c in message).split())  # file names may contain anything
-    print(f"{name}: error: {line}", file=sys.stderr)
+    print(f"{name}: error: {escaped(' '.join(message.split()))}", file=sys.stderr)
     return code

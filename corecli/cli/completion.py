@@ -29,4 +29,4 @@ def run(config: Config) -> Outcome:
     """Return the completion script as the outcome."""
     from corecli.cli.pages import completion
 
-    return Outcome(lines=(completion(config.shell),))
+    return Outcome(lines=tuple(completion(config.shell).split("\n")))

@@ -36,7 +36,7 @@ _COMMON = "Every verb has these options and ignores those that do not apply to i
 _ENVIRONMENT = (
     ("CORECLI_OPTION", "default of --option for every verb that has it, for example CORECLI_DEVICE=cpu"),
     ("NO_COLOR", "no color in help and progress"),
-    ("CORECLI_DEBUG", "show the traceback of errors"),
+    ("CORECLI_DEBUG", "show the traceback of errors; that of a bug is also in OUT.d/traceback.txt, if OUT.d/ exists"),
 )
 
 

@@ -84,7 +84,7 @@ def _finished(workers: list[_Worker], slots: Tensor, slot: int, rows: np.ndarray
     if isinstance(answer, CorecliError):
         raise answer
     if answer is not None:
-        raise RuntimeError(f"in a worker process that decodes images:\n{answer}")
+        raise RuntimeError(f"in a worker process that decodes images: {answer}")
     return slots[slot, : len(rows)], rows
 
 
@@ -117,7 +117,7 @@ def _stop(workers: list[_Worker]) -> None:
 
 def _work(image_set: ImageSet, slots: Tensor, pipe: Connection, not_ours: list[Connection]) -> None:
     """Read the requested rows into the slots until the pipe sends None or closes because the main process died."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the main process handles them: it saves first
     for other in not_ours:
         other.close()
@@ -134,6 +134,6 @@ def _read(image_set: ImageSet, rows: np.ndarray, into: Tensor) -> CorecliError |
         into[: len(rows)] = image_set.read(rows)
     except CorecliError as error:
         return error
-    except Exception:  # noqa: BLE001
-        return traceback.format_exc()
+    except Exception as error:  # noqa: BLE001
+        return f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
     return None

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from corecli.base.errors import CorecliError, ReportedElsewhere, UnavailableError, UsageError
 from corecli.base.files import unreadable
 from corecli.engine.environment import find_launch
-from corecli.engine.signals import LAUNCHER, STOPPING
+from corecli.engine.signals import LAUNCHER, STOPPING, handled
 
 if TYPE_CHECKING:
     from corecli.engine.dist import World
@@ -149,7 +149,7 @@ def _torchrun_arguments(config: Launchable, argv: list[str]) -> argparse.Namespa
             raise UsageError("--nnodes needs --rdzv-endpoint HOST:PORT")
         where = [f"--nnodes={config.nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.rdzv_endpoint}"]
     # The stop signals are forwarded here: torchrun would set a deadline and exit with a code of its own.
-    options = [f"--nproc-per-node={processes}", "--signals-to-handle=SIGHUP,SIGQUIT"]
+    options = [f"--nproc-per-node={processes}", "--signals-to-handle=SIGQUIT"]
     arguments = get_args_parser().parse_args([*where, *options, "--module", "corecli"])
     arguments.training_script_args = argv  # not parsed: torchrun reads --nproc as an abbreviation
     return arguments
@@ -168,11 +168,11 @@ def _forwarded_signals() -> Iterator[None]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    before = [signal.signal(number, forward) for number in STOPPING]
+    before = {number: signal.signal(number, forward) for number in handled()}
     try:
         yield
     finally:
-        for number, handler in zip(STOPPING, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 

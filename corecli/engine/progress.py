@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from corecli.base.outcome import escaped
+
 _LINE_SEC = 30.0
 
 
@@ -18,11 +20,11 @@ class Progress:
     """
 
     def __init__(self, label: str, *, total: int, done: int = 0, share: float = 1.0, shown: bool = True) -> None:
-        self.label, self.total, self.done = label, total, done
+        self.label, self.total, self.done = escaped(label), total, done
         self.images, self._share, self._seen = 0, share, 0
         self._started = self._last_line = time.monotonic()
         self._first = self._reported = done
-        self._bar = _bar(label, total, done) if shown and _is_terminal() else None
+        self._bar = _bar(self.label, total, done) if shown and _is_terminal() else None
         self._plain = shown and self._bar is None
 
     def __enter__(self) -> Progress:
@@ -67,7 +69,7 @@ class Progress:
 
 def note(text: str) -> None:
     """Print a line on stderr, above the bar."""
-    print(text, file=sys.stderr, flush=True)
+    print(escaped(text), file=sys.stderr, flush=True)
 
 
 def _text(values: Mapping[str, float]) -> str:
@@ -85,12 +87,12 @@ def _bar(label: str, total: int, done: int) -> Any:
     from rich.progress import Progress as RichProgress
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
+        TextColumn("{task.fields[speed]}", markup=False),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[values]}"),
+        TextColumn("{task.fields[values]}", markup=False),
     )
     bar = RichProgress(*columns, console=Console(stderr=True))
     bar.add_task(label, total=total, completed=done, speed="", values="")

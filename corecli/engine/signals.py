@@ -1,4 +1,4 @@
-"""Stop signals: SIGINT, SIGTERM and SIGUSR1 end a run without loss of work; a second SIGINT ends it immediately.
+"""Stop signals: SIGINT, SIGTERM, SIGHUP and SIGUSR1 save a run and end it; a second SIGINT ends it immediately.
 
 Both contexts below end with InterruptedAfterSaving. Outside of them the signals have their default effect.
 """
@@ -13,9 +13,14 @@ from types import FrameType, TracebackType
 
 from corecli.base.errors import InterruptedAfterSaving
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 LAUNCHER = "CORECLI_LAUNCHER"  # environment variable with the process id of the launcher, set for its workers
 _PR_SET_PDEATHSIG = 1
+
+
+def handled() -> tuple[signal.Signals, ...]:
+    """Return the stop signals; without SIGHUP under nohup, which ignores it so that the run goes on."""
+    return tuple(n for n in STOPPING if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN)
 
 
 class StopRequest:
@@ -25,13 +30,13 @@ class StopRequest:
         self.requested = False
 
     def __enter__(self) -> StopRequest:
-        self._before = [signal.signal(number, self._handle) for number in STOPPING]
+        self._before = {number: signal.signal(number, self._handle) for number in handled()}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in zip(STOPPING, self._before, strict=True):
+        for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -282,7 +282,7 @@ def test_the_same_error_of_all_ranks_is_printed_once(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1], ids=lambda n: n.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1], ids=lambda n: n.name)
 def test_other_signals_to_the_launcher(number: int, start: Start, tmp_path: Path) -> None:
     out = tmp_path / "f.safetensors"
     line = start(long_line(out))

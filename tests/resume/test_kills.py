@@ -291,11 +291,12 @@ def test_a_folder_that_is_not_ours_is_left_alone(
     assert theirs.read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda n: n.name)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP], ids=lambda n: n.name)
 def test_a_signal_saves_and_the_same_line_ends_the_run(
     number: signal.Signals, inputs: Inputs, start: Start, alone: Reference, tmp_path: Path
 ) -> None:
-    name = {signal.SIGTERM: "train-ssl", signal.SIGINT: "train-gen", signal.SIGUSR1: "stages"}[number]
+    names = {signal.SIGTERM: "train-ssl", signal.SIGINT: "train-gen", signal.SIGUSR1: "stages"}
+    name = names.get(number, "train-ssl")
     wanted = alone(name)
     folder = tmp_path / "stopped"
     folder.mkdir()
@@ -313,6 +314,16 @@ def test_a_signal_saves_and_the_same_line_ends_the_run(
         75, "", f"corecli {argv[0]}: error: stopped at step {step} of {total}, saved (the same line resumes)\n"
     )
     ended(start(argv).end(), folder, wanted)
+
+
+def test_nohup_keeps_a_run_going() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_sigint_does_not_wait() -> None:

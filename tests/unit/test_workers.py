@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -19,6 +18,7 @@ from corecli.base.errors import CorecliError, DataError
 from corecli.data import workers
 from corecli.data.order import sequential_batches
 from corecli.data.workers import read_by_workers
+from corecli.engine.signals import STOPPING
 
 pytestmark = pytest.mark.skipif(not workers.AVAILABLE, reason="needs fork")
 
@@ -70,7 +70,9 @@ def test_a_bug_arrives_with_its_traceback():
     image_set = set_of(16, decodes=True)
     image_set.images = image_set.images[:4]
     batches = iter([np.arange(8)])
-    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*in read.*out of"):
+    with pytest.raises(
+        RuntimeError, match=r"(?s)^in a worker process that decodes images: IndexError: .*Traceback.*in read.*out of"
+    ):
         list(read_by_workers(image_set, batches, num_workers=1, batch_size=8))
 
 
@@ -79,7 +81,7 @@ def test_signals_meant_for_the_run_do_not_end_a_worker():
     next(read), next(read)  # both have begun
     processes = worker_processes()
     assert len(processes) == 2
-    for process, number in itertools.product(processes, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)):
+    for process, number in itertools.product(processes, STOPPING):
         os.kill(process.pid, number)
     assert len(list(read)) == 23
     assert not worker_processes()
