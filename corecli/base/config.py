@@ -162,6 +162,12 @@ def settings(config: Any) -> dict[str, Any]:
     }
 
 
+def outputs(config: Any) -> list[Path]:
+    """Return the paths that the output options give; `-` is none."""
+    found = [getattr(config, name) for name, (_, opt, _) in described(type(config)).items() if opt.role == "output"]
+    return [path for path in found if isinstance(path, Path) and path.name not in ("", "-", "..")]
+
+
 def values(config: Any) -> dict[str, Any]:
     """Return every option of a Config as a JSON value."""
     return {name: to_json(getattr(config, name)) for name in described(type(config))}

@@ -69,6 +69,12 @@ class InterruptedAfterSaving(CorecliError):
     exit_code = 75
 
 
+class BusyError(CorecliError):
+    """Another job is writing the same target; the same line works once that job has ended."""
+
+    exit_code = 75
+
+
 class ReportedElsewhere(CorecliError):
     """Another process of the run failed and reported its error; this one exits silently with the same code."""
 

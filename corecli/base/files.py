@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from corecli.base.claim import MANIFEST as MANIFEST
+from corecli.base.claim import put_file, remove_leftovers, temporary_path
 from corecli.base.errors import CannotCreateError, CorecliError, DataError, MissingInputError, StorageError
-
-MANIFEST = "manifest.json"  # written last into a directory of images: it marks the directory as complete
 
 Kind = Literal["missing", "directory", "safetensors", "torch", "npz", "tar", "json", "image", "unknown"]
 
@@ -65,19 +65,21 @@ def missing(path: object, what: str = "file", hint: str | None = None) -> Missin
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path` for writing bytes; on success sync it and rename it to `path`.
 
-    After an error an existing target is unchanged and no temporary file is left.
-    Errors: StorageError if the disk is full, CannotCreateError if the path cannot be written.
+    After an error an existing target is unchanged and no temporary file is left; those of killed processes are removed.
+    Errors: StorageError if the disk is full, CannotCreateError if the path cannot be written, or if it is a target that
+    another program has written meanwhile.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_path(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
         try:
             with open(temporary, "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            put_file(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 import typer
 
 from corecli import __version__
+from corecli.base import claim, registry
 from corecli.base import config as cfg
-from corecli.base import registry
 from corecli.base.errors import CorecliError, ReportedElsewhere, StorageError
 from corecli.base.files import unreadable
 from corecli.base.outcome import Outcome, escaped, to_json_line
@@ -163,14 +163,33 @@ def dispatch(verb: str, config: Any, argv: list[str]) -> int:
         return launch.launch(shared, argv)
     with _stdout_for_results():
         if is_alone:
-            with launch.alone(config):
+            with launch.alone(config), _claimed(verb, module, config):
                 outcome, is_main = module.run(config), True
         else:
-            with launch.joined(config) as world:
+            with launch.joined(config) as world, _claimed(verb, module, config):
+                launch.wait_for_main(world)  # which may wait for another job
                 outcome, is_main = module.run(config, world), world.is_main
     if is_main:
         _report(verb, shared, outcome)
     return 0
+
+
+def _claimed(verb: str, module: ModuleType, config: Any) -> contextlib.AbstractContextManager[None]:
+    """Return a context that locks what a verb writes: its `targets(config)`, else the values of its output options.
+
+    Only the main process locks.
+    """
+
+    def note(text: str) -> None:
+        if not config.quiet:
+            print(f"corecli {verb}: {text}", file=sys.stderr, flush=True)
+
+    from corecli.engine.environment import find_launch  # imports NumPy
+
+    if find_launch(os.environ).rank > 0:
+        return contextlib.nullcontext()
+    targets = getattr(module, "targets", cfg.outputs)
+    return claim.claimed(targets(config), note=note)
 
 
 def _report(name: str, config: Any, outcome: Outcome) -> None:

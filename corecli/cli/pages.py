@@ -27,7 +27,7 @@ _EXIT_STATUS = (
     ("69", "unavailable GPU, package or weight file"),
     ("73", "the output exists with another configuration or cannot be created"),
     ("74", "input/output error, such as a full disk"),
-    ("75", "interrupted after saving; run the same line again to resume"),
+    ("75", "interrupted after saving, or another job is writing the output; run the same line again"),
     ("78", "invalid configuration file or environment variable"),
     ("130, 143", "stopped by SIGINT or SIGTERM, with nothing saved"),
     ("141", "broken pipe"),

@@ -121,10 +121,16 @@ def check_keys(path: Path, rows: Rows, *, format: str | None = None) -> None:
 
 
 def is_written(path: Path, identity: dict[str, Any], *, force: bool) -> bool:
-    """Whether `path` holds a complete set made with the same `identity`. Errors: as `target.is_finished`."""
+    """Whether `path` holds a complete set made with the same `identity`, and every image of it.
+
+    Errors: as `target.is_finished`; DataError if files were removed or added.
+    """
     from corecli.base.target import is_finished
 
-    return is_finished(path, identity, force=force, read_record=_record)
+    if not is_finished(path, identity, force=force, read_record=_record):
+        return False
+    open_set(path)
+    return True
 
 
 def writable_formats() -> tuple[str, ...]:

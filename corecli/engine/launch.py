@@ -115,6 +115,13 @@ def joined(config: Launchable) -> Iterator[World]:
         leave(world)
 
 
+def wait_for_main(world: World) -> None:
+    """Wait until the main process has locked the targets."""
+    from corecli.engine.dist import barrier
+
+    barrier(world)
+
+
 @contextlib.contextmanager
 def alone(config: Launchable) -> Iterator[None]:
     """Run a verb in this process, without torch; running out of memory becomes a CorecliError."""

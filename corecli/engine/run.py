@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ import torch
 
 from corecli.base import checkpoint
 from corecli.base.errors import CannotCreateError, CorecliError, DataError, InterruptedAfterSaving
-from corecli.base.files import read_json, storage_errors, write_json
+from corecli.base.files import atomic_write, read_json, storage_errors, write_json
 from corecli.base.target import refuse_difference
 from corecli.engine.dist import World, any_rank, barrier
 from corecli.engine.progress import Progress
@@ -230,10 +229,8 @@ class _Log:
         kept = [line for line in lines if _step_of(line) <= first_step]
         self._path = path
         self._started = time.monotonic()
-        with storage_errors(path):
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(kept))
-            os.replace(temporary, path)
+        with atomic_write(path) as file:
+            file.write("".join(kept).encode())
 
     def append(self, record: dict[str, Any]) -> None:
         record["seconds"] = round(time.monotonic() - self._started, 3)

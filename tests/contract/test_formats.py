@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from corecli.base import registry
+from corecli.base.claim import temporary_path
 from corecli.base.errors import CannotCreateError, DataError, MissingInputError
 from corecli.data.formats.shards import ShardFolder, Statistics
 from corecli.data.imageset import (
@@ -99,10 +101,16 @@ def _sharded(folder: Path, num: int = 3) -> Path:
         write_set(shards.path(index), rows.take(part), chunks, class_names=CLASS_NAMES, header={})
         shards.finish_shard(index, statistics)
     shards.finish_shard(0, Statistics())
-    (folder / "..shards.json.0123.tmp").touch()  # of a job that was killed as it began
+    _leave_temporary(folder / "shards.json")  # of a job that was killed as it began
     shards.finish(class_names=CLASS_NAMES, header={})
     assert not list(folder.glob(".*.tmp"))
     return folder
+
+
+def _leave_temporary(path: Path) -> None:
+    """Make the temporary file of a process with an impossible number."""
+    own = temporary_path(path)
+    own.with_name(own.name.replace(str(os.getpid()), str(2**30))).touch()
 
 
 def _write_mnist(folder: Path) -> None:

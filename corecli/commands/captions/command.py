@@ -37,6 +37,11 @@ def check(config: Config) -> dict[str, Any]:
     return {"captions": num, "num_concepts": len(concepts.concepts), "out": str(_file(config) or "-")}
 
 
+def targets(config: Config) -> list[Path]:
+    """Return what a run locks: its outputs, and the file that it adds backgrounds to."""
+    return cfg.outputs(config) + [Path(config.backgrounds)] * config.ask_backgrounds
+
+
 def run(config: Config) -> Outcome:
     """Write captions. Errors: UsageError, DataError, CannotCreateError, UnavailableError, InterruptedAfterSaving."""
     out = _file(config)

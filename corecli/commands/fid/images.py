@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,13 +158,10 @@ def _load(path: Path) -> Tensors | None:
 
 
 def _keep(path: Path, tensors: Tensors, **facts: str) -> tuple[str, ...]:
-    """Write a file under a temporary name and rename it; return a note if that fails."""
-    mine = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    """Write a file of the cache; return a note if that fails."""
     try:
-        checkpoint.save(mine, tensors, kind=KIND, **facts)
-        os.replace(mine, path)
+        checkpoint.save(path, tensors, kind=KIND, **facts)
     except (CorecliError, OSError) as error:
-        mine.unlink(missing_ok=True)
         reason = error.reason if isinstance(error, CorecliError) else error.strerror
         return (f"{path.parent}: features are not cached: {reason}",)
     return ()

@@ -40,6 +40,16 @@ def check(config: Config) -> dict[str, Any]:
     return {"conditioned_on": kind, "writes": [str(one.out) for one in _sweep(config)]}
 
 
+def targets(config: Config) -> list[Path]:
+    """Return what a run locks: each set, or each requested shard, so that the jobs of an array run side by side."""
+    outs = [one.out for one in _sweep(config)]
+    cut = requested_shards(config.shards, config.shard)
+    if cut is None:
+        return outs
+    num, indices = cut
+    return [out.with_name(f"{out.name}.shard-{index}-of-{num}") for out in outs for index in indices]
+
+
 def run(config: Config, world: World) -> Outcome:
     """Sample and write the set, or one for each guidance. Errors: DataError, UsageError, CannotCreateError."""
     made = [_make(one, world) for one in _sweep(config)]

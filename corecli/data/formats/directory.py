@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from corecli.base.errors import DataError, MissingInputError
+from corecli.base.errors import DataError, MissingInputError, StorageError
 from corecli.base.files import storage_errors
 from corecli.data.decode import EXTENSIONS, encode_png
 from corecli.data.formats.parts.writing import Chunk, atomic_directory, begin_stream, check_keys
@@ -82,21 +82,25 @@ def write(
         for images in arrays:
             put(root, rows.keys[start : start + len(images)], images)
             start += len(images)
+        _refuse_lost(root, len(rows), path)
         finish(root, rows, class_names=class_names, header={**header, "image_size": [height, width]})
 
 
 def put(root: Path, keys: Sequence[str], images: np.ndarray) -> None:
-    """Write images, uint8 [n, 3, H, W], as `root/<key>.png`, each by a rename, so that existing files are complete.
-
-    Errors: CannotCreateError, StorageError.
-    """
+    """Write images, uint8 [n, 3, H, W], as `root/<key>.png`. Errors: CannotCreateError, StorageError."""
     for key, pixels in zip(keys, images, strict=True):
         target = root / f"{key}.png"
-        temporary = target.with_name(f".{target.name}.tmp")
         with storage_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(encode_png(pixels))
-            os.replace(temporary, target)
+            target.write_bytes(encode_png(pixels))
+
+
+def _refuse_lost(root: Path, num_rows: int, path: Path) -> None:
+    """Check that every row has a file. Errors: StorageError."""
+    num = sum(1 for _ in _walk(root))
+    if num != num_rows:
+        hint = "another program removed some; run the same line again"
+        raise StorageError(f"{num} of {num_rows} images are there after writing", where=path, hint=hint)
 
 
 def _by_key(names: Iterator[str], root: Path) -> dict[str, str]:

@@ -7,15 +7,14 @@ in `manifest.json`.
 
 from __future__ import annotations
 
-import os
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from corecli.base.claim import claimed, remove_leftovers
 from corecli.base.errors import CannotCreateError, DataError
 from corecli.base.files import MANIFEST, read_json, sha256_file, storage_errors, write_json
 from corecli.base.target import refuse_difference
@@ -77,7 +76,10 @@ class ShardFolder:
         if self.root.exists() and (not self.root.is_dir() or any(self.root.glob("[!.]*"))):
             hint = "--force replaces it" if is_ours else "remove it or choose another name"
             raise CannotCreateError("already exists and is something else", where=self.root, hint=hint)
-        _publish(self.root / ABOUT, identity)
+        with claimed([self.root / ABOUT], note=_ignored):  # other shards may start at the same time
+            if not claims(str(self.root)):
+                write_json(self.root / ABOUT, identity)
+        refuse_difference(self.root, read_json(self.root / ABOUT), identity)
 
     def path(self, index: int) -> Path:
         """Return the path of a shard."""
@@ -94,6 +96,8 @@ class ShardFolder:
     def finish_shard(self, index: int, statistics: Statistics, **facts: Any) -> None:
         """Write the record of a shard that is written, or that has no images and no file. Errors: StorageError."""
         path, record = self.path(index), {**statistics.to_json(), **facts}
+        for target in (path, self._sidecar(index)):
+            remove_leftovers(target, alive=True)  # of jobs on other hosts; this job holds the lock of the shard
         if statistics.num:
             record |= {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
         write_json(self._sidecar(index), record)
@@ -109,11 +113,10 @@ class ShardFolder:
 
     def finish(self, *, class_names: tuple[str, ...], header: Manifest) -> None:
         """Write the manifest of finished shards; its bytes are the same for every job. Errors: StorageError."""
-        for left in self.root.glob(f".*{ABOUT}.*"):  # files of jobs that were killed at their start
-            left.unlink(missing_ok=True)
+        remove_leftovers(self.root / ABOUT)
         entries = [self.record(i) for i in range(self.num)]
         totals = {"num": sum(entry["num"] for entry in entries), "class_names": list(class_names), "shards": entries}
-        _publish(self.root / MANIFEST, {**header, "kind": "images", "complete": True, **totals})
+        write_json(self.root / MANIFEST, {**header, "kind": "images", "complete": True, **totals})
 
     def _is_whole(self, record: Manifest) -> bool:
         path = self.root / record.get("file", "")
@@ -152,12 +155,8 @@ class Statistics:
         return {"num": self.num, "blank": self.blank, "mean": mean.round(4).tolist(), "std": std.round(4).tolist()}
 
 
-def _publish(path: Path, value: Manifest) -> None:
-    """Write JSON as `write_json` does, but with a temporary file for each of several concurrent jobs."""
-    own = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    write_json(own, value)
-    with storage_errors(path):
-        os.replace(own, path)
+def _ignored(note: str) -> None:
+    """Take no notice of a file system without locks: the line has a note on it already."""
 
 
 def _name(index: int) -> str:

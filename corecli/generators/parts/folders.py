@@ -8,13 +8,13 @@ DDIMPipeline, or as a DDPMPipeline if the variance is learned.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from corecli.base import checkpoint, registry
 from corecli.base.checkpoint import Header, Tensors
+from corecli.base.claim import put_directory, remove_leftovers, temporary_path
 from corecli.base.errors import DataError, UsageError
 from corecli.base.files import missing, storage_errors, write_json
 from corecli.diffusion import objectives, schedules
@@ -41,16 +41,16 @@ def write_folder(folder: Path, tensors: Tensors, header: Header) -> None:
         refuse_others(folder)
         if is_own(folder) and _header(folder) == header:
             return
-        temporary = folder.with_name(f".{folder.name}.tmp")
+        temporary = temporary_path(folder)
+        remove_leftovers(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             _write_parts(temporary, generator)
             rest = {n: t for n, t in tensors.items() if not n.startswith((_UNET, _STAGE))}
             checkpoint.save(temporary / OWN, rest, kind=OWN_KIND, generator=header)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(temporary, folder)
+            refuse_others(folder)  # another program may have filled it meanwhile
+            put_directory(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

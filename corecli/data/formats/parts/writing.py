@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from corecli.base.claim import put_directory, remove_leftovers, temporary_path
 from corecli.base.errors import CannotCreateError, DataError
 from corecli.base.files import MANIFEST, storage_errors, sync_directory
 from corecli.data.rows import Rows
@@ -55,23 +55,25 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
     Errors: CannotCreateError if `path` is anything but an earlier set with a manifest; StorageError.
     """
-    temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    temporary = temporary_path(path)
     with storage_errors(path):
-        if path.exists() and not (path / MANIFEST).is_file() and (not path.is_dir() or any(path.iterdir())):
-            hint = "such a path is not replaced; remove it or choose another name"
-            raise CannotCreateError("already exists and has no manifest", where=path, hint=hint)
+        _refuse_others(path)
+        remove_leftovers(path)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             yield temporary
-            if path.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                os.replace(path, old)  # a directory cannot be replaced in one step
-            os.replace(temporary, path)
+            _refuse_others(path)  # another program may have filled it meanwhile
+            put_directory(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
         sync_directory(path.parent)
+
+
+def _refuse_others(path: Path) -> None:
+    if path.exists() and not (path / MANIFEST).is_file() and (not path.is_dir() or any(path.iterdir())):
+        hint = "such a path is not replaced; remove it or choose another name"
+        raise CannotCreateError("already exists and has no manifest", where=path, hint=hint)
 
 
 def _checked(first: np.ndarray, stream: Iterator[Chunk], num: int) -> Iterator[np.ndarray]:
