@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -49,13 +50,15 @@ def claimed(targets: Iterable[Path], *, note: Callable[[str], None]) -> Iterator
 
 
 def temporary_path(path: Path, ending: str = "tmp") -> Path:
-    """Return the hidden path beside `path` that only this process writes to."""
-    return path.with_name(f".{_stem(path)}.{_HOST}-{os.getpid()}.{ending}")
+    """Return the hidden path beside `path` that only this thread writes to."""
+    thread = threading.current_thread()
+    writer = f"{os.getpid()}" if thread is threading.main_thread() else f"{os.getpid()}t{threading.get_ident()}"
+    return path.with_name(f".{_stem(path)}.{_HOST}-{writer}.{ending}")
 
 
 def remove_leftovers(path: Path, *, alive: bool = False) -> None:
     """Remove the temporary files of `path` from processes of this host that have died; with `alive`, from any."""
-    pattern = re.compile(rf"\.{re.escape(_stem(path))}\.([A-Za-z0-9-]*)-(\d+)\.(tmp|old)")
+    pattern = re.compile(rf"\.{re.escape(_stem(path))}\.([A-Za-z0-9-]*)-(\d+)(t\d+)?\.(tmp|old)")
     with suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
             found = pattern.fullmatch(entry.name) if entry.name.startswith(".") else None
