@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import inspect
 import json
+import math
 import os
 import tomllib
 import types
@@ -25,6 +26,8 @@ from corecli.base.files import missing
 Role = Literal["setting", "input", "output", "runtime"]
 Preset = Mapping[str, Any]
 C = TypeVar("C")
+_INT64 = 2**63
+_LONGEST_SHOWN = 60  # characters of a bad value in an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,12 +309,21 @@ def _parse(value: Any, kind: type[Any], error: type[Any], where: str) -> Any:
         if str(value).lower() in words:
             return words[str(value).lower()]
         raise error(f"{value!r} is not true or false", where=where)
-    if isinstance(value, bool) or (kind is int and isinstance(value, float) and value != int(value)):
+    if isinstance(value, bool) or (kind is int and isinstance(value, float) and not value.is_integer()):
         raise error(f"{value!r} is not a valid {kind.__name__}", where=where)
     try:
-        return kind(value)
-    except (TypeError, ValueError) as cause:
-        raise error(f"{value!r} is not a valid {kind.__name__}", where=where) from cause
+        parsed = kind(value)
+    except (TypeError, ValueError, OverflowError) as cause:
+        raise error(f"{_shortened(repr(value))} is not a valid {kind.__name__}", where=where) from cause
+    if kind is float and not math.isfinite(parsed):  # NaN would pass every bound
+        raise error(f"{parsed} is not a finite number", where=where)
+    if kind is int and not -_INT64 <= parsed < _INT64:
+        raise error(f"{_shortened(str(value))} does not fit into 64 bits", where=where)
+    return parsed
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _check(value: Any, opt: Option, name: str, error: type[Any], where: str) -> Any:

@@ -149,14 +149,16 @@ def dispatch(verb: str, config: Any, argv: list[str]) -> int:
     """Check the options of a verb, then run it: in this process, among the processes of this run, or in new ones."""
     module = command_of(verb)
     shared = config if isinstance(config, cfg.Common) else cfg.Common()
+    from corecli.engine import launch  # imports NumPy, which help does not need
+
+    if shared.nproc != "auto":
+        launch.num_processes(shared)
     with _stdout_for_results():
         plan = module.check(config)
     if shared.dry_run:
         _print(_dry(verb, config, plan), as_json=shared.json)
         return 0
     is_alone = getattr(module, "IS_ALONE", False)  # such a verb runs in one process and imports torch only where needed
-    from corecli.engine import launch  # imports NumPy, which help does not need
-
     with _stdout_for_results():
         needs_processes = not is_alone and launch.needed(shared)
     if needs_processes:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from corecli.engine.dist import World
 
 _LOST_RANK_DELAY_SEC = 1.0  # time for the launcher to see first which process died
+_MOST_PER_CORE = 4
 _OUT_OF_MEMORY = (  # messages of RuntimeErrors from the CPU allocator, CUDA and the libraries of CUDA
     "can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED",
 )  # fmt: skip
@@ -61,9 +62,13 @@ def num_processes(config: Launchable) -> int:
         import torch
 
         return max(1, torch.cuda.device_count()) if config.device != "cpu" else 1
-    if not config.nproc.isdigit() or int(config.nproc) < 1:
+    if re.fullmatch("[0-9]{1,9}", config.nproc) is None or int(config.nproc) < 1:
         raise UsageError(f"--nproc {config.nproc!r} is neither a number nor auto")
-    return int(config.nproc)
+    num, most = int(config.nproc), _MOST_PER_CORE * _num_cores()
+    if num > most:
+        reason = f"--nproc {num} is more than {_MOST_PER_CORE} processes for each of the {_num_cores()} cores"
+        raise UsageError(reason, hint=f"use at most {most}")
+    return num
 
 
 def launch(config: Launchable, argv: list[str]) -> int:
@@ -154,6 +159,8 @@ def _torchrun_arguments(config: Launchable, argv: list[str]) -> argparse.Namespa
     if config.nnodes != "1":
         if config.rdzv_endpoint is None:
             raise UsageError("--nnodes needs --rdzv-endpoint HOST:PORT")
+        if re.fullmatch("[0-9]{1,6}(:[0-9]{1,6})?", config.nnodes) is None:
+            raise UsageError(f"--nnodes {config.nnodes!r} is neither a number nor MIN:MAX")
         where = [f"--nnodes={config.nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.rdzv_endpoint}"]
     # The stop signals are forwarded here: torchrun would set a deadline and exit with a code of its own.
     options = [f"--nproc-per-node={processes}", "--signals-to-handle=SIGQUIT"]

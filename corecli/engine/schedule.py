@@ -24,6 +24,8 @@ _UNITS = {
 _SCALES = {"": 1, "k": 1_000, "m": 1_000_000}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([km]?)\s*([a-z]*)\s*", re.IGNORECASE)
 
+_LONGEST = 1e15
+
 
 @dataclass(frozen=True, kw_only=True)
 class Duration:
@@ -74,6 +76,8 @@ def parse_duration(text: str) -> Duration:
     if match is None or match.group(3).lower() not in names:
         raise UsageError(f"{text!r} is not a length of training", hint="write 500, 10ep or 100k images")
     value = float(match.group(1)) * _SCALES[match.group(2).lower()]
+    if value > _LONGEST:
+        raise UsageError(f"{text[:40]!r} is too long", hint="no training takes more than 10^15 steps, epochs or images")
     unit = names[match.group(3).lower()]
     if unit == "steps" and not value.is_integer():
         raise UsageError(f"{text!r} is not a whole number of steps")

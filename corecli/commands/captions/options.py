@@ -150,9 +150,11 @@ class Config(Common):
     key_env: str = option(
         "OPENAI_API_KEY", help="environment variable with the API key of the server", role="runtime", metavar="NAME"
     )
-    concurrency: int = option(16, help="number of concurrent requests to the server", role="runtime", minimum=1)
+    concurrency: int = option(
+        16, help="number of concurrent requests to the server", role="runtime", minimum=1, maximum=1024
+    )
     timeout_sec: float = option(
-        120.0, help="seconds to wait for an answer from the server", role="runtime", minimum=0.01
+        120.0, help="seconds to wait for an answer from the server", role="runtime", minimum=0.01, maximum=86400
     )
     tries: int = option(
         6, help="attempts per request to the server, with growing waits between them", role="runtime", minimum=1

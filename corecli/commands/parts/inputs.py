@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from corecli.data.imageset import ImageSet
     from corecli.data.loader import Workers
 
+_MOST_WORKERS = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReadsImages(Common):
@@ -106,14 +108,16 @@ def num_workers(text: str) -> Workers:
     """Return --workers as a number, or "auto". Errors: UsageError."""
     if text == "auto":
         return "auto"
-    if not text.isdigit():
+    if re.fullmatch("[0-9]{1,9}", text) is None:
         raise UsageError(f"--workers {text!r} is neither a number nor auto")
+    if int(text) > _MOST_WORKERS:
+        raise UsageError(f"--workers {text} is above {_MOST_WORKERS}")
     return int(text)
 
 
 def shard(text: str) -> tuple[int, int]:
     """Return --shard I/N as (I, N) with 0 <= I < N. Errors: UsageError."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    found = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
     if found is None or int(found[1]) >= int(found[2]):
         raise UsageError(f"--shard {text!r} is not I/N with I below N", hint="the shards of 16 are 0/16 to 15/16")
     return int(found[1]), int(found[2])

@@ -104,7 +104,7 @@ def _selected(text: str | None, num_rows: int) -> np.ndarray:
             chosen = everything[slice(*(int(part) if part else None for part in text.split(":")))]
         else:
             chosen = everything[[int(part) for part in text.split(",")]]
-    except (ValueError, IndexError, TypeError) as error:
+    except (ValueError, IndexError, TypeError, OverflowError) as error:
         raise UsageError(f"--rows {text!r} selects no rows of {num_rows}", hint="use 0:100, ::10 or 0,5,9") from error
     if not len(chosen):
         raise UsageError(f"--rows {text!r} selects no rows of {num_rows}", hint="use 0:100, ::10 or 0,5,9")

@@ -51,6 +51,7 @@ def draw_neighbors(
 
     images, table = data
     others, other_table = reference or data
+    _refuse_other_size(images, others)
     queries = evenly(len(images.rows), rows)
     own = reference is None
     k = min(columns - 1, len(others.rows) - int(own))
@@ -152,6 +153,8 @@ def keep_mass(attention: torch.Tensor, mass: float) -> torch.Tensor:
 
 def _by_group(data: ImageSet, real: ImageSet | None, *, columns: int, rows: int) -> tuple[np.ndarray, int]:
     """Return the images of evenly chosen groups, one column each, real images on top; and the number of columns."""
+    if real is not None:
+        _refuse_other_size(data, real)
     members: dict[str, list[int]] = {}
     for row, group in enumerate(data.rows.groups):
         members.setdefault(group, []).append(row)
@@ -165,6 +168,13 @@ def _by_group(data: ImageSet, real: ImageSet | None, *, columns: int, rows: int)
     if real is not None:
         lines.insert(0, real.read_array(np.array([sources[g] for g in chosen])))
     return np.concatenate(lines), len(chosen)
+
+
+def _refuse_other_size(data: ImageSet, real: ImageSet) -> None:
+    (height, width), (real_height, real_width) = data.image_size, real.image_size
+    if (height, width) != (real_height, real_width):
+        reason = f"images of {width} x {height} cannot be drawn beside real ones of {real_width} x {real_height}"
+        raise DataError(reason, hint="--image-size N resizes and crops all to N x N")
 
 
 def _nearest(

@@ -223,6 +223,9 @@ def _partnered(whole: MixtureSet, mixture: Mixture, path: Path) -> MixtureSet:
         reason = f"{int(lonely.sum())} real images have no synthetic partner: {first}"
         raise DataError(reason, where=path, hint='make them with sample, or set "missing" to drop or self')
     kept = np.flatnonzero(~lonely)
+    if lonely[whole.slots].all():
+        reason = "no real image has a synthetic partner, so that an epoch has no images"
+        raise DataError(reason, where=path, hint="add their synthetic images, or set missing to self")
     new_row = np.cumsum(~lonely) - 1
     shown = ~lonely[whole.slots]
     ends = np.cumsum([0, *whole.segments])
