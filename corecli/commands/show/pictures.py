@@ -153,8 +153,6 @@ def keep_mass(attention: torch.Tensor, mass: float) -> torch.Tensor:
 
 def _by_group(data: ImageSet, real: ImageSet | None, *, columns: int, rows: int) -> tuple[np.ndarray, int]:
     """Return the images of evenly chosen groups, one column each, real images on top; and the number of columns."""
-    if real is not None:
-        _refuse_other_size(data, real)
     members: dict[str, list[int]] = {}
     for row, group in enumerate(data.rows.groups):
         members.setdefault(group, []).append(row)
@@ -162,6 +160,8 @@ def _by_group(data: ImageSet, real: ImageSet | None, *, columns: int, rows: int)
     groups = [g for g in members if real is None or g in sources]
     if not groups:
         raise DataError("no image has the key of a group", hint="use the images that the set was made from")
+    if real is not None:
+        _refuse_other_size(data, real)
     chosen = [groups[i] for i in evenly(len(groups), columns)]
     height = min(rows - int(real is not None), *(len(members[g]) for g in chosen))
     lines = [data.read_array(np.array([members[g][i] for g in chosen])) for i in range(height)]
