@@ -45,6 +45,7 @@ class LanguageServer:
         self.headers: list[dict[str, str]] = []
         self.tries: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
+        self.elsewhere, self.poured = "", 0
         self.late_sec, self.dies_after = 1.0, float("inf")
         self._lock = threading.Lock()
         self._http = _Http(("127.0.0.1", 0), _Handler)
@@ -105,6 +106,21 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(401, b'{"error": {"message": "no such key"}}')
         elif fault == "lost":
             self._send(404, b"nothing here")
+        elif fault == "drips":
+            self._drip(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b" ")
+        elif fault == "drips headers":
+            self._drip(b"HTTP/1.1 200 OK\r\n", b"X-Slow: y\r\n")
+        elif fault == "huge":
+            self._send(200, b"", {"Content-Length": str(6 << 30)})
+            self._pour()
+        elif fault == "echo":
+            message = f"Incorrect API key: {self.headers['Authorization'].upper()}"
+            self._send(401, json.dumps({"error": {"message": "x" * 125 + message}}).encode())
+        elif fault == "echo as status":
+            self.wfile.write(self.headers["Authorization"].encode() + b"\r\n\r\n")
+            self.close_connection = True
+        elif fault == "redirect":
+            self._send(307, b"", {"Location": owner.elsewhere})
         elif fault == "garbage":
             self._send(200, b'{"choices": [{"te')
         else:
@@ -119,6 +135,22 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
+
+    def _drip(self, first: bytes, drop: bytes) -> None:
+        """Send a drop every 0.05 seconds, for at most ten seconds."""
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.wfile.write(first)
+            for _ in range(200):
+                self.wfile.write(drop)
+                time.sleep(0.05)
+
+    def _pour(self) -> None:
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            for _ in range(6 << 10):
+                self.wfile.write(b" " * (1 << 20))
+                self.server.owner.poured += 1
 
     def log_message(self, *_: Any) -> None:
         """Nothing."""

@@ -1,19 +1,26 @@
-"""Sends concurrent requests to a server with OpenAI's API, such as vLLM."""
+"""Sends concurrent requests to a server with OpenAI's API, such as vLLM.
+
+A request has a total time, an answer a largest size. Redirects are refused, and neither the key nor a password in the
+URL is ever printed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import http.client
 import json
 import os
 import queue
+import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from corecli.base.errors import CorecliError, UnavailableError, UsageError
+from corecli.base.errors import UnavailableError, UsageError
 from corecli.base.rng import derive
 from corecli.captions.parts.backend import Answer, Request, Settings
 from corecli.captions.parts.openai import answer_of, body
@@ -22,14 +29,33 @@ NEEDS_MODEL = True
 USES = ("extensions", "url", "key_env", "concurrency", "timeout_sec", "tries")
 _FIRST_WAIT_SEC, _LONGEST_WAIT_SEC = 0.5, 60.0
 _TEMPORARY = (408, 409, 425, 429)  # as are all from 500 on: another try may succeed
+_LARGEST_BYTES = 16 << 20  # of a response; an answer has a few kilobytes
+_LONGEST_REASON = 160  # characters
 _PATHS = {"completions": "/completions", "chat": "/chat/completions"}
 
 
 def check(settings: Settings) -> None:
-    """Check the URL, such as http://localhost:8000/v1. Errors: UsageError."""
-    place = urlsplit(settings.url)
-    if place.scheme not in ("http", "https") or not place.hostname:
-        raise UsageError("not the URL of a server", where=settings.url, hint="write http://localhost:8000/v1")
+    """Check the URL, such as http://localhost:8000/v1, and the key. Errors: UsageError."""
+    try:
+        place = urlsplit(settings.url)
+        http.client.HTTPConnection(place.hostname or "", place.port)
+        is_server = place.scheme in ("http", "https") and bool(place.hostname) and place.port != 0
+        is_server = is_server and re.fullmatch("[!-~]*", place.path) is not None
+    except (ValueError, http.client.HTTPException):  # a port above 65535, half an IPv6 address, control characters
+        is_server = False
+    if not is_server:
+        raise UsageError("not the URL of a server", where=shown(settings.url), hint="write http://localhost:8000/v1")
+    if re.fullmatch("[!-~]*", _key(settings)) is None:
+        raise UsageError(f"the key in {settings.key_env} has characters that no header can hold")
+
+
+def shown(url: str) -> str:
+    """Return a URL without user, password, query and fragment."""
+    return re.sub(r"^([^/]*//)?[^/?#]*@", r"\1", url).partition("?")[0].partition("#")[0]
+
+
+def _key(settings: Settings) -> str:
+    return os.environ.get(settings.key_env, "").strip()
 
 
 def open_backend(settings: Settings) -> Server:
@@ -44,7 +70,8 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._place = urlsplit(settings.url)
-        self._key = os.environ.get(settings.key_env)
+        self._key = _key(settings)
+        self._secrets = [word for word in (self._key, self._place.password, self._place.username) if word]
 
     def answers(self, requests: Iterator[Request]) -> Iterator[tuple[Request, Answer]]:
         """Yield answers as they arrive. Errors: UnavailableError if a request fails in every try or is refused."""
@@ -82,13 +109,13 @@ class Server:
         try:
             while (request := todo.get()) is not None and not stop.is_set():
                 try:
-                    done.put((request, self._ask(connection, request, stop)))
+                    done.put((request, self._answer(connection, request, stop)))
                 except BaseException as error:  # noqa: BLE001, raised by the thread that waits for answers
                     done.put(error)
         finally:
             connection.close()
 
-    def _ask(self, connection: http.client.HTTPConnection, request: Request, stop: threading.Event) -> Answer:
+    def _answer(self, connection: http.client.HTTPConnection, request: Request, stop: threading.Event) -> Answer:
         """Try until there is an answer. Errors: UnavailableError."""
         failure = _Failure("no try was made")
         for number in range(self._settings.tries):
@@ -96,40 +123,87 @@ class Server:
                 return self._try(connection, request)
             except _Failure as error:
                 failure = error
-            except (OSError, http.client.HTTPException) as error:
-                failure = _Failure(_reason(error))
+            except (OSError, http.client.HTTPException, UnicodeError) as error:
+                failure = _Failure(self._plain(_reason(error)))
             connection.close()
             if not failure.is_temporary or stop.is_set():
                 break
             if number + 1 < self._settings.tries:
                 stop.wait(max(self._back_off(request, number), failure.wait_sec))
         tries = f" in {self._settings.tries} tries" if failure.is_temporary else ""
-        raise UnavailableError(f"no answer{tries}: {failure}", where=self._settings.url)
+        raise UnavailableError(f"no answer{tries}: {failure}", where=shown(self._settings.url))
 
     def _try(self, connection: http.client.HTTPConnection, request: Request) -> Answer:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         path = self._place.path.rstrip("/") + _PATHS[self._settings.api]
-        connection.request("POST", path, json.dumps(body(request, self._settings)).encode(), headers)
-        response = connection.getresponse()
-        content = response.read()
+        with _Deadline(connection, self._settings.timeout_sec) as deadline:
+            connection.request("POST", path, json.dumps(body(request, self._settings)).encode(), headers)
+            deadline.watch(connection.sock)
+            response = connection.getresponse()
+            content = response.read(_LARGEST_BYTES + 1)
+        if len(content) > _LARGEST_BYTES:
+            raise _Failure(f"the response is larger than {_LARGEST_BYTES >> 20} MB", is_temporary=False)
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        if 300 <= response.status < 400:
+            raise _Failure(f"HTTP {response.status} redirects elsewhere; give the final URL", is_temporary=False)
         if response.status != 200:
             is_temporary = response.status in _TEMPORARY or response.status >= 500
             wait = _wait_sec(response.headers.get("Retry-After"))
-            raise _Failure(f"HTTP {response.status}{_message(content)}", is_temporary=is_temporary, wait_sec=wait)
+            message = self._plain(_message(content))
+            reason = f"HTTP {response.status}{message and f': {message}'}"
+            raise _Failure(reason, is_temporary=is_temporary, wait_sec=wait)
         try:
             answer = answer_of(json.loads(content))
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if answer is None:
             raise _Failure("the response holds no text")
         return answer
 
+    def _plain(self, text: str) -> str:
+        """Return the beginning of a text from the server on one line, with secrets hidden, in any case of letters."""
+        for secret in self._secrets:
+            text = re.sub(re.escape(secret), "***", text, flags=re.IGNORECASE)
+        return " ".join(text.split())[:_LONGEST_REASON]
+
     def _back_off(self, request: Request, number: int) -> float:
         """Return the seconds before the next try: doubled with every try, times a random factor in [.5, 1.5)."""
         spread = derive(self._settings.seed, "back-off", request.index, request.attempt, number) / 2**63
         return min(_FIRST_WAIT_SEC * 2**number, _LONGEST_WAIT_SEC) * (0.5 + spread)
+
+
+class _Deadline:
+    """A context that ends with TimeoutError when it takes longer, even if the server sends a byte now and then."""
+
+    def __init__(self, connection: http.client.HTTPConnection, seconds: float) -> None:
+        self._connection, self._sock, self._has_passed = connection, None, False
+        self._timer = threading.Timer(seconds, self._pass)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._has_passed:
+            raise TimeoutError
+
+    def watch(self, sock: Any) -> None:
+        """Keep the socket: the connection forgets it while a response is read that the server ends by closing."""
+        self._sock = sock
+        if self._has_passed:
+            raise TimeoutError
+
+    def _pass(self) -> None:
+        self._has_passed = True
+        sock = self._sock or self._connection.sock
+        with contextlib.suppress(OSError):
+            if sock is not None:
+                sock.shutdown(socket.SHUT_RDWR)  # the thread that reads from it wakes up
 
 
 class _Failure(Exception):
@@ -143,7 +217,7 @@ class _Failure(Exception):
 def _got(done: queue.SimpleQueue[tuple[Request, Answer] | BaseException]) -> tuple[Request, Answer]:
     got = done.get()
     if isinstance(got, BaseException):
-        raise got if isinstance(got, CorecliError) else RuntimeError("a thread of the server backend failed") from got
+        raise got
     return got
 
 
@@ -162,15 +236,15 @@ def _wait_sec(retry_after: str | None) -> float:
 
 
 def _message(response: bytes) -> str:
-    """Return the first words of a server's error message."""
+    """Return the error message in a response, or the response as text."""
     text = response.decode(errors="replace")
     try:
         content = json.loads(text)
         error = content.get("error", content)
         text = error.get("message", text) if isinstance(error, dict) else str(error)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         pass
-    return f": {' '.join(str(text).split())[:160]}" if text.strip() else ""
+    return str(text)
 
 
 def _reason(error: Exception) -> str:

@@ -212,6 +212,68 @@ def test_a_server_is_given_the_time_it_asks_for(monkeypatch: pytest.MonkeyPatch)
     assert [server_module._wait_sec(header) for header in ("3600", "soon", None)] == [60, 0, 0]
 
 
+# Servers that are not to be trusted
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999/v1", "http://[::1/v1", "http://a b/v1", "http://h:0/v1"])
+def test_malformed_urls_are_refused(run: Run, url: str) -> None:
+    ran = run("captions", "--backend", "server", "--model", "m", "--num", "1", "--url", url, "--out", "o")
+    refused(ran, "captions", 2, f"{url}: not the URL of a server (write http://localhost:8000/v1)")
+
+
+@pytest.mark.parametrize("fault", ["drips", "drips headers"])
+def test_a_dripping_server_runs_out_of_time(run: Run, fault: str) -> None:
+    with LanguageServer(lambda body, number: fault) as server:
+        started = time.monotonic()
+        ran = run(*line(server, "--num", "1", "--tries", "1", "--timeout-sec", "0.5", "--out", "o"))
+        assert time.monotonic() - started < 6
+    refused(ran, "captions", 69, f"{server.url}: no answer in 1 tries: timed out")
+
+
+def test_a_huge_response_is_not_read_whole(run: Run) -> None:
+    with LanguageServer(lambda body, number: "huge") as server:
+        ran = run(*line(server, "--num", "1", "--out", "o"))
+    refused(ran, "captions", 69, "no answer: the response is larger than 16 MB")
+    assert server.poured < 64
+
+
+@pytest.mark.parametrize("fault", ["echo", "echo as status"])
+def test_a_key_that_the_server_echoes_is_not_printed(run: Run, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-Secret+123\n")
+    with LanguageServer(lambda body, number: fault) as server:
+        url = server.url.replace("//", "//someone:pass-word@")
+        ran = run(*line(server, "--num", "1", "--tries", "1", "--url", url, "--out", "o"))
+    assert server.headers[0]["Authorization"] == "Bearer sk-Secret+123"
+    refused(ran, "captions", 69, f"error: {server.url}: no answer", "***")
+    for secret in ("sk-s", "pass-word", "someone"):
+        assert secret not in ran.err.lower()
+
+
+def test_a_key_that_no_header_holds_is_refused_without_printing_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-one\nsk-two")
+    ran = run("captions", "--backend", "server", "--model", "m", "--num", "1", "--out", "o")
+    refused(ran, "captions", 2, "the key in OPENAI_API_KEY has characters that no header can hold")
+    assert "sk-" not in ran.err
+
+
+def test_redirects_are_refused(run: Run) -> None:
+    with LanguageServer() as other, LanguageServer(lambda body, number: "redirect") as server:
+        server.elsewhere = f"{other.url}/completions"
+        ran = run(*line(server, "--num", "1", "--out", "o"))
+    refused(ran, "captions", 69, "no answer: HTTP 307 redirects elsewhere; give the final URL")
+    assert (other.headers, len(server.headers)) == ([], 1)
+
+
+def test_connection_errors_name_the_url_without_user(run: Run) -> None:
+    url = "http://someone:pass-word@127.0.0.1:1/v1?token=abc"
+    ran = run(
+        "captions", "--backend", "server", "--model", "m", "--num", "1", "--tries", "1", "--url", url, "--out", "o"
+    )
+    refused(ran, "captions", 69, "error: http://127.0.0.1:1/v1: no answer in 1 tries: connection refused")
+    assert "pass-word" not in ran.err
+    assert "abc" not in ran.err
+
+
 # Kills
 
 
