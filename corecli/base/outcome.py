@@ -46,8 +46,16 @@ def _is_control(character: str) -> bool:
 
 
 def to_json_line(record: dict[str, Any]) -> str:
-    """Return a record as JSON on one line; floats have full precision, NaN and infinity become null."""
-    return json.dumps(_finite(record), ensure_ascii=False)
+    """Return a record as JSON on one line; floats have full precision, NaN and infinity become null.
+
+    File names that are not UTF-8 have escapes.
+    """
+    line = json.dumps(_finite(record), ensure_ascii=False)
+    return line if _is_utf8(line) else json.dumps(_finite(record))
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _finite(value: Any) -> Any:

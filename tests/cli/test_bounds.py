@@ -104,3 +104,10 @@ def test_errors_and_notes_are_escaped(run: Run) -> None:
     ran = run("inflate", "--real", "s", "--out", "m.json", "--on-bad", "skip")
     assert (ran.code, "\x1b" in ran.err) == (0, False)
     assert "a\\x1b[31m.png" in ran.err
+
+
+def test_results_name_files_that_are_not_utf8(run: Run) -> None:
+    image_at(Path("s/k/0.png"), 8)
+    line = ["show", "s", "--out", "t\udcff.png"]
+    assert run(*line).out == "t\\udcff.png\n"
+    assert run(*line, "--json").out == '{"path": "t\\udcff.png"}\n'
