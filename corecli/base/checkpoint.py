@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from corecli import __version__
+from corecli.base.archives import open_zip
+from corecli.base.documents import MAX_DEPTH, check, loads
 from corecli.base.errors import DataError
-from corecli.base.files import ZIP_ERRORS, atomic_write, missing, sniff
+from corecli.base.files import atomic_write, missing, sniff
+from corecli.base.schemas import HEADER, HEADERS, SAFETENSORS
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +91,7 @@ def require_header(path: Path, *, kind: str | None = None) -> Header:
     if header["format"] > FORMAT_VERSION:
         hint = "upgrade corecli to read it"
         raise DataError(f"format {header['format']} is newer than {FORMAT_VERSION}", where=path, hint=hint)
-    return header
+    return check(header, HEADERS.get(header["kind"], {}), where=path)
 
 
 def load_tensors(path: Path) -> Tensors:
@@ -116,7 +119,7 @@ def read_header(path: Path) -> Header | None:
     if found == "torch":
         return _parsed(_torch_header(path), path)
     if found == "safetensors":
-        return _parsed(read_safetensors_index(path).get("__metadata__", {}).get(HEADER_KEY), path)
+        return _parsed((read_safetensors_index(path).get("__metadata__") or {}).get(HEADER_KEY), path)
     if found == "directory":
         return None
     raise DataError("neither a safetensors nor a torch file", where=path, hint="or the file is truncated")
@@ -138,10 +141,10 @@ def read_safetensors_index(path: Path) -> dict[str, Any]:
     try:
         if len(text) != size:
             raise ValueError("the header is cut off")
-        index = json.loads(text)
-        end = max((v["data_offsets"][1] for k, v in index.items() if k != "__metadata__"), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        index = check(loads(text), SAFETENSORS, where=path)
+    except ValueError as error:
         raise DataError(f"not a readable safetensors file: {error}", where=path) from error
+    end = max((entry["data_offsets"][1] for name, entry in index.items() if name != "__metadata__"), default=0)
     if Path(path).stat().st_size != 8 + size + end:
         raise DataError("truncated safetensors file", where=path, hint="make or copy it again")
     return index
@@ -164,21 +167,18 @@ def _parsed(text: str | bytes | None, path: Path) -> Header | None:
     if not text:
         return None
     try:
-        header = json.loads(text)
-        if not all(isinstance(header[n], t) for n, t in (("kind", str), ("format", int), ("fingerprint", str))):
-            raise ValueError("a field has another type")
-    except (ValueError, TypeError, KeyError) as error:
+        header = loads(text)
+    except ValueError as error:
         raise DataError(f"damaged corecli header: {error}", where=path, hint="make or copy the file again") from error
-    return header
+    return check(header, HEADER, where=path)
 
 
 def _torch_header(path: Path) -> bytes | None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [n for n in archive.namelist() if n.endswith(f"/{HEADER_KEY}.json")]
-            return archive.read(names[0]) if names else None
-    except ZIP_ERRORS as error:
-        raise DataError(f"damaged torch file: {error}", where=path, hint="make or copy it again") from error
+    with open_zip(path) as archive:
+        members = [info for info in archive.infolist() if info.filename.endswith(f"/{HEADER_KEY}.json")]
+        if members and members[0].file_size > _MAX_HEADER_BYTES:
+            raise DataError("the header is too large", where=path)
+        return archive.read(members[0]) if members else None
 
 
 def _torch_bytes(tensors: Tensors, header: str) -> bytes:
@@ -206,6 +206,9 @@ def _load_torch(path: Path) -> Tensors:
 
     import torch
 
+    if sniff(path) == "torch":
+        with open_zip(path):  # refuses members that expand too far
+            pass
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # torch's advice; the error below says it in one line
@@ -229,14 +232,14 @@ def _why_unsafe(error: Exception) -> tuple[str, str]:
     return reason[:160], "make or copy it again"
 
 
-def _flatten(value: Any, prefix: str = "") -> Tensors:
+def _flatten(value: Any, prefix: str = "", depth: int = 0) -> Tensors:
     import torch
 
     if isinstance(value, torch.Tensor):
         return {prefix.rstrip("."): value}
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or depth > MAX_DEPTH:  # a dictionary that holds itself, too
         return {}
     found: Tensors = {}
     for name, item in value.items():
-        found.update(_flatten(item, f"{prefix}{name}."))
+        found.update(_flatten(item, f"{prefix}{name}.", depth + 1))
     return found

@@ -9,10 +9,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-import json
 import math
 import os
-import tomllib
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -20,14 +18,15 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from corecli.base.documents import loads, loads_toml, read_bytes
 from corecli.base.errors import ConfigError, UsageError, unknown_name
-from corecli.base.files import missing
 
 Role = Literal["setting", "input", "output", "runtime"]
 Preset = Mapping[str, Any]
 C = TypeVar("C")
 _INT64 = 2**63
 _LONGEST_SHOWN = 60  # characters of a bad value in an error
+_MAX_FILE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,11 +269,9 @@ def _from_environment(options: Mapping[str, Any], environment: Mapping[str, str]
 def _from_file(path: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
     if path is None:
         return {}
-    if not path.exists():
-        raise missing(path)
     try:
-        text = path.read_text()
-        content = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+        text = read_bytes(path, max_bytes=_MAX_FILE_BYTES).decode()
+        content = loads(text) if text.lstrip().startswith("{") else loads_toml(text)
     except ValueError as error:
         raise ConfigError(f"neither JSON nor TOML: {error}", where=path) from error
     found = {}
@@ -283,6 +280,8 @@ def _from_file(path: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
         if name not in options:
             near = difflib.get_close_matches(name, options, n=1)
             raise ConfigError(f"unknown key {key!r}", where=path, hint=f"did you mean {near[0]!r}?" if near else None)
+        if isinstance(value, dict):
+            raise ConfigError("expected a value, found a table", where=f"{path}: {key}")
         found[name] = _convert(name, value, options[name], ConfigError, f"{path}: {key}")
     return found
 

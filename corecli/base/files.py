@@ -12,7 +12,6 @@ import json
 import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +22,6 @@ from corecli.base.claim import put_file, remove_leftovers, temporary_path
 from corecli.base.errors import CannotCreateError, CorecliError, DataError, MissingInputError, StorageError
 
 Kind = Literal["missing", "directory", "safetensors", "torch", "npz", "tar", "json", "image", "unknown"]
-
-# The exceptions that zipfile, zlib and numpy raise for damaged archives.
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, KeyError, EOFError, OverflowError, RuntimeError)
 
 _IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
 
@@ -101,14 +97,12 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file. Errors: MissingInputError, DataError."""
-    try:
-        return json.loads(Path(path).read_bytes())
-    except FileNotFoundError as error:
-        raise missing(path) from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"not a readable JSON file: {error}", where=path) from error
+def require_regular(path: Path) -> None:
+    """Check that a path is a file, not a directory, a pipe or a device. Errors: MissingInputError, DataError."""
+    if not Path(path).exists():
+        raise missing(path)
+    if not Path(path).is_file():
+        raise DataError("not a regular file", where=path, hint="save the content in a file")
 
 
 def sniff(path: Path) -> Kind:
@@ -141,7 +135,7 @@ def first_bytes(path: Path | str, num: int = 16) -> bytes:
 def _sniff_zip(path: Path) -> Kind:
     try:
         names = zipfile.ZipFile(path).namelist()
-    except ZIP_ERRORS:
+    except (zipfile.BadZipFile, struct.error, ValueError, EOFError, OverflowError, RuntimeError):
         return "unknown"
     if any(name.endswith("/data.pkl") for name in names):
         return "torch"

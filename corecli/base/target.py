@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from corecli.base.checkpoint import read_header
+from corecli.base.documents import read_json
 from corecli.base.errors import CannotCreateError, DataError
-from corecli.base.files import MANIFEST, read_json, sniff
+from corecli.base.files import MANIFEST, sniff
 
 Record = dict[str, Any]
 _MAX_FIELDS = 8  # shown in an error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from corecli.base.documents import loads
 from corecli.base.errors import DataError
 
 _KEYS = ("auto_map", "custom_pipeline", "custom_pipelines")
@@ -38,8 +38,8 @@ def refuse_code(folder: Path) -> None:
 def _read(path: Path) -> Any:
     """Return the content of a configuration; None if it is damaged, which the library that loads it reports."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return loads(path.read_bytes()) if path.is_file() else None
+    except (OSError, ValueError):
         return None
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from corecli.base.documents import loads, read_bytes
 from corecli.base.errors import DataError
-from corecli.base.files import atomic_write, missing
+from corecli.base.files import atomic_write
 from corecli.captions.parts.backend import Answer, Request, RequestsWritten, Settings
 from corecli.captions.parts.openai import answer_of, body
 
@@ -71,13 +72,11 @@ class Batch:
 
     def _read(self, path: Path) -> None:
         """Keep the answers in a file; requests that failed stay unanswered."""
-        if not path.is_file():
-            raise missing(path)
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        for number, line in enumerate(read_bytes(path).splitlines(), start=1):
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
+                record = loads(line)
                 name = _ID.fullmatch(record["custom_id"])
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(f"line {number} is not an answer of a batch", where=path) from error

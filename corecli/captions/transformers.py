@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from corecli.base.documents import read_json
 from corecli.base.errors import WHOLE_FOLDER, DataError, UnavailableError
-from corecli.base.files import read_json
+from corecli.base.schemas import WEIGHT_MAP
 from corecli.base.silence import silence
 from corecli.base.untrusted import refuse_code
 from corecli.captions.parts.backend import STOP, Answer, Request, Settings
@@ -44,8 +45,7 @@ def check_folder(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     wanted = {"model.safetensors"}
     if index.is_file():
-        content = read_json(index)
-        wanted = set(content.get("weight_map", {}).values()) if isinstance(content, dict) else wanted
+        wanted = set(read_json(index, WEIGHT_MAP).get("weight_map", {}).values())
     for name in sorted(wanted):
         if not (folder / name).is_file():
             raise DataError(f"the weights {name} are missing", where=folder, hint=WHOLE_FOLDER)

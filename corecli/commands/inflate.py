@@ -23,11 +23,12 @@ from corecli.base import config as cfg
 from corecli.base.config import Common, Preset, option
 from corecli.base.errors import UsageError
 from corecli.base.outcome import Outcome
+from corecli.base.schemas import is_share
 from corecli.base.target import is_finished
 from corecli.commands.parts.inputs import bad_files, check_file
 from corecli.data.formats.mixture import open_mixture
 from corecli.data.imageset import is_written, open_set, writable_formats, write_set
-from corecli.data.mix import Mixture, Part, choose_rows, is_share, repeat_for_beta, save_mixture, summary
+from corecli.data.mix import Mixture, Part, choose_rows, repeat_for_beta, save_mixture, summary
 from corecli.engine.environment import find_launch
 
 if TYPE_CHECKING:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from corecli.base.documents import loads, read_bytes
 from corecli.base.errors import DataError
-from corecli.base.files import missing
 from corecli.data.decode import EXTENSIONS
 from corecli.data.rows import Rows, make_rows
 
@@ -83,10 +82,8 @@ def read_listed(path: Path) -> list[tuple[str, str]]:
 
 
 def _text(path: Path) -> str:
-    if not path.is_file():
-        raise missing(path)
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise DataError("not a text file in UTF-8", where=path) from error
 
@@ -94,7 +91,7 @@ def _text(path: Path) -> str:
 def _object(path: Path, number: int, line: str) -> tuple[str, str, str]:
     """Return (id or "", caption, class or "") of one line."""
     try:
-        record: Any = json.loads(line)
+        record: Any = loads(line)
     except ValueError as error:
         raise DataError(f"line {number} is not JSON: {error}", where=path, hint=_LINES) from error
     texts = [record.get(key) for key in _TEXT if key in record] if isinstance(record, dict) else []

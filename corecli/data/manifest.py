@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from corecli.base.documents import check, read_json
 from corecli.base.errors import DataError
-from corecli.base.files import MANIFEST, read_json, write_json
+from corecli.base.files import MANIFEST, write_json
+from corecli.base.schemas import MANIFEST as MANIFEST_SCHEMA
 from corecli.data.rows import Rows, check_labels, label_by_folder, make_rows
 
 Manifest = dict[str, Any]
@@ -63,7 +65,7 @@ def check_manifest(manifest: Any, *, where: object) -> Manifest:
     if manifest.get("complete") is not True:
         hint = "run the command that makes them again; it continues where it stopped"
         raise DataError("the image set is incomplete", where=where, hint=hint)
-    return manifest
+    return check(manifest, MANIFEST_SCHEMA, where=where)
 
 
 def rows_from_files(

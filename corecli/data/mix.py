@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
+from corecli.base.documents import check, read_json
 from corecli.base.errors import DataError
-from corecli.base.files import read_json, write_json
+from corecli.base.files import write_json
 from corecli.base.rng import numpy_generator
+from corecli.base.schemas import MIXTURE
 from corecli.data.imageset import ImageSet, is_named
-from corecli.data.rows import ORIGINS, REAL, SYNTHETIC, Rows
+from corecli.data.rows import REAL, SYNTHETIC, Rows
 
 KIND = "mixture"
+MAX_BYTES = 1 << 24
 Order = Literal["union", "sequential"]
 Missing = Literal["fail", "drop", "self"]
 
@@ -81,16 +83,14 @@ def save_mixture(path: Path, mixture: Mixture) -> None:
 
 def load_mixture(path: Path) -> Mixture:
     """Read a mixture, with the paths of its parts resolved. Errors: MissingInputError, DataError."""
-    found = read_json(path)
+    found = read_json(path, max_bytes=MAX_BYTES)
     if not is_mixture(found):
         raise DataError("not a mixture", where=path, hint=f'a mixture is a JSON object with "kind": "{KIND}"')
     if found.get("format", 1) != 1:
         raise DataError(f"format {found['format']} is newer than 1", where=path, hint="upgrade corecli to read it")
-    values = {name: value for name, value in found.items() if name not in ("kind", "format")}
+    values = {name: value for name, value in check(found, MIXTURE, where=path).items() if name not in _HEAD}
     _known(values, Mixture, path)
-    parts = values.pop("parts", None)
-    if not isinstance(parts, list) or not all(isinstance(p, dict) and isinstance(p.get("set"), str) for p in parts):
-        raise DataError("'parts' is not a list of objects with a 'set'", where=path)
+    parts = values.pop("parts")
     for part in parts:
         _known(part, Part, path)
     mixture = Mixture(parts=tuple(Part(**part) for part in parts), **values)
@@ -101,12 +101,6 @@ def load_mixture(path: Path) -> Mixture:
 def is_mixture(value: Any) -> bool:
     """Whether a JSON value is a mixture."""
     return isinstance(value, dict) and value.get("kind") == KIND
-
-
-def is_share(value: Any) -> bool:
-    """Whether a value is K/N with 1 <= K <= N."""
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value) if isinstance(value, str) else None
-    return found is not None and 1 <= int(found[1]) <= int(found[2])
 
 
 def repeat_for_beta(beta: float, *, num_real: int, num_synthetic: int) -> float:
@@ -251,47 +245,18 @@ def check_mixture(mixture: Mixture, where: object) -> None:
     """Check the values of a mixture. Errors: DataError naming the field."""
     if not mixture.parts:
         raise DataError("the mixture has no parts", where=where)
-    if not isinstance(mixture.guard, bool):
-        raise DataError(f"guard is {mixture.guard!r}", where=where, hint="use true or false")
-    for name, choices in (("order", get_args(Order)), ("missing", get_args(Missing))):
-        if getattr(mixture, name) not in choices:
-            raise DataError(
-                f"{name} is {getattr(mixture, name)!r}", where=where, hint=f"use one of {', '.join(choices)}"
-            )
+    check({**vars(mixture), "parts": [vars(part) for part in mixture.parts]}, MIXTURE, where=where)
     for part in mixture.parts:
         _check_part(part, where)
 
 
 def _check_part(part: Part, where: object) -> None:
-    for name, (holds, wanted) in _RANGES.items():
-        value = getattr(part, name)
-        is_left_out = value is None and name in _SUBSETS
-        if not is_left_out and not (_is_number(value) and holds(value)):
-            raise DataError(f"{name} of part {part.set} is {value!r}", where=where, hint=f"expected {wanted}")
-    if part.share is not None and not is_share(part.share):
-        raise DataError(
-            f"share of part {part.set} is {part.share!r}", where=where, hint="use K/N with 1 <= K <= N, such as 2/5"
-        )
     if sum(getattr(part, name) is not None for name in _SUBSETS) > 1:
         raise DataError(f"part {part.set} has several subsets", where=where, hint=f"use one of {', '.join(_SUBSETS)}")
-    if part.origin not in (None, *ORIGINS):
-        raise DataError(f"origin of part {part.set} is {part.origin!r}", where=where, hint="use real or synthetic")
-    if part.prefix and any(not piece or piece.startswith(".") for piece in part.prefix.split("/")):
-        raise DataError(f"prefix {part.prefix!r} is not a relative path", where=where, hint='write "round1"')
 
 
 _SUBSETS = ("fraction", "per_class", "first", "share")
-_RANGES = {
-    "repeat": (lambda n: 0 < n < 1e9, "a number above 0"),
-    "fraction": (lambda n: 0 < n <= 1, "a number in 0..1"),
-    "per_class": (lambda n: n > 0 and isinstance(n, int), "a whole number above 0"),
-    "first": (lambda n: n > 0 and isinstance(n, int), "a whole number above 0"),
-    "seed": (lambda n: isinstance(n, int), "a whole number"),
-}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+_HEAD = ("kind", "format")
 
 
 def _known(values: dict[str, Any], cls: type[Part] | type[Mixture], where: object) -> None:

@@ -7,18 +7,19 @@ from different networks or resize protocols are not compared by accident.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from corecli.base.archives import open_zip, read_array
 from corecli.base.errors import DataError
-from corecli.base.files import ZIP_ERRORS, atomic_write, missing, sniff
+from corecli.base.files import atomic_write, missing, sniff
 
 _MOMENTS = ("mu", "sigma", "mu_s", "sigma_s")
-_LABELS = ("feature_space", "fingerprint", "num_images")
+_SCALARS = {"feature_space": ("U", "a string"), "fingerprint": ("U", "a string"), "num_images": ("iu", "an integer")}
+_LABELS = tuple(_SCALARS)
 _ASYMMETRY = 1e-3  # float32 files of some tools are not exactly symmetric
 
 
@@ -43,7 +44,8 @@ def holds_statistics(path: Path | str) -> bool:
     """Whether a file is an .npz with a mean and a covariance, by its content."""
     if sniff(Path(path)) != "npz":
         return False
-    return {"mu.npy", "sigma.npy"} <= set(zipfile.ZipFile(path).namelist())
+    with open_zip(Path(path)) as archive:
+        return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
 
 
 def read_statistics(path: Path | str) -> Statistics:
@@ -119,12 +121,15 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise DataError(
             "not an .npz statistics file", where=path, hint="pickles are not loaded; save mu and sigma with numpy.savez"
         )
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in _MOMENTS + _LABELS if name in archive}
-    except (OSError, *ZIP_ERRORS) as error:
-        reason = f"cannot be read as a statistics file: {error}"
-        raise DataError(reason, where=path, hint="create or copy it again") from error
+    with open_zip(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        arrays = {name: read_array(archive, members[name]) for name in _MOMENTS + _LABELS if name in members}
+    for name, array in arrays.items():
+        kinds, wanted = ("fiu", "numbers") if name in _MOMENTS else _SCALARS[name]
+        if array.dtype.kind not in kinds or (name in _LABELS and array.ndim):
+            found = f"{array.dtype} {list(array.shape)}"
+            raise DataError(f"{name}: expected {wanted}, found {found}", where=path, hint="create or copy it again")
+    return arrays
 
 
 def _checked(mean: np.ndarray, covariance: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -133,6 +138,8 @@ def _checked(mean: np.ndarray, covariance: np.ndarray, path: Path) -> tuple[np.n
     mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise DataError("mu or sigma contains NaN or infinity", where=path)
+    if not len(mean):
+        raise DataError("mu is empty", where=path)
     if np.abs(covariance - covariance.T).max() > _ASYMMETRY * np.abs(covariance).max():
         raise DataError("sigma is not symmetric", where=path)
     return mean, (covariance + covariance.T) / 2

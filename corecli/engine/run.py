@@ -17,8 +17,10 @@ from typing import Any
 import torch
 
 from corecli.base import checkpoint
+from corecli.base.documents import loads, read_json
 from corecli.base.errors import CannotCreateError, CorecliError, DataError, InterruptedAfterSaving
-from corecli.base.files import atomic_write, read_json, storage_errors, write_json
+from corecli.base.files import atomic_write, storage_errors, write_json
+from corecli.base.schemas import IDENTITY
 from corecli.base.target import refuse_difference
 from corecli.engine.dist import World, any_rank, barrier
 from corecli.engine.progress import Progress
@@ -49,7 +51,7 @@ def open_folder(out: Path, identity: Mapping[str, Any], world: World, *, force: 
                 remove_folder(folder)
             folder.mkdir(parents=True, exist_ok=True)
         if about.exists() and _holds_work(folder):
-            refuse_difference(folder, read_json(about), dict(identity))
+            refuse_difference(folder, read_json(about, IDENTITY), dict(identity))
         else:
             write_json(about, dict(identity))
     barrier(world)
@@ -225,7 +227,7 @@ class _Log:
     """`log.jsonl`: one object per logged step, truncated at the step that a run resumes from."""
 
     def __init__(self, path: Path, first_step: int) -> None:
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= first_step]
         self._path = path
         self._started = time.monotonic()
@@ -241,6 +243,7 @@ class _Log:
 def _step_of(line: str) -> float:
     """Return the step of a line of the log; infinity if the line is incomplete or damaged."""
     try:
-        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+        step = loads(line)["step"] if line.endswith("\n") else math.inf
     except (ValueError, KeyError, TypeError):
         return math.inf
+    return step if isinstance(step, int | float) else math.inf

@@ -62,13 +62,13 @@ TENSORS = {"w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3), "h": torc
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pt"])
 def test_checkpoints_round_trip_and_are_reproducible(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    checkpoint.save(path, TENSORS, kind="encoder", config={"b": 1})
+    checkpoint.save(path, TENSORS, kind="features", config={"b": 1})
     first = path.read_bytes()
-    tensors, header = checkpoint.load(path, kind="encoder")
+    tensors, header = checkpoint.load(path, kind="features")
     assert all(torch.equal(tensors[k], v) for k, v in TENSORS.items())
     assert header["config"] == {"b": 1}
     assert checkpoint.read_header(path) == header
-    checkpoint.save(path, TENSORS, kind="encoder", config={"b": 1})
+    checkpoint.save(path, TENSORS, kind="features", config={"b": 1})
     assert path.read_bytes() == first
 
 

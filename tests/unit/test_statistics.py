@@ -92,7 +92,7 @@ def test_statistics_are_recognized_by_content(tmp_path):
         ({"mu": np.zeros((3, 1)), "sigma": np.eye(3)}, "do not match"),
         ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "NaN"),
         ({"mu": np.zeros(3), "sigma": np.triu(np.ones((3, 3)))}, "not symmetric"),
-        ({"mu": np.array([None] * 3), "sigma": np.eye(3)}, "cannot be read as a statistics file"),
+        ({"mu": np.array([None] * 3), "sigma": np.eye(3)}, "an array of objects"),
     ],
     ids=["sizes", "shape", "nan", "asymmetric", "objects"],
 )

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from corecli.base.documents import read_json
 from corecli.base.errors import DataError, UsageError, unknown_name
-from corecli.base.files import missing, read_json, sha256_file
+from corecli.base.files import missing, sha256_file
 
 LISTS = Path(__file__).parents[1] / "lists"
 KINDS = ("object", "place", "texture")

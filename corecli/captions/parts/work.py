@@ -14,8 +14,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from corecli.base.documents import loads, read_json
 from corecli.base.errors import CannotCreateError
-from corecli.base.files import atomic_write, read_json, sha256_file, storage_errors, write_json
+from corecli.base.files import atomic_write, sha256_file, storage_errors, write_json
+from corecli.base.schemas import IDENTITY, REPORT
 from corecli.base.target import refuse_difference
 from corecli.captions.parts.backend import Answer
 
@@ -85,10 +87,10 @@ class Answers:
             self._write("\n")
         for line in text.splitlines():
             try:
-                record = json.loads(line)
+                record = loads(line)
                 key = int(record["index"]), int(record["attempt"])
                 self._by_key.setdefault(key, Answer(raw=record["raw"], finish_reason=record["finish_reason"]))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError):
                 continue
 
 
@@ -104,10 +106,10 @@ def finished(out: Path, identity: Mapping[str, Any], *, force: bool) -> dict[str
         raise CannotCreateError(
             "already exists and was not made by this command line", where=out, hint="--force replaces it"
         )
-    refuse_difference(out, read_json(folder / _ABOUT), dict(identity))
+    refuse_difference(out, read_json(folder / _ABOUT, IDENTITY), dict(identity))
     if not (folder / _REPORT).exists():
         return None
-    report = read_json(folder / _REPORT)
+    report = read_json(folder / _REPORT, REPORT)
     if report.pop("sha256", None) != sha256_file(out):
         raise CannotCreateError("was changed after it was made", where=out, hint="--force replaces it")
     return report
@@ -124,7 +126,7 @@ def open_folder(out: Path, identity: Mapping[str, Any], *, force: bool) -> Path:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
     if about.exists() and answers.exists() and answers.stat().st_size:
-        refuse_difference(folder, read_json(about), dict(identity))
+        refuse_difference(folder, read_json(about, IDENTITY), dict(identity))
     else:
         write_json(about, dict(identity))
     return folder

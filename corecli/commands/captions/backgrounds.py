@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from corecli.base.documents import read_json
 from corecli.base.errors import DataError
-from corecli.base.files import read_json, write_json
+from corecli.base.files import write_json
 from corecli.base.rng import derive
 from corecli.captions.parts.assignments import SEED_BITS, without_backgrounds
 from corecli.captions.parts.backend import Answer, Request
@@ -38,7 +39,7 @@ def complete(
     `identity` describes the run and holds the seed. Errors: those of the backend; DataError naming concepts without an
     answer.
     """
-    content = read_json(path) if path.exists() else {}
+    content = read_json(path, dict) if path.exists() else {}
     answers = Answers(open_folder(path, identity, force=force))
     try:
         send = requester.into(answers, "backgrounds")

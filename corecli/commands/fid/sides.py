@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,12 +23,14 @@ _ROWS_PER_BLOCK = 8192
 
 def kind_of(spec: str) -> Kind:
     """Return the kind of input that `spec` names; a batch has statistics and images, as for ADM's evaluator."""
+    from corecli.base.archives import open_zip
     from corecli.base.checkpoint import find_header
     from corecli.data.statistics import holds_statistics
 
     path = Path(spec)
     if holds_statistics(path):
-        return "batch" if "arr_0.npy" in zipfile.ZipFile(path).namelist() else "statistics"
+        with open_zip(path) as archive:
+            return "batch" if "arr_0.npy" in archive.namelist() else "statistics"
     header = find_header(path)
     return "features" if header is not None and header["kind"] == "features" else "images"
 

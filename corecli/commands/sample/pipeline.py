@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corecli.base import config as cfg
+from corecli.base.documents import loads
 from corecli.base.errors import UsageError
 from corecli.commands.sample.images import Choice, from_nothing, from_rows
 from corecli.commands.sample.sampler import Sampling
@@ -134,6 +134,6 @@ class _Ready:
 
 def _literal(text: str) -> Any:
     try:
-        return json.loads(text)
+        return loads(text)
     except ValueError:
         return text

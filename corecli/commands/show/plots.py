@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from corecli.base.documents import check, loads, read_bytes
 from corecli.base.errors import DataError
 from corecli.base.files import missing
+from corecli.base.schemas import LOG_LINE
 from corecli.commands.show.pictures import evenly
 
 if TYPE_CHECKING:
@@ -64,12 +65,12 @@ def read_log(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
     if not path.exists():
         raise missing(path)
     found: dict[str, tuple[list[float], list[float]]] = {}
-    for number, line in enumerate(path.read_text().split("\n")[:-1], start=1):
+    for number, line in enumerate(read_bytes(path).decode(errors="replace").split("\n")[:-1], start=1):
         try:
-            record = json.loads(line)
-            step = record.pop("step")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            record = check(loads(line), LOG_LINE, where=path, path=f"line {number}")
+        except ValueError as error:
             raise DataError(f"line {number} is not a record of a step", where=path) from error
+        step = record.pop("step")
         for name, value in record.items():
             if isinstance(value, int | float) and math.isfinite(value) and name != "seconds":
                 steps, values = found.setdefault(name, ([], []))

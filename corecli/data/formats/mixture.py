@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from corecli.base.errors import DataError
-from corecli.base.files import read_json, sniff
+from corecli.base.documents import read_json
+from corecli.base.errors import DataError, about
+from corecli.base.files import sniff
 from corecli.data import imageset
 from corecli.data.imageset import ImageSet
 from corecli.data.mix import (
+    MAX_BYTES,
     Mixture,
     Part,
     check_mixture,
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 
 ACCEPTS = "a mixture .json"
 EXAMPLE = {"mix.json": '{"kind": "mixture", "format": 1, "parts": [{"set": "digits:12:test", "repeat": 2}]}'}
+_MAX_DEPTH, _MAX_MIXTURES = 16, 1000  # mixtures within one another
+_MAX_SLOTS = 1 << 29  # 4 GiB
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,7 +91,7 @@ class MixtureSet:
 
 def claims(spec: str) -> bool:
     """Whether a path is a JSON file with the kind of a mixture."""
-    return sniff(Path(spec)) == "json" and is_mixture(read_json(Path(spec)))
+    return sniff(Path(spec)) == "json" and is_mixture(read_json(Path(spec), max_bytes=MAX_BYTES))
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> MixtureSet:
@@ -95,7 +101,7 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> MixtureSet:
     keys in two parts (a `prefix` avoids them), different image sizes, missing partners with `missing="fail"`, and a
     mixture that contains itself.
     """
-    return _open(Path(spec), image_size, on_bad, ())
+    return _open(Path(spec), image_size, on_bad, _Above())
 
 
 def open_mixture(mixture: Mixture, *, where: Path, image_size: int | None, on_bad: OnBad) -> MixtureSet:
@@ -104,22 +110,41 @@ def open_mixture(mixture: Mixture, *, where: Path, image_size: int | None, on_ba
     Errors: those of `open_set`, naming `where`.
     """
     check_mixture(mixture, where)
-    return _assemble(mixture, where, image_size, on_bad, ())
+    return _assemble(mixture, where, image_size, on_bad, _Above())
 
 
-def _open(path: Path, image_size: int | None, on_bad: OnBad, above: tuple[Path, ...]) -> MixtureSet:
-    return _assemble(load_mixture(path), path, image_size, on_bad, (*above, path.resolve()))
+def _open(path: Path, image_size: int | None, on_bad: OnBad, above: _Above) -> MixtureSet:
+    return _assemble(load_mixture(path), path, image_size, on_bad, above.with_path(path))
 
 
-def _assemble(
-    mixture: Mixture, path: Path, image_size: int | None, on_bad: OnBad, above: tuple[Path, ...]
-) -> MixtureSet:
+class _Above:
+    """The mixtures around a part, and the number of parts that are open in all of them."""
+
+    def __init__(self, paths: tuple[Path, ...] = (), count: Iterator[int] | None = None) -> None:
+        self._paths, self._count = paths, itertools.count(1) if count is None else count
+
+    def with_path(self, path: Path) -> _Above:
+        """Return this with one more mixture."""
+        return _Above((*self._paths, path.resolve()), self._count)
+
+    def check_part(self, spec: str) -> None:
+        """Errors: DataError for a mixture that contains itself, and for too many parts or levels."""
+        if Path(spec).resolve() in self._paths:
+            raise DataError("the mixture contains itself", where=spec)
+        if len(self._paths) >= _MAX_DEPTH:
+            raise DataError(f"mixtures are nested more than {_MAX_DEPTH} deep", where=spec)
+        if next(self._count) > _MAX_MIXTURES:
+            raise DataError(f"more than {_MAX_MIXTURES} mixtures within one another", where=spec)
+
+
+def _assemble(mixture: Mixture, path: Path, image_size: int | None, on_bad: OnBad, above: _Above) -> MixtureSet:
     sets = tuple(_open_part(part.set, image_size, on_bad, above) for part in mixture.parts)
     _refuse_mixed_sizes(mixture, sets, path)
     chosen = [choose_rows(s.rows, part, part.set) for s, part in zip(sets, mixture.parts, strict=True)]
     class_names = _join_class_names(sets)
     rows = _join_rows(mixture, sets, chosen, class_names, path)
-    slots, segments = _join_slots(mixture, sets, chosen)
+    with about(path):
+        slots, segments = _join_slots(mixture, sets, chosen)
     if not len(slots):
         raise DataError("an epoch has no images", where=path, hint="increase a repeat")
     whole = MixtureSet(
@@ -135,11 +160,10 @@ def _assemble(
     return whole if mixture.missing == "self" else _partnered(whole, mixture, path)
 
 
-def _open_part(spec: str, image_size: int | None, on_bad: OnBad, above: tuple[Path, ...]) -> ImageSet:
+def _open_part(spec: str, image_size: int | None, on_bad: OnBad, above: _Above) -> ImageSet:
     if imageset.is_named(spec) or not Path(spec).is_file() or not claims(spec):
         return imageset.open_set(spec, image_size=image_size, on_bad=on_bad)
-    if Path(spec).resolve() in above:
-        raise DataError("the mixture contains itself", where=spec)
+    above.check_part(spec)
     return _open(Path(spec), image_size, on_bad, above)
 
 
@@ -203,11 +227,15 @@ def _join_slots(
     mixture: Mixture, sets: tuple[ImageSet, ...], chosen: list[np.ndarray]
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """Return the slots of all parts in turn, as rows of the mixture, and the number of slots of each part."""
-    parts, start = [], 0
+    parts, start, expected = [], 0, 0.0
     for part, image_set, rows in zip(mixture.parts, sets, chosen, strict=True):
         new_row = np.full(len(image_set.rows), -1, dtype=np.int64)
         new_row[rows] = np.arange(start, start + len(rows))
         slots = image_set.slots[new_row[image_set.slots] >= 0]  # a nested mixture repeats rows itself
+        expected += len(slots) * part.repeat
+        if expected > _MAX_SLOTS:
+            reason = f"an epoch has more than {_MAX_SLOTS} images with {part.set} repeated {part.repeat:g} times"
+            raise DataError(reason, hint="decrease a repeat")
         parts.append(new_row[repeat_slots(slots, image_set.rows.labels, part)])
         start += len(rows)
     return np.concatenate(parts), tuple(len(slots) for slots in parts)

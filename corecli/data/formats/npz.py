@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from corecli.base.archives import open_zip, read_array, read_npy_header
 from corecli.base.checkpoint import HEADER_KEY
+from corecli.base.documents import check, loads
 from corecli.base.errors import DataError
-from corecli.base.files import ZIP_ERRORS, atomic_write, sniff
+from corecli.base.files import atomic_write, sniff
+from corecli.base.schemas import IMAGES
 from corecli.data.columns import from_columns, to_columns
 from corecli.data.formats.parts.writing import Chunk, begin_stream
 from corecli.data.pixels import ArrayPixels, OnBad, PlainSet, digest
@@ -40,19 +42,19 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
     Errors: DataError if the file is damaged or holds something else, such as statistics.
     """
     path = Path(spec)
-    with _npz_errors(path), zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if _IMAGES not in members:
             raise DataError(
                 f"has no array {_IMAGES}", where=path, hint=f"its arrays are {', '.join(sorted(members))[:80]}"
             )
         images = _read_images(path, archive, members[_IMAGES])
-        columns = {name: _read(archive, info) for name, info in members.items() if name != _IMAGES}
-        header = json.loads(columns.pop(HEADER_KEY).tobytes()) if HEADER_KEY in columns else {}
+        columns = {name: read_array(archive, info) for name, info in members.items() if name != _IMAGES}
+        header = _header(columns.pop(HEADER_KEY), path) if HEADER_KEY in columns else {}
     if _LABELS in columns:
         columns["labels"] = columns.pop(_LABELS)
     rows = from_columns(columns, num=len(images), where=path)
-    class_names = tuple(header.get("class_names", ()))
+    class_names = tuple(header.get("class_names") or ())
     check_labels(rows, class_names, path)
     content = digest(*(f"{name} {info.CRC} {info.file_size}" for name, info in sorted(members.items())))
     pixels = ArrayPixels(array=images, content=content, layout="NHWC", resize=image_size)
@@ -86,17 +88,13 @@ def write(
 
 def made_with(path: Path) -> dict[str, Any]:
     """Return what the file records about how it was made; {} for a file of another tool. Errors: DataError."""
-    with _npz_errors(path), zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         name = f"{HEADER_KEY}.npy"
-        return json.loads(_read(archive, archive.getinfo(name)).tobytes()) if name in archive.namelist() else {}
+        return _header(read_array(archive, archive.getinfo(name)), path) if name in archive.namelist() else {}
 
 
-@contextmanager
-def _npz_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, *ZIP_ERRORS) as error:
-        raise DataError(f"the npz file is damaged: {error}", where=path, hint="make or copy it again") from error
+def _header(array: np.ndarray, path: Path) -> dict[str, Any]:
+    return check(loads(array.tobytes()), IMAGES, where=path)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
@@ -110,23 +108,17 @@ def _write_npy_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) 
 
 def _read_images(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(info) as member:
-        shape, fortran, dtype, head_bytes = _read_npy_header(member)
+        shape, fortran, dtype = read_npy_header(member)
+        head_bytes = member.tell()
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
         raise DataError(f"{_IMAGES} is {dtype} {list(shape)}, not uint8 [N, H, W, 3]", where=path)
     if not np.prod(shape):
         raise DataError("the image set is empty", where=path)
     if fortran or info.compress_type != zipfile.ZIP_STORED:
-        return _read(archive, info)
+        return read_array(archive, info)
     if info.file_size != head_bytes + int(np.prod(shape, dtype=np.int64)):
         raise DataError(f"the size of {_IMAGES} differs from its header", where=path, hint="the file is damaged")
     return np.memmap(path, dtype=np.uint8, mode="r", offset=_data_offset(path, info) + head_bytes, shape=shape)
-
-
-def _read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    return shape, fortran, dtype, file.tell()
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
@@ -136,8 +128,3 @@ def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
         head = file.read(_LOCAL_HEADER_BYTES)
     name_bytes, extra_bytes = int.from_bytes(head[26:28], "little"), int.from_bytes(head[28:30], "little")
     return info.header_offset + _LOCAL_HEADER_BYTES + name_bytes + extra_bytes
-
-
-def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    with archive.open(info) as member:
-        return np.lib.format.read_array(member, allow_pickle=False)

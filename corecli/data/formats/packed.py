@@ -45,7 +45,7 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"malformed header: {error}", where=path, hint="the file is damaged") from error
     rows = from_columns(columns, num=len(images), where=path)
-    class_names = tuple(header.get("class_names", ()))
+    class_names = tuple(header.get("class_names") or ())
     check_labels(rows, class_names, path)
     content = header.get("fingerprint") or digest(json.dumps(index, sort_keys=True))
     pixels = ArrayPixels(array=images, content=content, resize=image_size)

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from corecli.base.claim import claimed, remove_leftovers
+from corecli.base.documents import check, read_json
 from corecli.base.errors import CannotCreateError, DataError
-from corecli.base.files import MANIFEST, read_json, sha256_file, storage_errors, write_json
+from corecli.base.files import MANIFEST, sha256_file, sniff, storage_errors, write_json
+from corecli.base.schemas import IDENTITY, SHARD, SHARDS, SHARDS_STARTED
 from corecli.base.target import refuse_difference
 from corecli.data import imageset
 from corecli.data.formats.mixture import MixtureSet
@@ -71,7 +73,7 @@ class ShardFolder:
             with storage_errors(self.root):
                 shutil.rmtree(self.root)
         if claims(str(self.root)):
-            refuse_difference(self.root, read_json(self.root / ABOUT), identity)
+            refuse_difference(self.root, read_json(self.root / ABOUT, IDENTITY), identity)
             return
         if self.root.exists() and (not self.root.is_dir() or any(self.root.glob("[!.]*"))):
             hint = "--force replaces it" if is_ours else "remove it or choose another name"
@@ -91,7 +93,7 @@ class ShardFolder:
 
     def record(self, index: int) -> Manifest:
         """Return the record of a finished shard."""
-        return read_json(self._sidecar(index))
+        return read_json(self._sidecar(index), SHARD)
 
     def finish_shard(self, index: int, statistics: Statistics, **facts: Any) -> None:
         """Write the record of a shard that is written, or that has no images and no file. Errors: StorageError."""
@@ -165,15 +167,16 @@ def _name(index: int) -> str:
 
 def _manifest(root: Path) -> Manifest:
     if not (root / MANIFEST).is_file():
-        there, num = len(list(root.glob("part-*.json"))), read_json(root / ABOUT).get("shards", "?")
+        there, num = len(list(root.glob("part-*.json"))), read_json(root / ABOUT, SHARDS_STARTED).get("shards", "?")
         hint = "run the lines of the other shards; the last one completes the set"
         raise DataError(f"only {there} of {num} shards are finished", where=root, hint=hint)
-    return check_manifest(read_json(root / MANIFEST), where=root)
+    manifest = check_manifest(read_json(root / MANIFEST), where=root / MANIFEST)
+    return check(manifest, SHARDS, where=root / MANIFEST)
 
 
 def _open_shard(root: Path, entry: Manifest, image_size: int | None, on_bad: OnBad) -> imageset.ImageSet:
     path = root / entry["file"]
-    if not path.is_file() or path.stat().st_size != entry["bytes"]:
+    if not path.is_file() or path.is_symlink() or path.stat().st_size != entry["bytes"] or sniff(path) == "json":
         raise DataError("not the shard that the manifest was written for", where=path, hint="make or copy it again")
     return imageset.open_set(path, image_size=image_size, on_bad=on_bad)
 

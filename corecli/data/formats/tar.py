@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from corecli.base.documents import loads
 from corecli.base.errors import DataError, MissingInputError
 from corecli.base.files import atomic_write, sniff
 from corecli.data.decode import EXTENSIONS, encode_png
@@ -112,12 +113,13 @@ def write(
 def made_with(path: Path) -> dict[str, Any]:
     """Return the manifest in a tar's first member; {} for a tar of another tool, or a damaged one."""
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, "r:") as archive:
             first = archive.next()
             content = archive.extractfile(first) if first and first.name == HIDDEN_MANIFEST else None
-            return json.loads(content.read()) if content else {}
-    except (OSError, ValueError, tarfile.TarError):
+            found = loads(content.read()) if content else {}
+    except (OSError, ValueError, OverflowError, tarfile.TarError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _samples(rows: Rows, arrays: Iterator[np.ndarray]) -> Iterator[list[Member]]:

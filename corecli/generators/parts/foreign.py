@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from corecli.base import checkpoint
+from corecli.base.documents import read_json
 from corecli.base.errors import DataError, UsageError
-from corecli.base.files import read_json
+from corecli.base.schemas import CONFIG
 from corecli.generators import adm, dit
 from corecli.generators.parts.diffusion import CHANNELS, Diffusion
 from corecli.nets.autoencoder import Spec, downsampling
@@ -152,7 +153,7 @@ def _part(folder: Path) -> Path:
 def _sample_size(path: Path) -> int:
     """Return the side of a DiT's samples from diffusers' config. Errors: UsageError if the config has none."""
     config = _part(path) / "config.json"
-    size = read_json(config).get("sample_size") if path.is_dir() and config.is_file() else None
-    if size is None:
+    size = read_json(config, CONFIG).get("sample_size") if path.is_dir() and config.is_file() else None
+    if not isinstance(size, int):
         raise UsageError("unknown image size", where=path, hint="give the image size")
-    return int(size)
+    return size

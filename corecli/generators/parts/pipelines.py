@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corecli.base.documents import read_json
 from corecli.base.errors import WHOLE_FOLDER, DataError, UsageError
-from corecli.base.files import read_json
 from corecli.base.silence import silence
 from corecli.base.untrusted import INDEX
 from corecli.diffusion.samplers import scheduler_of
@@ -136,7 +136,7 @@ class Pipeline:
 def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-    listed = read_json(folder / INDEX)
+    listed = read_json(folder / INDEX, dict)
     without: dict[str, Any] = {pipelines.UNUSED: None} if pipelines.UNUSED in listed else {}
     without |= {"requires_safety_checker": False} if "requires_safety_checker" in listed else {}
     variant = pipelines.variant_of(folder)

@@ -7,8 +7,9 @@ from typing import Any
 
 from corecli.base import checkpoint
 from corecli.base.checkpoint import Tensors
+from corecli.base.documents import read_json
 from corecli.base.errors import DataError, about
-from corecli.base.files import read_json
+from corecli.base.schemas import CONFIG as CONFIG_SCHEMA
 from corecli.base.silence import silence
 from corecli.nets.autoencoder import KINDS, FirstStage, Spec, diffusers_class, spec_of
 from corecli.nets.weights.hub import find_folder
@@ -67,7 +68,7 @@ def read_folder(folder: Path) -> Any:
 
 def _class_of(folder: Path) -> str:
     path = folder / CONFIG
-    return str(read_json(path).get("_class_name", "")) if path.is_file() else ""
+    return str(read_json(path, CONFIG_SCHEMA).get("_class_name", "")) if path.is_file() else ""
 
 
 def _from_file(path: Path) -> tuple[Spec, Tensors]:

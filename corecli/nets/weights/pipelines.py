@@ -7,8 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from corecli.base import schemas
+from corecli.base.documents import read_json
 from corecli.base.errors import WHOLE_FOLDER, CannotCreateError, DataError, UnavailableError
-from corecli.base.files import read_json, sha256_file
+from corecli.base.files import sha256_file
 from corecli.base.untrusted import INDEX, LIBRARIES, refuse_code
 from corecli.nets.weights.hub import find_folder
 
@@ -64,7 +66,7 @@ def has_tokenizer(folder: Path) -> bool:
     if any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
         return True
     about = folder / "tokenizer_config.json"
-    return about.is_file() and str(read_json(about).get("tokenizer_class")).startswith("ByT5")
+    return about.is_file() and str(read_json(about, schemas.CONFIG).get("tokenizer_class")).startswith("ByT5")
 
 
 def _gap(part: Path, library: str, kind: str) -> str | None:
@@ -90,8 +92,8 @@ def refuse_others(folder: Path) -> None:
 
 def parts_of(folder: Path) -> dict[str, tuple[str, str]]:
     """Return (library, class) of the parts that a pipeline is loaded with, by name. Errors: DataError."""
-    index = read_json(folder / INDEX)
-    if not isinstance(index, dict) or "_class_name" not in index:
+    index = read_json(folder / INDEX, dict)
+    if "_class_name" not in index:
         raise DataError("the pipeline class is missing", where=folder / INDEX)
     listed = {name: part for name, part in index.items() if isinstance(part, list) and len(part) == 2}
     return {

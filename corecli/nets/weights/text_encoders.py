@@ -8,8 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from corecli.base.documents import read_json
 from corecli.base.errors import WHOLE_FOLDER, DataError, UnavailableError
-from corecli.base.files import read_json, sha256_file
+from corecli.base.files import sha256_file
+from corecli.base.schemas import CONFIG
 from corecli.base.silence import silence
 from corecli.base.untrusted import refuse_code
 from corecli.nets.weights.hub import find_folder
@@ -134,7 +136,7 @@ def _load(folder: Path) -> Any:
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as MODELS_OF_TEXT
 
-    kind = read_json(folder / "config.json").get("model_type")
+    kind = read_json(folder / "config.json", CONFIG).get("model_type")
     name = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", **MODELS_OF_TEXT}.get(kind, "AutoModel")
     model, report = getattr(transformers, name).from_pretrained(
         folder, local_files_only=True, trust_remote_code=False, dtype="float32", output_loading_info=True

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from corecli.base.documents import check, loads
 from corecli.base.errors import CorecliError, DataError
 from corecli.base.files import atomic_write
+from corecli.base.schemas import LABEL
 from corecli.data.columns import pack_strings, unpack_strings
 from corecli.data.decode import EXTENSIONS
 from corecli.data.manifest import Manifest
@@ -82,7 +84,7 @@ class _Content:
             if self.manifest is not None:
                 hint = "join them with corecli inflate"
                 raise DataError("several tars in the directory have their own manifest", where=path, hint=hint)
-            self.manifest = json.loads(_payload(info, tar, path))
+            self.manifest = loads(_payload(info, tar, path))
         elif any(part.startswith(".") for part in name.split("/")):
             return
         elif extension.lower() in EXTENSIONS:
@@ -104,8 +106,8 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
             if info.isfile():
                 yield info, tar
         raw.seek(tar.offset)
-        end = raw.read()
-        if not end.startswith(_END_OF_ARCHIVE) or len(end) % tarfile.BLOCKSIZE:
+        end = raw.read(tarfile.BLOCKSIZE)
+        if end != _END_OF_ARCHIVE or path.stat().st_size % tarfile.BLOCKSIZE:
             raise DataError(f"truncated or damaged at byte {tar.offset}", where=path, hint="make or copy it again")
 
 
@@ -142,12 +144,12 @@ def _label(payload: bytes, extension: str, name: str, path: Path) -> int | None:
     """Return the class number in a `.cls` member, or under "cls" or "label" in a `.json` member; None without one."""
     try:
         if extension == "cls":
-            return int(payload)
-        fields: Any = json.loads(payload)
+            return check(int(payload), LABEL, where=path, path=name)
+        fields: Any = loads(payload)
     except ValueError as error:
         raise DataError(f"the member {name!r} is malformed: {error}", where=path) from error
     found = fields.get("cls", fields.get("label")) if isinstance(fields, dict) else None
-    return found if isinstance(found, int) else None
+    return check(found, LABEL, where=path, path=name) if type(found) is int else None
 
 
 def _save(beside: Path, state: list[list[Any]], index: Index) -> None:
@@ -172,7 +174,7 @@ def _load(beside: Path, state: list[list[Any]]) -> Index | None:
     try:
         with safetensors.safe_open(beside, "numpy") as file:
             metadata = file.metadata()
-            if json.loads(metadata["state"]) != state:
+            if loads(metadata["state"]) != state:
                 return None
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         names = unpack_strings("names", arrays, len(arrays["sizes"]), beside)
@@ -182,7 +184,7 @@ def _load(beside: Path, state: list[list[Any]]) -> Index | None:
             offsets=arrays["offsets"],
             sizes=arrays["sizes"],
             labels=arrays.get("labels"),
-            manifest=json.loads(metadata["manifest"]),
+            manifest=loads(metadata["manifest"]),
         )
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, DataError):
         return None

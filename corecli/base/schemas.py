@@ -1,0 +1,124 @@
+"""The shapes of all JSON that corecli reads, in the notation of `base.documents`."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from corecli.base.documents import Rule, Schema, one_of
+
+
+def is_share(value: Any) -> bool:
+    """Whether a value is K/N with 1 <= K <= N."""
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value) if isinstance(value, str) else None
+    return found is not None and 1 <= int(found[1]) <= int(found[2])
+
+
+def _is_file_name(name: str) -> bool:
+    return name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
+
+
+def _is_relative(folder: str) -> bool:
+    return not folder or all(piece and not piece.startswith(".") for piece in folder.split("/"))
+
+
+COUNT = Rule(int, lambda n: 0 <= n < 1 << 62, "an integer of at least 0")
+POSITIVE = Rule(int, lambda n: 0 < n < 1 << 62, "a positive integer")
+SIDE = Rule(int, lambda n: 0 < n <= 1 << 16, "an image size in pixels, at most 65536")
+LABEL = Rule(int, lambda n: -1 <= n < 1 << 62, "a class number, or -1")
+REPEAT = Rule(float, lambda n: 0 < n < 1e9, "a number above 0")
+FRACTION = Rule(float, lambda n: 0 < n <= 1, "a number in 0..1")
+SHARE = Rule(str, is_share, "K/N with 1 <= K <= N, such as 2/5")
+PREFIX = Rule(str, _is_relative, 'a relative path, such as "round1"')
+FILE_NAME = Rule(str, _is_file_name, "the name of a file in the same folder")
+THREE = Rule(list, lambda v: len(v) == 3 and all(type(n) in (int, float) and math.isfinite(n) for n in v), "3 numbers")
+
+PART = {
+    "set": str,
+    "repeat?": REPEAT,
+    "fraction?": (FRACTION, None),
+    "per_class?": (POSITIVE, None),
+    "first?": (POSITIVE, None),
+    "share?": (SHARE, None),
+    "seed?": int,
+    "origin?": (one_of("real", "synthetic"), None),
+    "prefix?": PREFIX,
+}
+MIXTURE = {
+    "parts": [PART],
+    "format?": POSITIVE,
+    "order?": one_of("union", "sequential"),
+    "guard?": bool,
+    "missing?": one_of("fail", "drop", "self"),
+    "round?": (int, None),
+    "identity?": (dict, None),
+    "config?": (dict, None),
+}
+
+EMPTY_SHARD = {"num": Rule(int, lambda n: n == 0, "0")}
+SHARD = (EMPTY_SHARD, {"num": POSITIVE, "file": FILE_NAME, "bytes": POSITIVE, "sha256?": str})
+SHARDS = {"class_names": [str], "shards": [SHARD]}
+SHARDS_STARTED = {"shards?": POSITIVE}  # shards.json
+MANIFEST = {
+    "num?": COUNT,
+    "keys_sha256?": str,
+    "class_names?": ([str], None),
+    "identity?": (dict, None),
+    "rows?": (
+        {
+            "groups?": ([str], None),
+            "labels?": (LABEL, [LABEL]),
+            "origins?": (COUNT, [COUNT]),
+            "variants?": (COUNT, [COUNT]),
+            "similarity?": ([float], None),
+        },
+        None,
+    ),
+}
+
+PREPROCESSING = {"mean": THREE, "std": THREE, "image_size": (SIDE, None), "interpolation": str}
+PROJECTOR = {"hidden": POSITIVE, "dim": POSITIVE, "norm": str, "layers?": POSITIVE, "bias?": bool}
+ENCODER = {
+    "backbone": str,
+    "stem": (str, None),
+    "projector": (PROJECTOR, None),
+    "preprocessing": PREPROCESSING,
+    "drop_path?": float,
+}
+GENERATOR = {
+    "arch": str,
+    "generator": dict,
+    "condition?": {"kind": str, "encoder?": (str, None), "layer?": (str, None)},
+    "class_names?": [str],
+}
+
+# The header of a file written by `base.checkpoint.save`, without tensors: first what all kinds have.
+HEADER = {"kind": str, "format": POSITIVE, "fingerprint": str, "identity?": (dict, None), "class_names?": ([str], None)}
+HEADERS: dict[str, Schema] = {
+    "encoder": {"spec": ENCODER, "names?": str},
+    "generator": GENERATOR,
+    "generator-folder": {"generator": GENERATOR},
+    "features": {"encoder?": (str, None), "layer?": (str, None), "space?": (str, None)},
+    "latents": {"images": str, "first_stage": str, "mirrored": bool},
+    "ema": {"step": COUNT, "lengths": [float]},
+    "state": {"step?": COUNT},
+}
+
+IMAGES = {"class_names?": ([str], None), "identity?": (dict, None)}  # in an .npz
+
+_OFFSETS = Rule(list, lambda v: len(v) == 2 and all(type(n) is int for n in v) and 0 <= v[0] <= v[1], "[begin, end]")
+_METADATA = {"*": str}
+TENSOR = {"dtype": str, "shape": [COUNT], "data_offsets": _OFFSETS}
+SAFETENSORS = {"__metadata__?": (_METADATA, None), "*": TENSOR}
+
+IDENTITY = dict  # run.json and shards.json, which are compared field by field
+LOG_LINE = {"step": float}  # log.jsonl
+REPORT = {"sha256?": str}
+CONFIG = {  # of the models of diffusers and transformers
+    "_class_name?": str,
+    "model_type?": (str, None),
+    "tokenizer_class?": (str, None),
+    "sample_size?": (SIDE, [SIDE], None),
+}
+WEIGHT_MAP = {"weight_map?": {"*": str}}
