@@ -130,4 +130,6 @@ def _walk(root: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterator
                 raise DataError("links to a folder that contains it", where=entry.path, hint="remove the link")
             yield from _walk(root, f"{inside}{entry.name}/", above)
         elif entry.name.rpartition(".")[2].lower() in EXTENSIONS:
+            if not entry.is_file() and os.path.exists(entry.path):
+                raise DataError("not a regular file", where=entry.path, hint="remove it, or save its content in a file")
             yield f"{inside}{entry.name}"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 ACCEPTS = "a mixture .json"
 EXAMPLE = {"mix.json": '{"kind": "mixture", "format": 1, "parts": [{"set": "digits:12:test", "repeat": 2}]}'}
-_MAX_DEPTH, _MAX_MIXTURES = 16, 1000  # mixtures within one another
+_MAX_DEPTH, _MAX_MIXTURES = 16, 256  # mixtures within one another
 _MAX_SLOTS = 1 << 29  # 4 GiB
 
 

@@ -44,6 +44,8 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> MixtureSet:
     root = Path(spec)
     manifest = _manifest(root)
     sets = tuple(_open_shard(root, entry, image_size, on_bad) for entry in manifest["shards"] if entry["num"])
+    if not sets:
+        raise DataError("the image set is empty", where=root)
     rows, sizes = _joined([shard.rows for shard in sets], root), [len(shard.rows) for shard in sets]
     return MixtureSet(
         rows=rows,
