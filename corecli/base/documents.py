@@ -125,11 +125,11 @@ def _mismatch(value: Any, schema: Schema, path: str) -> _Mismatch | None:
 
 
 def _in_alternatives(value: Any, schemas: tuple[Schema, ...], path: str) -> _Mismatch | None:
-    """The mismatch inside the alternative of the same kind, if there is one, else with all of them."""
+    """The mismatch inside the last alternative that has the right kind, else the one with all of them."""
     found = [_mismatch(value, schema, path) for schema in schemas]
     if None in found:
         return None
-    inside = next((one for one in found if one is not None and one.path != path), None)
+    inside = next((one for one in reversed(found) if one is not None and one.path != path), None)
     return inside or _Mismatch(path, " or ".join(map(_described, schemas)), value)
 
 
