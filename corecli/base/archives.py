@@ -35,7 +35,7 @@ ZIP_ERRORS = (
 _MAX_EXPANSION = 100  # bytes of members for each byte of the file
 _ALWAYS_BYTES = 1 << 28  # members of this size in total are read from any file
 
-NpyHeader = tuple[tuple[int, ...], bool, np.dtype]
+NpyHeader = tuple[tuple[int, ...], bool, np.dtype, int]
 
 
 @contextmanager
@@ -58,26 +58,26 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 def read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     """Read a member in .npy format. Errors: ValueError if its size differs from its header; those of `ZIP_ERRORS`."""
     with archive.open(info) as member:
-        shape, _, dtype = read_npy_header(member)
+        shape, _, dtype, head_bytes = read_npy_header(member)
         if dtype.hasobject:
             raise ValueError("an array of objects")
         num_bytes = dtype.itemsize
         for side in shape:
             num_bytes *= side
-        if info.file_size != member.tell() + num_bytes:
+        if info.file_size != head_bytes + num_bytes:
             raise ValueError(f"the size of {info.filename} differs from its header")
         member.seek(0)
         return np.lib.format.read_array(member, allow_pickle=False)
 
 
 def read_npy_header(file: IO[bytes]) -> NpyHeader:
-    """Return (shape, whether in Fortran order, dtype). Errors: ValueError for negative sizes."""
+    """Return (shape, whether in Fortran order, dtype, bytes of the header). Errors: ValueError for negative sizes."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
     if min(shape, default=0) < 0:
         raise ValueError(f"an array of shape {list(shape)}")
-    return shape, fortran, dtype
+    return shape, fortran, dtype, file.tell()
 
 
 def _refuse_bomb(archive: zipfile.ZipFile, path: Path) -> None:

@@ -108,8 +108,7 @@ def _write_npy_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) 
 
 def _read_images(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(info) as member:
-        shape, fortran, dtype = read_npy_header(member)
-        head_bytes = member.tell()
+        shape, fortran, dtype, head_bytes = read_npy_header(member)
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
         raise DataError(f"{_IMAGES} is {dtype} {list(shape)}, not uint8 [N, H, W, 3]", where=path)
     if not np.prod(shape):
