@@ -121,5 +121,5 @@ def test_a_finished_target_is_recognized_by_its_identity(tmp_path: Path) -> None
     with pytest.raises(CannotCreateError, match="steps: 1 there, 2 now"):
         is_finished(path, {"steps": 2}, force=False)
     path.write_bytes(b"mine")
-    with pytest.raises(CannotCreateError, match="not made by this line"):
+    with pytest.raises(CannotCreateError, match="not made by this command line"):
         is_finished(path, {"steps": 1}, force=False)
