@@ -45,9 +45,9 @@ def one_of(*names: str) -> Rule:
     return Rule(str, names.__contains__, f"one of {', '.join(names)}")
 
 
-def loads(text: str | bytes) -> Any:
-    """Parse JSON. Errors: ValueError, also for deep nesting and for huge integers."""
-    return _parsed(json.loads, text)
+def loads(text: str | bytes, *, any_integer: bool = False) -> Any:
+    """Parse JSON. Errors: ValueError, also for deep nesting and, unless `any_integer`, for integers above 64 bits."""
+    return _parsed(json.loads, text, any_integer=any_integer)
 
 
 def loads_toml(text: str) -> dict[str, Any]:
@@ -55,10 +55,14 @@ def loads_toml(text: str) -> dict[str, Any]:
     return _parsed(tomllib.loads, text)
 
 
-def read_json(path: Path, schema: Schema = None, *, max_bytes: int = MAX_BYTES) -> Any:
-    """Read a JSON file and check it against a schema, if one is given. Errors: MissingInputError, DataError."""
+def read_json(path: Path, schema: Schema = None, *, max_bytes: int = MAX_BYTES, any_integer: bool = False) -> Any:
+    """Read a JSON file and check it against a schema, if one is given.
+
+    any_integer: allow integers above 64 bits, as in tokenizers without a maximum length (10^30). Errors:
+    MissingInputError, DataError.
+    """
     try:
-        value = loads(read_bytes(path, max_bytes=max_bytes))
+        value = loads(read_bytes(path, max_bytes=max_bytes), any_integer=any_integer)
     except ValueError as error:
         raise DataError(f"not a readable JSON file: {error}", where=path) from error
     return value if schema is None else check(value, schema, where=path)
@@ -87,16 +91,16 @@ def check(value: Any, schema: Schema, *, where: object, path: str = "", error: t
     return value
 
 
-def _parsed(parse: Callable[[Any], Any], text: str | bytes) -> Any:
+def _parsed(parse: Callable[[Any], Any], text: str | bytes, *, any_integer: bool = False) -> Any:
     try:
         value = parse(text)
     except (RecursionError, MemoryError) as error:
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep") from error
-    _refuse_extremes(value)
+    _refuse_extremes(value, any_integer=any_integer)
     return value
 
 
-def _refuse_extremes(value: Any) -> None:
+def _refuse_extremes(value: Any, *, any_integer: bool) -> None:
     """Visit all containers, level by level. Errors: ValueError."""
     level: list[Any] = [value] if isinstance(value, dict | list) else [[value]]
     for _ in range(MAX_DEPTH):
@@ -105,7 +109,7 @@ def _refuse_extremes(value: Any) -> None:
             for item in container.values() if isinstance(container, dict) else container:
                 if isinstance(item, dict | list):
                     below.append(item)
-                elif type(item) is int and not -_MAX_INTEGER < item < _MAX_INTEGER:
+                elif type(item) is int and not any_integer and not -_MAX_INTEGER < item < _MAX_INTEGER:
                     raise ValueError("an integer has more than 64 bits")
         if not below:
             return

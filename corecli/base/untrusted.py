@@ -38,7 +38,7 @@ def refuse_code(folder: Path) -> None:
 def _read(path: Path) -> Any:
     """Return the content of a configuration; None if it is damaged, which the library that loads it reports."""
     try:
-        return loads(path.read_bytes()) if path.is_file() else None
+        return loads(path.read_bytes(), any_integer=True) if path.is_file() else None
     except (OSError, ValueError):
         return None
 

@@ -283,8 +283,9 @@ def test_another_config_over_an_existing_run_folder(run: Run, monkeypatch: pytes
             raise RuntimeError("a bug")
 
         before_step(patched, 2, fail)
-        with pytest.raises(RuntimeError, match="a bug"):
-            run(*line)
+        ran = run(*line)
+        assert (ran.code, ran.out) == (1, "")
+        assert "unexpected RuntimeError: a bug" in ran.err
     other = (*line, "--lr", "0.5", "--weight-decay", "0.1")
     refused(run(*other), "train-ssl", 73, "o.d: exists with another config: lr: 0.002 there, 0.5 now; weight_decay: ")
     assert not Path("o").exists()

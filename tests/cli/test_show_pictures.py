@@ -167,7 +167,7 @@ def test_the_largest_tables_are_thinned_for_tsne(run: Run, tiny: Path, monkeypat
         ("$tiny/real.safetensors --features $tiny/z.safetensors --columns 1", 65, "no images to search for neighbors"),
         ("$tiny/syn --real digits:16:train", 65, "digits:16:train: no image has the key of a group"),
         ("empty.d", 65, "log.jsonl: the log has no values yet"),
-        ("broken.d", 65, "log.jsonl: line 2 is not a record of a step"),
+        ("broken.d", 65, "log.jsonl: line 2: expected an object, found [2]"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(run: Run, tiny: Path, line: str, code: int, message: str) -> None:

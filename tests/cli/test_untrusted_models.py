@@ -119,7 +119,11 @@ def test_every_call_of_from_pretrained_distrusts_the_model() -> None:
 @pytest.mark.parametrize(
     ("file", "values", "message"),
     [
-        ("tokenizer/tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["code.T", None]}}, "'auto_map'"),
+        (
+            "tokenizer/tokenizer_config.json",
+            {"model_max_length": 10**30, "auto_map": {"AutoTokenizer": ["code.T", None]}},
+            "'auto_map'",
+        ),
         ("text_encoder/config.json", {"text_config": {"auto_map": {"AutoModel": "code.M"}}}, "'auto_map'"),
         ("text_encoder/config.json", {"custom_pipelines": {"text": {"impl": "code.M"}}}, "'custom_pipelines'"),
         ("model_index.json", {"custom_pipeline": "code"}, "'custom_pipeline'"),

@@ -275,7 +275,7 @@ def test_changes_apply_to_all_views_except_the_crop_of_local_views():
         ("flp", "0", "did you mean 'flip'"),
         ("size", "32", "size"),
         ("flip", "2", "flip must be from 0 to 1, not 2"),
-        ("flip", "nan", "flip must be from 0 to 1, not nan"),
+        ("flip", "nan", "flip: nan is not a finite number"),
         ("flip", "often", "often"),
         ("crop", "0.5", "crop must be a range LOW,HIGH"),
         ("crop", "1,0.5", "crop must be a range LOW,HIGH"),

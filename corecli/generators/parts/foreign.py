@@ -153,7 +153,9 @@ def _part(folder: Path) -> Path:
 def _sample_size(path: Path) -> int:
     """Return the side of a DiT's samples from diffusers' config. Errors: UsageError if the config has none."""
     config = _part(path) / "config.json"
-    size = read_json(config, CONFIG).get("sample_size") if path.is_dir() and config.is_file() else None
+    size = (
+        read_json(config, CONFIG, any_integer=True).get("sample_size") if path.is_dir() and config.is_file() else None
+    )
     if not isinstance(size, int):
         raise UsageError("unknown image size", where=path, hint="give the image size")
     return size

@@ -136,7 +136,7 @@ class Pipeline:
 def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-    listed = read_json(folder / INDEX, dict)
+    listed = read_json(folder / INDEX, dict, any_integer=True)
     without: dict[str, Any] = {pipelines.UNUSED: None} if pipelines.UNUSED in listed else {}
     without |= {"requires_safety_checker": False} if "requires_safety_checker" in listed else {}
     variant = pipelines.variant_of(folder)

@@ -68,7 +68,7 @@ def read_folder(folder: Path) -> Any:
 
 def _class_of(folder: Path) -> str:
     path = folder / CONFIG
-    return str(read_json(path, CONFIG_SCHEMA).get("_class_name", "")) if path.is_file() else ""
+    return str(read_json(path, CONFIG_SCHEMA, any_integer=True).get("_class_name", "")) if path.is_file() else ""
 
 
 def _from_file(path: Path) -> tuple[Spec, Tensors]:

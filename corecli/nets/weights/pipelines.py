@@ -66,7 +66,9 @@ def has_tokenizer(folder: Path) -> bool:
     if any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
         return True
     about = folder / "tokenizer_config.json"
-    return about.is_file() and str(read_json(about, schemas.CONFIG).get("tokenizer_class")).startswith("ByT5")
+    return about.is_file() and str(
+        read_json(about, schemas.CONFIG, any_integer=True).get("tokenizer_class")
+    ).startswith("ByT5")
 
 
 def _gap(part: Path, library: str, kind: str) -> str | None:
@@ -92,7 +94,7 @@ def refuse_others(folder: Path) -> None:
 
 def parts_of(folder: Path) -> dict[str, tuple[str, str]]:
     """Return (library, class) of the parts that a pipeline is loaded with, by name. Errors: DataError."""
-    index = read_json(folder / INDEX, dict)
+    index = read_json(folder / INDEX, dict, any_integer=True)
     if "_class_name" not in index:
         raise DataError("the pipeline class is missing", where=folder / INDEX)
     listed = {name: part for name, part in index.items() if isinstance(part, list) and len(part) == 2}

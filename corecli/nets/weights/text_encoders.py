@@ -136,7 +136,7 @@ def _load(folder: Path) -> Any:
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as MODELS_OF_TEXT
 
-    kind = read_json(folder / "config.json", CONFIG).get("model_type")
+    kind = read_json(folder / "config.json", CONFIG, any_integer=True).get("model_type")
     name = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", **MODELS_OF_TEXT}.get(kind, "AutoModel")
     model, report = getattr(transformers, name).from_pretrained(
         folder, local_files_only=True, trust_remote_code=False, dtype="float32", output_loading_info=True
