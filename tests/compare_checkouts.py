@@ -56,7 +56,7 @@ LINES = (
     "fid --reference z.safetensors --samples p.safetensors --metrics cka,opd --json",
     "captions --concepts digits --num 40 --out captions.jsonl",
     f"{ADM} --no-flip --captions captions.jsonl --out t.pt",
-    "sample --ckpt t.pt --captions captions.jsonl --rows ::10 --steps 2 --out told.safetensors",
+    "sample --ckpt t.pt --captions captions.jsonl --rows ::10 --steps 2 --out captioned.safetensors",
     "show packed.safetensors --out sheet.png",
     "show packed.safetensors --features z.safetensors --rows 4 --out near.png",
     "show f.safetensors.d --out curves.png",
