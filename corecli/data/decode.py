@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from zlib import crc32
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -17,6 +19,7 @@ MAX_PIXELS = 64_000_000
 
 # Decoders are listed, because some of Pillow's (such as PostScript) run other programs.
 _DECODERS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_PNG, _CHUNK, _SUM = b"\x89PNG\r\n\x1a\n", struct.Struct(">I4s"), struct.Struct(">I")
 _MASK_MODES = ("1", "L", "P", "I;16", "I;16B", "I")
 _BOMB_HINT = "shrink the image, or leave it out with --on-bad skip"
 _BAD_HINT = "replace the image, or leave it out with --on-bad skip"
@@ -33,11 +36,12 @@ def decode(
     The EXIF orientation is applied and animations give their first frame; `to_rgb` describes the modes. With
     `image_size=N` the shorter side is resized to N and the center cropped. `name` names the image in errors.
     Errors: DataError if the image is truncated, damaged, of unknown kind, or has more than `max_pixels` (checked before
-    it is decoded).
+    it is decoded), or if a checksum in a PNG file does not match.
     """
     with _decoding(name):
         image = Image.open(io.BytesIO(data), formats=_DECODERS) if isinstance(data, bytes) else data
         _refuse_bomb(image.size, max_pixels, name)
+        _check_sums(data)
         image.load()
         mode_is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
         ImageOps.exif_transpose(image, in_place=True)
@@ -62,6 +66,7 @@ def decode_mask(data: bytes, *, name: object, max_pixels: int = MAX_PIXELS) -> n
             raise DataError(
                 reason, where=name, hint="save masks as PNG with one channel of 8 or 16 bits, or with a palette"
             )
+        _check_sums(data)
         image.load()
         return np.asarray(image).astype(np.int32)
 
@@ -116,6 +121,22 @@ def _refuse_bomb(size: tuple[int, int], max_pixels: int, name: object) -> None:
     if size[0] * size[1] > max_pixels:
         reason = f"{size[0]} x {size[1]} pixels exceed the limit of {max_pixels:,}"
         raise DataError(reason, where=name, hint=_BOMB_HINT)
+
+
+def _check_sums(data: object) -> None:
+    """Check the checksums of all chunks of a PNG file; Pillow ignores those of its pixels. Errors: ValueError."""
+    if not isinstance(data, bytes) or not data.startswith(_PNG):
+        return
+    start, kind = len(_PNG), b""
+    try:
+        while kind != b"IEND":
+            size, kind = _CHUNK.unpack_from(data, start)
+            end = start + 8 + size
+            if crc32(data[start + 4 : end]) != _SUM.unpack_from(data, end)[0]:
+                raise ValueError("a checksum does not match")
+            start = end + 4
+    except struct.error:
+        raise ValueError("the file ends before its last chunk") from None
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
