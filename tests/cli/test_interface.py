@@ -540,7 +540,7 @@ EFFECTS: dict[str, list[str]] = {
     ],
     f"{PROBE} $tiny/vit.safetensors --layer backbone": ["--pool mean", "--pool cls+mean", "--blocks 2"],
     f"{PROBE} $tiny/f.safetensors --test a=digits:8:train": ["--train a=digits:8:train"],
-    f"{PROBE} $tiny/f.safetensors --test a=$tiny/syn": ["--confusion $out.csv"],
+    f"{PROBE} $tiny/f.safetensors --test a=$tiny/syn": ["--confusion $out.csv", "--predictions $out.csv"],
     f"{PROBE} $tiny/f.safetensors --mode sgd --epochs 3 --train-batch 32": [
         "--epochs 4", "--augment flip", "--augment none", "--train-batch 64", "--optimizer lars", "--lr 3",
         "--weight-decay 0.5", "--schedule steps", "--warmup-epochs 1", "--head batchnorm", "--layer backbone",

@@ -198,6 +198,19 @@ def test_the_confusion_matrix_has_a_row_for_each_true_class(run: Run, tiny: Path
     assert set(np.flatnonzero(counts.sum(0))) <= {1, 7, 9}
 
 
+def test_predictions_of_each_image_give_the_scores(run: Run, tiny: Path) -> None:
+    line = ("--encoder", tiny / "f.safetensors", "--train", "digits:8:train", "--test", "digits:8:test")
+    (found,) = records(run, *line, "--shots", 2, "--seeds", 2, "--epochs", 1, "--k", "1,5", "--predictions", "p.csv")
+    header, *rows = [line.split(",") for line in Path("p.csv").read_text().splitlines()]
+    assert header == ["key", "class", "probe0", "probe1", "knn1_0", "knn1_1", "knn5_0", "knn5_1"]
+    key, label, *predicted = np.array(rows).T
+    assert key.tolist() == open_set("digits:8:test").rows.keys
+    assert [name[0] for name in key.tolist()] == label.tolist()
+    right = np.array(predicted) == label
+    assert right[:2].mean(1) == pytest.approx(found["top1_by_seed"])
+    assert [right[2:4].mean(), right[4:].mean()] == pytest.approx([found["knn1_top1"], found["knn5_top1"]])
+
+
 @pytest.mark.slow
 def test_accuracy_under_corruptions_is_that_of_corrupted_copies(run: Run, tiny: Path) -> None:
     from corecli.base.rng import derive

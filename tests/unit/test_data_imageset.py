@@ -504,6 +504,9 @@ def test_digits() -> None:
     assert len(test.rows) == 355
     counts = np.bincount(whole.rows.labels)
     assert np.bincount(test.rows.labels).tolist() == (counts // 5).tolist()
+    half, half_test = open_set("digits::half"), open_set("digits::half-test")
+    assert sorted(half.rows.keys + half_test.rows.keys) == whole.rows.keys
+    assert np.bincount(half_test.rows.labels).tolist() == (counts // 2).tolist()
     bundled = datasets.load_digits()
     seventh_three = bundled.images[np.flatnonzero(bundled.target == 3)[7]]
     found = whole.read(np.array([whole.rows.keys.index("3/0007")]))[0].numpy()

@@ -16,8 +16,8 @@ from corecli.views.corrupt import CORRUPTIONS, SEVERITIES, check_corruption
 if TYPE_CHECKING:
     from corecli.commands.probe.options import Config
 
-_NOT_FOR_MASKS = ("val", "shots", "fraction", "image_size", "corruptions")
-_NOT_FOR_LABELS = ("shots", "fraction", "k", "knn_temperature", "confusion", "corruptions")
+_NOT_FOR_MASKS = ("val", "shots", "fraction", "image_size", "corruptions", "predictions")
+_NOT_FOR_LABELS = ("shots", "fraction", "k", "knn_temperature", "confusion", "corruptions", "predictions")
 
 
 def check_options(config: Config) -> None:

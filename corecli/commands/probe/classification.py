@@ -97,7 +97,7 @@ class Scoring:
                 changed = Corrupted(data=data, name=name, severity=severity, seed=seed)
                 features = self._features(test, changed)
                 if reader.world.is_main:
-                    found.setdefault(name, []).append(self._summary(number, features).top1)
+                    found.setdefault(name, []).append(self._summary(number, self._runs(number, features)).top1)
         return found
 
     def _features(self, test: Labeled, images: ImageSet | None = None) -> list[Tensor]:
@@ -112,21 +112,26 @@ class Scoring:
         problem = self.context.problem
         return problem.space.shared_with(problem.tests[number]) if self.subset_logits else None
 
-    def _summary(self, number: int, features: Sequence[Tensor]) -> Scores:
-        problem, among = self.context.problem, self._among(number)
-        labels = problem.answers[number]
+    def _runs(self, number: int, features: Sequence[Tensor]) -> list[Predictions]:
+        labels, among = self.context.problem.answers[number], self._among(number)
         pairs = zip(self.fits, features, strict=True)
-        runs = [predict(one.classifier.logits, of_test, labels, among=among) for one, of_test in pairs]
-        return summarize(runs, labels, num_classes=len(problem.space) if among is None else int(among.sum()))
+        return [predict(one.classifier.logits, of_test, labels, among=among) for one, of_test in pairs]
+
+    def _summary(self, number: int, runs: Sequence[Predictions]) -> Scores:
+        problem, among = self.context.problem, self._among(number)
+        num_classes = len(problem.space) if among is None else int(among.sum())
+        return summarize(runs, problem.answers[number], num_classes=num_classes)
 
     def _score_classes(self, number: int, features: Sequence[Tensor]) -> Result:
-        problem, scores = self.context.problem, self._summary(number, features)
+        problem, runs = self.context.problem, self._runs(number, features)
+        scores, predicted = self._summary(number, runs), {"probe": runs}
         values = {name: getattr(scores, name) for name in ("top1", "top5", "mean_per_class")}
         votes = self._votes(number, features[0])
-        for k, runs in votes.items():
-            of_k = summarize(runs, problem.answers[number], num_classes=scores.num_classes)
+        for k, votes_of_k in votes.items():
+            of_k = summarize(votes_of_k, problem.answers[number], num_classes=scores.num_classes)
             prefix = "knn" if len(votes) == 1 else f"knn{k}"
             values |= {f"{prefix}_top1": of_k.top1, f"{prefix}_top5": of_k.top5}
+            predicted["knn" if len(votes) == 1 else f"knn{k}_"] = list(votes_of_k)
         return Result(
             task=problem.task,
             of=problem.task.tests[number],
@@ -140,7 +145,22 @@ class Scoring:
             num_test=scores.num_test,
             num_classes=scores.num_classes,
             confusion=scores.confusion.tolist(),
+            predictions=self._named(number, predicted),
         )
+
+    def _named(self, number: int, predicted: dict[str, list[Predictions]]) -> dict[str, list[str]]:
+        """Return the columns of the file of predictions; a true class that shares the first rank is the prediction."""
+        problem, labels = self.context.problem, self.context.problem.answers[number].cpu()
+        classes = {
+            f"{of}{place}": torch.where(run.ranks == 0, labels, run.predicted)
+            for of, runs in predicted.items()
+            for place, run in enumerate(runs)
+        }
+        names = {
+            column: [problem.space.name(one) for one in found.tolist()]
+            for column, found in {"class": labels, **classes}.items()
+        }
+        return {"key": list(problem.tests[number].keys), **names}
 
     def _votes(self, number: int, found: Tensor) -> dict[int, tuple[Predictions, ...]]:
         """Return the k-NN votes by k, for each subset of the training rows; for one of them if all are equal."""

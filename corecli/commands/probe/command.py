@@ -15,7 +15,7 @@ from corecli.commands.parts.layer import layer_name, take_layer
 from corecli.commands.probe.checks import check_options, check_task, corruptions, masks_of
 from corecli.commands.probe.labels import read_class_lists
 from corecli.commands.probe.options import MODES, Config, mode_options, num_seeds, trains_on_images
-from corecli.commands.probe.report import report, write_confusion
+from corecli.commands.probe.report import report, write_confusion, write_predictions
 from corecli.commands.probe.sets import NamedSet, Task, is_table, named, tasks
 
 if TYPE_CHECKING:
@@ -39,9 +39,11 @@ def check(config: Config) -> dict[str, Any]:
         check_task(config, task)
     if config.labels is not None:
         read_class_lists(config.labels)
-    check_replaceable(config.confusion, ("unknown",), force=config.force)
+    written = [path for path in (config.confusion, config.predictions) if path is not None]
+    for path in written:
+        check_replaceable(path, ("unknown",), force=config.force)
     plan = {"reads": [f"{spec} ({'features' if is_table(spec) else 'images'})" for spec in specs]}
-    return plan if config.confusion is None else {**plan, "writes": [str(config.confusion)]}
+    return {**plan, "writes": [str(path) for path in written]} if written else plan
 
 
 def run(config: Config, world: World) -> Outcome:
@@ -58,6 +60,8 @@ def run(config: Config, world: World) -> Outcome:
     results.sort(key=lambda result: places[result.of])
     if config.confusion is not None:
         write_confusion(config.confusion, results[0])
+    if config.predictions is not None:
+        write_predictions(config.predictions, results[0])
     shared = {name: getattr(config, name) for name in ("encoder", "layer", "pool", "blocks", "mode")}
     return report(results, shared=shared, per_class=config.per_class)
 

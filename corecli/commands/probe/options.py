@@ -36,6 +36,10 @@ Pets, map for VOC 2007, and top1 for other sets.
 --shots or --fraction, each seed trains on another part of the training set, balanced over classes, and --val is used
 only to choose the setting.
 
+--predictions writes one line for each image of the first test set: its key, its class, the class that each of --seeds
+predicts (columns probe0, probe1, ...) and the classes of the k-NN votes (knn0, ..., or knn5_0, ... for several --k; one
+column if all seeds train on the same images). Two encoders can then be compared image by image.
+
 Options of a mode that are not listed under OPTIONS are given with --set NAME=VALUE.
 """
 
@@ -206,6 +210,12 @@ class Config(ReadsImages):
     )
     confusion: Path | None = option(
         None, help="CSV file to write the confusion matrix of the first test set to", role="output", metavar="FILE.csv"
+    )
+    predictions: Path | None = option(
+        None,
+        help="CSV file to write the predicted classes of the first test set's images to",
+        role="output",
+        metavar="FILE.csv",
     )
     per_class: bool = option(False, help="print the accuracy of each class as well", role="runtime")
     batch_size: int = option(256, help="images per forward pass", role="runtime", minimum=1)

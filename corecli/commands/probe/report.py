@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,8 @@ class Result:
     """The scores of a test set.
 
     confusion: counts of images by true class (row) and predicted class (column), numbered as in `space`; None with
-    --labels; corruptions: top1 under each corruption, by severity.
+    --labels; predictions: columns with the keys, the classes and the predicted classes of the images; corruptions: top1
+    under each corruption, by severity.
     """
 
     task: Task
@@ -39,6 +40,7 @@ class Result:
     num_test: int
     num_classes: int
     confusion: list[list[float]] | None
+    predictions: dict[str, list[str]] = field(default_factory=dict)
     corruptions: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -131,11 +133,20 @@ def write_confusion(path: Path, result: Result) -> None:
     """Write CSV with a column for each predicted class and a row for each true class: counts, averaged over seeds."""
     counts, space = result.confusion or [], result.space
     names = [space.name(number) for number in range(len(space))]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["true \\ predicted", *names])
+    lines: list[list[Any]] = [["true \\ predicted", *names]]
     for number, name in enumerate(names):
         row = counts[number] if number < len(counts) else []
-        writer.writerow([name, *(f"{value:.6g}" for value in row), *[0] * (len(names) - len(row))])
+        lines.append([name, *(f"{value:.6g}" for value in row), *[0] * (len(names) - len(row))])
+    _write_csv(path, lines)
+
+
+def write_predictions(path: Path, result: Result) -> None:
+    """Write CSV with a row for each image: its key, its class and the predicted classes."""
+    _write_csv(path, [list(result.predictions), *zip(*result.predictions.values(), strict=True)])
+
+
+def _write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
     with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+        file.write(text.getvalue().encode(errors="surrogateescape"))

@@ -1,7 +1,8 @@
 """`digits:[SIZE][:SPLIT]`: the 1,797 handwritten digits in scikit-learn, 8 x 8 px; real images without a download.
 
 `digits:16` resizes them to 16 px. `train` and `test` are a fixed, stratified split with every fifth image of a class in
-`test`.
+`test`. `half` and `half-test` are another one, with every second image of a class in `half-test`: fewer images to train
+on, and more than twice as many to test on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from corecli.data.rows import make_rows, numbered_keys
 NAMED = "digits:[SIZE][:SPLIT]"
 EXAMPLE = "digits:12:test"
 CLASS_NAMES = tuple("0123456789")
-TEST_EVERY = 5
+TEST_EVERY = {"train": 5, "test": 5, "half": 2, "half-test": 2}
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
@@ -28,22 +29,29 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
     if size is not None:
         images = resize_array(images, size)
     keys = numbered_keys(labels.tolist(), CLASS_NAMES)
-    is_test = np.array([int(key.rpartition("/")[2]) % TEST_EVERY == TEST_EVERY - 1 for key in keys])
-    chosen = {"": np.ones_like(is_test), "train": ~is_test, "test": is_test}[split]
-    order = np.array(sorted(np.flatnonzero(chosen).tolist(), key=keys.__getitem__), dtype=np.int64)
+    chosen = [i for i, key in enumerate(keys) if _is_in(split, int(key.rpartition("/")[2]))]
+    order = np.array(sorted(chosen, key=keys.__getitem__), dtype=np.int64)
     rows = make_rows([keys[i] for i in order], labels=labels[order], where=spec)
     pixels = ArrayPixels(array=images[order], content=digest(spec), resize=image_size)
     return PlainSet(rows=rows, pixels=pixels, class_names=CLASS_NAMES)
 
 
+def _is_in(split: str, number: int) -> bool:
+    """Whether the image of this number within its class belongs to the split."""
+    if not split:
+        return True
+    every = TEST_EVERY[split]
+    return (number % every == every - 1) == split.endswith("test")
+
+
 def _parse(spec: str) -> tuple[int | None, str]:
     _, size, split, *more = [*spec.split(":"), "", ""]
     size_is_valid = size == "" or (size.isascii() and size.isdigit() and int(size) > 0)
-    if not size_is_valid or split not in ("", "train", "test") or any(more):
+    if not size_is_valid or split not in ("", *TEST_EVERY) or any(more):
         raise UsageError(
             "malformed name of a digits set",
             where=spec,
-            hint="write digits:, digits:16, digits:16:train or digits::test",
+            hint="write digits:, digits:16, digits:16:train, digits::test or digits:8:half",
         )
     return int(size) if size else None, split
 
