@@ -277,6 +277,7 @@ complete -c corecli -n '__fish_seen_subcommand_from probe' -l no-subset-logits -
 complete -c corecli -n '__fish_seen_subcommand_from probe' -l labels -r -F -d 'labels of multi-label images: lines KEY, tab, CLASS;... [tab, difficult CLASS;...]'
 complete -c corecli -n '__fish_seen_subcommand_from probe' -l corruptions -x -d 'corruptions under which to score the first test set as well'
 complete -c corecli -n '__fish_seen_subcommand_from probe' -l confusion -r -F -d 'CSV file to write the confusion matrix of the first test set to'
+complete -c corecli -n '__fish_seen_subcommand_from probe' -l predictions -r -F -d 'CSV file to write the predicted classes of the first test set\'s images to'
 complete -c corecli -n '__fish_seen_subcommand_from probe' -l per-class -d 'print the accuracy of each class as well'
 complete -c corecli -n '__fish_seen_subcommand_from probe' -l batch-size -x -d 'images per forward pass'
 complete -c corecli -n '__fish_seen_subcommand_from probe' -l image-size -x -d 'resize the shorter side to N px and crop the center'
