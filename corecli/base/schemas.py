@@ -121,4 +121,9 @@ CONFIG = {  # of the models of diffusers and transformers
     "tokenizer_class?": (str, None),
     "sample_size?": (SIDE, [SIDE], None),
 }
-WEIGHT_MAP = {"weight_map?": {"*": str}}
+WEIGHT_MAP = {"weight_map?": {"*": FILE_NAME}}
+
+_MESSAGE = {"message": str}
+SERVER_ERROR = ({"error": (_MESSAGE, str)}, _MESSAGE)
+_TEXT, _CHAT = {"text": (str, None), "message?": None}, {"message": {"content": (str, None)}}
+SERVER_ANSWER = {"choices": [(_TEXT, _CHAT)]}

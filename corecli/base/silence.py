@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -21,7 +22,8 @@ def silence(*libraries: str) -> Iterator[None]:
 
     Libraries that are not installed are skipped.
     """
-    with _closed_stdin():
+    with _closed_stdin(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         loggers: list[Any] = [import_module(f"{name}.utils.logging") for name in libraries if find_spec(name)]
         before = [(each.get_verbosity(), each.is_progress_bar_enabled()) for each in loggers]
         for each in loggers:

@@ -20,8 +20,11 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from corecli.base.errors import UnavailableError, UsageError
+from corecli.base.documents import Schema, loads
+from corecli.base.documents import check as check_shape
+from corecli.base.errors import DataError, UnavailableError, UsageError
 from corecli.base.rng import derive
+from corecli.base.schemas import SERVER_ERROR
 from corecli.captions.parts.backend import Answer, Request, Settings
 from corecli.captions.parts.openai import answer_of, body
 
@@ -155,10 +158,7 @@ class Server:
             message = self._plain(_message(content))
             reason = f"HTTP {response.status}{message and f': {message}'}"
             raise _Failure(reason, is_temporary=is_temporary, wait_sec=wait)
-        try:
-            answer = answer_of(json.loads(content))
-        except (ValueError, RecursionError):
-            answer = None
+        answer = answer_of(_decoded(content))
         if answer is None:
             raise _Failure("the response holds no text")
         return answer
@@ -237,14 +237,19 @@ def _wait_sec(retry_after: str | None) -> float:
 
 def _message(response: bytes) -> str:
     """Return the error message in a response, or the response as text."""
-    text = response.decode(errors="replace")
+    found = _decoded(response, SERVER_ERROR)
+    if found is None:
+        return response.decode(errors="replace")
+    error = found.get("error", found)
+    return error if isinstance(error, str) else error["message"]
+
+
+def _decoded(response: bytes, schema: Schema = object) -> Any:
+    """Return the JSON value in a response; None if it has no JSON, or JSON of another shape."""
     try:
-        content = json.loads(text)
-        error = content.get("error", content)
-        text = error.get("message", text) if isinstance(error, dict) else str(error)
-    except (ValueError, AttributeError, RecursionError):
-        pass
-    return str(text)
+        return check_shape(loads(response), schema, where="response")
+    except (ValueError, DataError):
+        return None
 
 
 def _reason(error: Exception) -> str:

@@ -102,9 +102,13 @@ class Local:
     def _text(self, request: Request) -> str:
         if self._settings.api == "completions":
             return request.prompt.text()
-        return self._tokenizer.apply_chat_template(
-            request.prompt.messages(), tokenize=False, add_generation_prompt=True
-        )
+        try:
+            return self._tokenizer.apply_chat_template(
+                request.prompt.messages(), tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # of the template, which runs in a sandbox
+            reason = f"the chat template cannot be used: {_first_line(error)}"
+            raise DataError(reason, where=self._settings.model, hint="use --api completions") from error
 
     def _processors(self, batch: list[Request]) -> Any:
         """Return the steps of decoding; the last adds noise, so that the largest logit is a sample."""
@@ -156,8 +160,7 @@ def _load(folder: str, dtype: torch.dtype) -> tuple[Any, Any]:
         if report["missing_keys"]:
             raise ValueError(f"{len(report['missing_keys'])} weights are missing: {min(report['missing_keys'])}")
     except Exception as error:  # libraries raise many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise DataError(f"cannot be loaded: {reason}", where=folder, hint=WHOLE_FOLDER) from error
+        raise DataError(f"cannot be loaded: {_first_line(error)}", where=folder, hint=WHOLE_FOLDER) from error
     return tokenizer, model
 
 
@@ -191,6 +194,10 @@ class _AfterLine:
 
         texts = self._tokenizer.batch_decode(input_ids[:, self._length :], skip_special_tokens=True)
         return torch.tensor([STOP in text for text in texts], device=input_ids.device)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _listed(tokens: int | list[int] | None) -> list[int]:

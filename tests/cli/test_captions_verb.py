@@ -614,11 +614,10 @@ def test_a_folder_of_a_model_that_is_not_whole(run: Run, model: Path, file: str,
     ("damage", "message"),
     [
         (lambda folder: os.truncate(folder / "model.safetensors", 300), "cannot be loaded: "),
-        (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded: "),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be loaded: "),
         (add_a_layer, "cannot be loaded: 9 weights are missing: model.layers.1."),
     ],
-    ids=["weights", "config", "tokenizer", "layer"],
+    ids=["weights", "tokenizer", "layer"],
 )
 def test_a_folder_of_a_model_that_is_damaged(run: Run, model: Path, damage: Any, message: str) -> None:
     """There is one line of error, and no output of the library."""

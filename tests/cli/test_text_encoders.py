@@ -159,10 +159,6 @@ def drop_weights(folder: Path) -> None:
     save_file(dict(kept), folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def write_no_json(folder: Path) -> None:
-    (folder / "config.json").write_text("{")
-
-
 def drop_a_part(folder: Path) -> None:
     """As when one of several files of weights was not copied."""
     part = "model-00001-of-00002.safetensors"
@@ -181,7 +177,6 @@ def forget_padding(folder: Path) -> None:
     [
         (cut_weights, "the text encoder cannot be loaded: "),
         (drop_weights, "the text encoder cannot be loaded: 1 weights are missing: "),
-        (write_no_json, "the text encoder cannot be loaded: "),
         (drop_a_part, "the text encoder cannot be loaded: "),
         (forget_padding, "the tokenizer has no padding token (use a text encoder such as CLIP or T5)"),
     ],

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from corecli.base.documents import check
+from corecli.base.errors import DataError
+from corecli.base.schemas import SERVER_ANSWER
 from corecli.captions.parts.backend import STOP, Answer, Request, Settings
 
 
@@ -23,12 +26,12 @@ def body(request: Request, settings: Settings) -> dict[str, Any]:
 def answer_of(response: Any) -> Answer | None:
     """Return the answer in a decoded response, or None if there is none."""
     try:
-        choice = response["choices"][0]
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
-        reason = choice.get("finish_reason")
-    except (KeyError, IndexError, TypeError, AttributeError):
+        choices = check(response, SERVER_ANSWER, where="response")["choices"]
+    except DataError:
         return None
-    if not isinstance(text, str | None):
+    if not choices:
         return None
+    choice = choices[0]
+    text = choice["message"]["content"] if choice.get("message") else choice["text"]
     whole = (text or "").encode(errors="replace").decode()  # JSON may hold halves of characters
-    return Answer(raw=whole, finish_reason=str(reason or "stop"))
+    return Answer(raw=whole, finish_reason=str(choice.get("finish_reason") or "stop"))

@@ -8,9 +8,7 @@ checker is not loaded.
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +38,7 @@ class Pipeline:
     def __init__(self, folder: Path, *, device: torch.device, dtype: torch.dtype) -> None:
         """Load the pipeline. Errors: DataError if it cannot be loaded; UsageError if its kind is not supported."""
         self._folder = folder
-        with _silence():
+        with silence("diffusers", "transformers"):
             self._pipeline = _load(folder, dtype, device)
             self._pipeline.set_progress_bar_config(disable=True)
         self._parameters = inspect.signature(self._pipeline.__call__).parameters
@@ -82,7 +80,7 @@ class Pipeline:
         tokenizers = [part for name, part in self._pipeline.components.items() if "tokenizer" in name and part]
         longest = max(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
         most, cut = int(longest.model_max_length), 0
-        with _silence():
+        with silence("diffusers", "transformers"):
             for start in range(0, len(prompts), _TOKENIZED_AT_ONCE):
                 tokens = longest(list(prompts[start : start + _TOKENIZED_AT_ONCE])).input_ids
                 cut += sum(len(ids) > most for ids in tokens)
@@ -97,7 +95,7 @@ class Pipeline:
         """
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         call = {**self._call, **self._inputs(condition, len(seeds))}
-        with _silence():
+        with silence("diffusers", "transformers"):
             try:
                 made = self._pipeline(**call, generator=generators, output_type="pt").images
             except (TypeError, ValueError) as error:
@@ -129,7 +127,7 @@ class Pipeline:
             raise UsageError(
                 reason, where=self._folder, hint=f"the options of the scheduler are {', '.join(list(known)[1:])}"
             )
-        with _silence():
+        with silence("diffusers", "transformers"):
             self._pipeline.scheduler = kind.from_config(scheduler.config, **arguments)
 
 
@@ -200,11 +198,3 @@ def _to_uint8(made: Any, folder: Path) -> Tensor:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:240]
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Turn off progress bars and warnings of the libraries; `num_cut` counts the prompts that are cut."""
-    with silence("diffusers", "transformers"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -45,9 +45,9 @@ def check_pipeline(folder: Path) -> None:
     Errors: DataError naming the part that is missing or incomplete; UnavailableError if a part needs transformers,
     which is not installed.
     """
+    refuse_code(folder)
     if not (folder / INDEX).is_file():
         raise DataError(f"not a pipeline of diffusers: {INDEX} is missing", where=folder, hint=WHOLE_FOLDER)
-    refuse_code(folder)
     for name, (library, kind) in parts_of(folder).items():
         part = folder / name
         if not part.is_dir() or not any(part.iterdir()):
