@@ -9,18 +9,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from corecli.base.errors import CorecliError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a verb prints: `lines` on stdout, or `records` with `--json` (one object per line); `notes` on stderr.
 
-    With `for_people` the lines are printed on a terminal only; a pipe receives the records.
+    With `for_people` the lines are printed on a terminal only; a pipe receives the records. A verb that found something
+    wrong gives it as `failure`, which is reported after the lines and decides the exit code.
     """
 
     lines: tuple[str, ...] = ()
     records: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = field(default=())
     for_people: bool = False
+    failure: CorecliError | None = None
 
 
 def produced(path: Path, *, notes: tuple[str, ...] = (), **facts: Any) -> Outcome:

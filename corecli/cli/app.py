@@ -198,6 +198,8 @@ def _report(name: str, config: Any, outcome: Outcome) -> None:
     for note in () if config.quiet else outcome.notes:
         print(f"corecli {name}: {escaped(note)}", file=sys.stderr)
     _print(outcome, as_json=config.json)
+    if outcome.failure is not None:
+        raise outcome.failure
 
 
 def _dry(name: str, config: Any, plan: dict[str, Any]) -> Outcome:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from corecli.base.sums import Watch
     from corecli.data.pixels import OnBad
     from corecli.data.rows import Rows
 
@@ -94,6 +95,31 @@ def open_set(spec: str | Path, *, image_size: int | None = None, on_bad: OnBad =
     if not len(image_set.rows):
         raise DataError("the image set is empty", where=spec)
     return image_set
+
+
+def check_set(spec: str | Path, watch: Watch) -> None:
+    """Check everything that an image set records of its content, or decode its images; `watch` counts bytes and hashes.
+
+    Errors: as `open_set`; DataError at the first difference.
+    """
+    spec = str(Path(spec).parent) if Path(spec).name == MANIFEST else str(spec)
+    module = _format_of(spec)
+    if hasattr(module, "verify"):
+        module.verify(Path(spec), watch)
+        return
+    from corecli.data.formats.parts.checking import check_images
+
+    check_images(module.open_set(spec, image_size=None, on_bad="fail"), watch)
+
+
+def is_set(path: Path) -> bool:
+    """Whether a format recognizes a path as an image set; that of directories takes any."""
+    return next(_claiming(str(path)), None) is not None
+
+
+def record_of(path: Path) -> dict[str, Any]:
+    """Return the record in a set of how it was made; {} without one."""
+    return _record(path) or {}
 
 
 def write_set(

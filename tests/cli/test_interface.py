@@ -42,6 +42,7 @@ LINES = {
     "fid": "fid --reference $tiny/real.safetensors --samples $tiny/syn --extractor $tiny/f1.safetensors --save-stats o",
     "captions": "captions --num 9 --out o",
     "show": "show $tiny/syn --real $tiny/real.safetensors --out o",
+    "verify": "verify $tiny/real.safetensors",
 }
 
 
@@ -99,7 +100,7 @@ def test_dry_run_prints_the_config_and_what_would_be_written(run: Run, tiny: Pat
     assert record["config"].keys() == cfg.described(options_of(verb).Config).keys()
     plan = {name: value for name, value in record.items() if name not in ("verb", "config")}
     assert plan
-    if verb != "probe":
+    if verb not in ("probe", "verify"):
         assert "o" in (plan.get("out"), *plan.get("writes", ()))
     printed = dict(text.split("\t", 1) for text in run(*line).out.splitlines())
     assert printed["dry_run"] == "true"
@@ -610,10 +611,11 @@ ELSEWHERE = {
     "compile",  # the same numbers, faster: tests/bench
     "export",  # test_interchange.py
     "export_diffusers",  # test_export_diffusers.py
+    "paths", "parents",  # test_verify.py
     "shell",
 }  # fmt: skip
 # These act where there is something to act on; a verb without passes over them, as its page says.
-IDLE = {"seed": {"extract", "show"}, "precision": {"fid", "inflate", "show", "captions"}}
+IDLE = {"seed": {"extract", "show", "verify"}, "precision": {"fid", "inflate", "show", "captions", "verify"}}
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -642,7 +644,11 @@ def made(run: Run, tiny: Path, line: str, out: str) -> tuple[str, dict[str, obje
 def payload(path: Path) -> object:
     kind = sniff(path)
     if kind == "directory":
-        return {str(file): file.read_bytes() for file in path.rglob("*") if file.is_file() and file.suffix != ".json"}
+        return {
+            str(file): file.read_bytes()
+            for file in path.rglob("*")
+            if file.is_file() and file.suffix != ".json" and file.name != "SHA256SUMS"
+        }
     if kind == "npz":
         with np.load(path) as arrays:
             return [(name, arrays[name].tobytes()) for name in arrays if name != "corecli"]
