@@ -615,7 +615,11 @@ ELSEWHERE = {
     "shell",
 }  # fmt: skip
 # These act where there is something to act on; a verb without passes over them, as its page says.
-IDLE = {"seed": {"extract", "show", "verify"}, "precision": {"fid", "inflate", "show", "captions", "verify"}}
+IDLE = {
+    "seed": {"extract", "show", "verify"},
+    "precision": {"fid", "inflate", "show", "captions", "verify"},
+    "force": {"verify"},
+}
 
 
 @pytest.mark.parametrize("verb", VERBS)
