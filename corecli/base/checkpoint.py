@@ -1,7 +1,8 @@
 """Save and load tensors with a JSON header, as safetensors or, for names in .pt or .pth, as a torch file.
 
 The header says what the tensors are (`kind`) and how they were made (`config`, `parents`). It also has the hash of
-their content (`fingerprint`), which every load verifies, because a flipped bit would otherwise load silently.
+their content (`fingerprint`), which every load verifies, because a flipped bit would otherwise load silently. A hash of
+the header itself is in the head of a safetensors file (`base.layout`); in a torch file its member has a CRC-32.
 """
 
 from __future__ import annotations
@@ -9,29 +10,38 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from corecli import __version__
 from corecli.base.archives import open_zip
+from corecli.base.blocks import BlockHasher, hashes_name, is_hashes
 from corecli.base.documents import MAX_DEPTH, check, loads
 from corecli.base.errors import DataError
 from corecli.base.files import atomic_write, missing, sniff
-from corecli.base.schemas import HEADER, HEADERS, SAFETENSORS
+from corecli.base.layout import HEADER_KEY as HEADER_KEY
+from corecli.base.layout import MAX_HEADER_BYTES, METADATA, data_start, make_head, read_index, tensors_of
+from corecli.base.schemas import HEADER, HEADERS
 
 if TYPE_CHECKING:
     import torch
 
 FORMAT_VERSION = 1
-HEADER_KEY = "corecli"
-_MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 _WRITTEN_BY = {"encoder": "train-ssl", "features": "extract", "generator": "train-gen"}
+_TORCH_TYPES = {  # names in an index and in torch
+    **{f"{letter}{bits}": f"{name}{bits}" for letter, name in (("F", "float"), ("I", "int")) for bits in (16, 32, 64)},
+    **{"U8": "uint8", "I8": "int8", "BOOL": "bool", "BF16": "bfloat16"},
+}
+_PIECE_BYTES = 1 << 22
+_DAMAGED = "the file is damaged; make or copy it again"
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 
 Tensors = dict[str, "torch.Tensor"]
@@ -52,14 +62,12 @@ def save(path: Path, tensors: Tensors, *, kind: str, **header: Any) -> Header:
         **header,
         "fingerprint": fingerprint(tensors),
     }
-    text = json.dumps(full, sort_keys=True)
     with atomic_write(path) as file:
         if path.suffix in (".pt", ".pth"):
-            file.write(_torch_bytes(tensors, text))
+            file.write(_torch_bytes(tensors, json.dumps(full, sort_keys=True)))
         else:
-            import safetensors.torch
-
-            file.write(safetensors.torch.save(tensors, metadata={HEADER_KEY: text}))
+            for piece in _safetensors_bytes(tensors, full):
+                file.write(piece)
     return full
 
 
@@ -71,10 +79,24 @@ def load(path: Path, *, kind: str | None = None) -> tuple[Tensors, Header]:
     header = require_header(path, kind=kind)
     tensors = load_tensors(path)
     if fingerprint(tensors) != header["fingerprint"]:
-        raise DataError(
-            "the content does not match its hash", where=path, hint="the file is damaged; make or copy it again"
-        )
+        raise DataError("the content does not match its hash", where=path, hint=_DAMAGED)
     return tensors, header
+
+
+def verify_file(path: Path, watch: Callable[[int], None]) -> None:
+    """Check every hash in a file written by `save`, a packed set or latents. Only torch files are read as a whole.
+
+    `watch` is called with the number of bytes that were checked since its last call.
+    Errors: MissingInputError; DataError at the first difference.
+    """
+    header = require_header(path)
+    if sniff(path) == "torch":
+        found = fingerprint(load_tensors(path))
+        watch(Path(path).stat().st_size)
+    else:
+        found = _streamed_fingerprint(path, watch)
+    if found != header["fingerprint"]:
+        raise DataError("the content does not match its hash", where=path, hint=_DAMAGED)
 
 
 def require_header(path: Path, *, kind: str | None = None) -> Header:
@@ -119,7 +141,7 @@ def read_header(path: Path) -> Header | None:
     if found == "torch":
         return _parsed(_torch_header(path), path)
     if found == "safetensors":
-        return _parsed((read_safetensors_index(path).get("__metadata__") or {}).get(HEADER_KEY), path)
+        return _parsed((read_index(path).get(METADATA) or {}).get(HEADER_KEY), path)
     if found == "directory":
         return None
     raise DataError("neither a safetensors nor a torch file", where=path, hint="or the file is truncated")
@@ -133,33 +155,52 @@ def find_header(path: Path) -> Header | None:
     return read_header(path) if sniff(path) in ("safetensors", "torch") else None
 
 
-def read_safetensors_index(path: Path) -> dict[str, Any]:
-    """Return the JSON index of a safetensors file. Errors: DataError if it is malformed or the file is truncated."""
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        text = file.read(min(size, _MAX_HEADER_BYTES))
-    try:
-        if len(text) != size:
-            raise ValueError("the header is cut off")
-        index = check(loads(text), SAFETENSORS, where=path)
-    except ValueError as error:
-        raise DataError(f"not a readable safetensors file: {error}", where=path) from error
-    end = max((entry["data_offsets"][1] for name, entry in index.items() if name != "__metadata__"), default=0)
-    if Path(path).stat().st_size != 8 + size + end:
-        raise DataError("truncated safetensors file", where=path, hint="make or copy it again")
-    return index
-
-
 def fingerprint(tensors: Tensors) -> str:
-    """Return a hash of names, types, shapes and bytes in the order of names; the layout of a file does not matter."""
+    """Return a hash of names, types, shapes and bytes in the order of names; the layout of a file does not matter.
+
+    Tensors with the hashes of other tensors do not count.
+    """
     import torch
 
     digest = hashlib.sha256()
-    for name in sorted(tensors):
+    for name in sorted(name for name in tensors if not is_hashes(name)):
         tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor_head(name, str(tensor.dtype), tensor.shape))
         digest.update(np.ascontiguousarray(tensor.reshape(-1).view(torch.uint8).numpy()).data)
     return digest.hexdigest()
+
+
+def tensor_head(name: str, dtype: str, shape: Sequence[int]) -> bytes:
+    """Return what a fingerprint hashes before the bytes of a tensor of a torch type, such as "torch.uint8"."""
+    return json.dumps([name, dtype, list(shape)]).encode()
+
+
+def _streamed_fingerprint(path: Path, watch: Callable[[int], None]) -> str:
+    """Return the fingerprint of a safetensors file, with some MB in memory. Errors: DataError for a damaged block."""
+    index, start, digest = read_index(path), data_start(path), hashlib.sha256()
+    entries = tensors_of(index)
+    with open(path, "rb") as file:
+        for name in sorted(name for name in entries if not is_hashes(name)):
+            dtype, shape, (begin, end) = (entries[name][field] for field in ("dtype", "shape", "data_offsets"))
+            digest.update(tensor_head(name, f"torch.{_TORCH_TYPES.get(dtype, dtype)}", shape))
+            blocks = BlockHasher(shape, (end - begin) // max(1, math.prod(shape)))
+            for piece in _pieces(file, start + begin, end - begin):
+                digest.update(piece)
+                blocks.update(memoryview(piece))
+                watch(len(piece))
+            table = entries.get(hashes_name(name))
+            if table is not None:
+                begin, end = table["data_offsets"]
+                if b"".join(_pieces(file, start + begin, end - begin)) != blocks.table().tobytes():
+                    raise DataError(f"the hashes of {name} do not match it", where=path, hint=_DAMAGED)
+    return digest.hexdigest()
+
+
+def _pieces(file: IO[bytes], start: int, num_bytes: int) -> Iterator[bytes]:
+    file.seek(start)
+    while num_bytes > 0 and (piece := file.read(min(num_bytes, _PIECE_BYTES))):
+        num_bytes -= len(piece)
+        yield piece
 
 
 def _parsed(text: str | bytes | None, path: Path) -> Header | None:
@@ -176,9 +217,19 @@ def _parsed(text: str | bytes | None, path: Path) -> Header | None:
 def _torch_header(path: Path) -> bytes | None:
     with open_zip(path) as archive:
         members = [info for info in archive.infolist() if info.filename.endswith(f"/{HEADER_KEY}.json")]
-        if members and members[0].file_size > _MAX_HEADER_BYTES:
+        if members and members[0].file_size > MAX_HEADER_BYTES:
             raise DataError("the header is too large", where=path)
         return archive.read(members[0]) if members else None
+
+
+def _safetensors_bytes(tensors: Tensors, header: Header) -> Iterator[bytes | memoryview]:
+    """Yield the head and the tensors, which the library lays out; the order of its own metadata would be random."""
+    import safetensors.torch
+
+    data = memoryview(safetensors.torch.save(tensors))
+    start = 8 + int.from_bytes(data[:8], "little")
+    yield make_head(loads(bytes(data[8:start])), header)
+    yield data[start:]
 
 
 def _torch_bytes(tensors: Tensors, header: str) -> bytes:

@@ -8,7 +8,7 @@ of the image set and of the first stage, so it is never used for others.
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,10 +20,13 @@ import numpy as np
 import torch
 
 from corecli import __version__
-from corecli.base.checkpoint import FORMAT_VERSION, HEADER_KEY, read_safetensors_index, require_header
+from corecli.base.blocks import HASH_BYTES, BlockHasher, hashes_name, num_blocks
+from corecli.base.checkpoint import FORMAT_VERSION, require_header, tensor_head
 from corecli.base.errors import DataError
 from corecli.base.files import atomic_write
+from corecli.base.layout import Index, data_start, make_head, read_index
 from corecli.data.imageset import ImageSet
+from corecli.data.mapped import MappedArray, map_tensor
 from corecli.data.pixels import digest
 from corecli.data.rows import Rows
 
@@ -87,18 +90,15 @@ class LatentSet:
 
     def read_array(self, indices: np.ndarray) -> np.ndarray:
         """Return the moments of the given rows, float16."""
-        return self._mapped[np.asarray(indices, dtype=np.int64)]
+        return self._mapped.take(np.asarray(indices, dtype=np.int64))
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """Return the moments of the given rows, float16."""
         return torch.from_numpy(self.read_array(indices))
 
     @cached_property
-    def _mapped(self) -> np.ndarray:
-        entry = read_safetensors_index(self.path)[_NAME]
-        with open(self.path, "rb") as file:
-            start = 8 + int.from_bytes(file.read(8), "little")
-        return np.memmap(self.path, dtype=np.float16, mode="r", offset=start, shape=tuple(entry["shape"]))
+    def _mapped(self) -> MappedArray:
+        return map_tensor(self.path, read_index(self.path), _NAME, start=data_start(self.path))
 
 
 def file_name(images: ImageSet, *, first_stage: str, mirrored: bool) -> str:
@@ -109,14 +109,14 @@ def file_name(images: ImageSet, *, first_stage: str, mirrored: bool) -> str:
 def open_latents(path: Path, images: ImageSet, *, first_stage: str, mirrored: bool) -> LatentSet:
     """Open the latents of `images` that `write_latents` made with the first stage of that fingerprint.
 
-    The content is memory-mapped, so its hash is not verified. Errors: MissingInputError; DataError if the file is
-    truncated, or belongs to other images, another first stage, or has no mirror images.
+    The content is memory-mapped; each block of it is checked when it is first read. Errors: MissingInputError;
+    DataError if the file is truncated, or belongs to other images, another first stage, or has no mirror images.
     """
     header, wanted = require_header(path, kind=KIND), _identity(images, first_stage, mirrored)
     for name, value in wanted.items():
         if header.get(name) != value:
             raise DataError(f"the latents were made for {_OTHER[name]}", where=path, hint="remove the file")
-    shape = read_safetensors_index(path)[_NAME]["shape"]
+    shape = read_index(path)[_NAME]["shape"]
     if shape[0] != len(images.rows):
         raise DataError(f"{shape[0]} latents for {len(images.rows)} images", where=path, hint="remove the file")
     return LatentSet(images=images, path=path)
@@ -138,31 +138,34 @@ def write_latents(
     stream = iter(chunks)
     first = next(stream)
     shape = (len(images.rows), *first.shape[1:])
-    hashed = hashlib.sha256(json.dumps([_NAME, "torch.float16", list(shape)]).encode())
-    written = 0
+    hashed, blocks = hashlib.sha256(tensor_head(_NAME, "torch.float16", shape)), BlockHasher(shape, 2)
+    written, index = 0, _index(shape)
     with atomic_write(path) as file:
-        file.write(_head(shape, {**header, "fingerprint": _UNKNOWN}))
+        file.write(make_head(index, {**header, "fingerprint": _UNKNOWN}))
+        place = file.tell()
+        file.write(bytes(index[hashes_name(_NAME)]["data_offsets"][1]))
         for chunk in chain([first], stream):
             assert (chunk.dtype, chunk.shape[1:]) == (torch.float16, shape[1:]), "chunks differ"
             data = chunk.contiguous().numpy(force=True).reshape(-1).data
             file.write(data)
             hashed.update(data)
+            blocks.update(data)
             written += len(chunk)
         assert written == len(images.rows), f"{written} latents for {len(images.rows)} rows"
+        file.seek(place)
+        file.write(blocks.table().tobytes())
         file.seek(0)
-        file.write(_head(shape, {**header, "fingerprint": hashed.hexdigest()}))  # of the same length
+        file.write(make_head(index, {**header, "fingerprint": hashed.hexdigest()}))  # of the same length
 
 
 def _identity(images: ImageSet, first_stage: str, mirrored: bool) -> dict[str, Any]:
     return {"images": images.fingerprint, "first_stage": first_stage, "mirrored": mirrored}
 
 
-def _head(shape: tuple[int, ...], header: dict[str, Any]) -> bytes:
-    size = 2 * int(np.prod(shape, dtype=np.int64))
-    index = {
-        "__metadata__": {HEADER_KEY: json.dumps(header, sort_keys=True)},
-        _NAME: {"dtype": "F16", "shape": list(shape), "data_offsets": [0, size]},
+def _index(shape: tuple[int, ...]) -> Index:
+    table = [num_blocks(shape, 2), HASH_BYTES]
+    end = math.prod(table)
+    return {
+        hashes_name(_NAME): {"dtype": "U8", "shape": table, "data_offsets": [0, end]},
+        _NAME: {"dtype": "F16", "shape": list(shape), "data_offsets": [end, end + 2 * math.prod(shape)]},
     }
-    text = json.dumps(index).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text

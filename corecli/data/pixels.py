@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from corecli.base.errors import CorecliError, DataError
 from corecli.data.decode import decode, resize_crop
+from corecli.data.mapped import MappedArray
 from corecli.data.rows import Rows
 
 if TYPE_CHECKING:
@@ -121,11 +122,10 @@ def digest(*parts: str) -> str:
 class ArrayPixels:
     """Pixels in one uint8 array: `[N, 3, H, W]`, or `[N, H, W, 3]` in layout NHWC.
 
-    A read-only memory map stays on disk, and all processes share its pages. (torch can index only a private map without
-    a warning, but Linux refuses one if the file is larger than memory.)
+    A memory-mapped array stays on disk, and all processes share its pages.
     """
 
-    array: np.ndarray
+    array: np.ndarray | MappedArray
     content: str
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     resize: int | None = None
@@ -145,27 +145,13 @@ class ArrayPixels:
         return f"{self.content} {self.resize}"
 
     def read_array(self, indices: np.ndarray) -> np.ndarray:
-        """Return the images of the given rows, uint8 [B, 3, H, W], as a copy."""
-        images = np.asarray(self.array).take(indices, axis=0)  # as fast as torch.index_select; fancy indexing is slower
+        """Return the images of the given rows, uint8 [B, 3, H, W], as a copy. Errors: DataError for damaged ones."""
+        images = self.array.take(indices, axis=0)
         if self.layout == "NHWC":
             images = images.transpose(0, 3, 1, 2)
         if self.decodes:
             images = resize_array(images, self.image_size[0])
         return np.ascontiguousarray(images)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle a memory map by its file name, not by value."""
-        state = dict(self.__dict__)
-        if isinstance(self.array, np.memmap):
-            state["array"] = (self.array.filename, self.array.offset, self.array.shape)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Map the file again."""
-        if isinstance(state["array"], tuple):
-            filename, offset, shape = state["array"]
-            state["array"] = np.memmap(filename, dtype=np.uint8, mode="r", offset=offset, shape=shape)
-        self.__dict__.update(state)
 
     @property
     def _stored_size(self) -> tuple[int, int]:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from corecli import __version__
-from corecli.base.checkpoint import FORMAT_VERSION, HEADER_KEY, read_header, read_safetensors_index
+from corecli.base.blocks import HASH_BYTES, BlockHasher, bytes_of, hashes_name, hashes_of, is_hashes, num_blocks
+from corecli.base.checkpoint import FORMAT_VERSION, read_header, tensor_head, verify_file
 from corecli.base.errors import DataError
 from corecli.base.files import atomic_write, sniff
+from corecli.base.layout import Index, data_start, make_head, read_index, tensors_of
 from corecli.data.columns import from_columns, to_columns
 from corecli.data.formats.parts.writing import Chunk, begin_stream
+from corecli.data.mapped import TYPES, MappedArray, map_tensor
 from corecli.data.pixels import ArrayPixels, OnBad, PlainSet, digest
 from corecli.data.rows import Rows, check_labels
 
 SUFFIX, ACCEPTS = ".safetensors", "a .safetensors file"
 
-_TYPES = {"U8": np.uint8, "I32": np.int32, "I64": np.int64, "F32": np.float32}
-_NAMES = {np.dtype(dtype): name for name, dtype in _TYPES.items()}
+_NAMES = {np.dtype(dtype): name for name, dtype in TYPES.items()}
 _UNKNOWN = "0" * 64
 
 
@@ -32,16 +35,16 @@ def claims(spec: str) -> bool:
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
-    """Open a packed set. Its pixels are memory-mapped, so their hash is not verified.
+    """Open a packed set. Its pixels are memory-mapped; each block of them is checked when it is first read.
 
     A file of another tool needs only `images`. Errors: DataError if it is truncated, inconsistent or not a set.
     """
     path = Path(spec)
     try:
-        header, index = read_header(path) or {}, read_safetensors_index(path)
+        header, index, start = read_header(path) or {}, read_index(path), data_start(path)
         if header.get("kind", "images") != "images":
             raise DataError(f"is of kind {header['kind']!r}, not 'images'", where=path)
-        images, columns = _map_images(path, index), _read_columns(path, index)
+        images, columns = _map_images(path, index, start), _read_columns(path, index, start)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"malformed header: {error}", where=path, hint="the file is damaged") from error
     rows = from_columns(columns, num=len(images), where=path)
@@ -70,14 +73,18 @@ def write(
         "corecli": __version__,
         "class_names": list(class_names),
     }
-    head = _head(columns, shape, {**full, "fingerprint": _UNKNOWN})
+    index = _index(columns, shape)
     with atomic_write(path) as file:
-        file.write(head)
-        for column in columns.values():
-            file.write(np.ascontiguousarray(column).data)
-        fingerprint = _write_images(file, arrays, columns, shape)
+        file.write(make_head(index, {**full, "fingerprint": _UNKNOWN}))
+        for array in [*columns.values(), *map(hashes_of, columns.values())]:
+            file.write(bytes_of(array))
+        place = file.tell()
+        file.write(bytes(num_blocks(shape, 1) * HASH_BYTES))
+        fingerprint, hashes = _write_images(file, arrays, columns, shape)
+        file.seek(place)
+        file.write(hashes.tobytes())
         file.seek(0)
-        file.write(_head(columns, shape, {**full, "fingerprint": fingerprint}))  # of the same length
+        file.write(make_head(index, {**full, "fingerprint": fingerprint}))  # of the same length
 
 
 def made_with(path: Path) -> dict[str, Any]:
@@ -85,60 +92,63 @@ def made_with(path: Path) -> dict[str, Any]:
     return read_header(path) or {}
 
 
-def _head(columns: Mapping[str, np.ndarray], images: tuple[int, ...], header: dict[str, Any]) -> bytes:
-    index: dict[str, Any] = {"__metadata__": {HEADER_KEY: json.dumps(header, sort_keys=True)}}
+def verify(path: Path, watch: Callable[[int], None]) -> None:
+    """Check the header, the rows and all hashes; of a file of another tool, what can be read of it.
+
+    `watch` is called with the number of bytes that were checked since its last call. Errors: DataError.
+    """
+    open_set(str(path), image_size=None, on_bad="fail")
+    if read_header(path) is not None:
+        verify_file(path, watch)
+    else:
+        watch(path.stat().st_size)
+
+
+def _index(columns: Mapping[str, np.ndarray], images: tuple[int, ...]) -> Index:
+    """Return the entries of all tensors, with the hashes of each; the images, whose number is known, are last."""
+    tables = {hashes_name(name): (num_blocks(a.shape, a.itemsize), HASH_BYTES) for name, a in columns.items()}
+    tables[hashes_name("images")] = (num_blocks(images, 1), HASH_BYTES)
+    found: Index = {}
     end = 0
-    for name, column in columns.items():
-        offsets = [end, end := end + column.nbytes]
-        index[name] = {"dtype": _NAMES[column.dtype], "shape": list(column.shape), "data_offsets": offsets}
-    offsets = [end, end + int(np.prod(images, dtype=np.int64))]
-    index["images"] = {"dtype": "U8", "shape": list(images), "data_offsets": offsets}
-    text = json.dumps(index).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    arrays = [(name, column.dtype, column.shape) for name, column in columns.items()]
+    bytes_ = [(name, np.dtype(np.uint8), shape) for name, shape in {**tables, "images": images}.items()]
+    for name, dtype, shape in [*arrays, *bytes_]:
+        offsets = [end, end := end + math.prod(shape) * dtype.itemsize]
+        found[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": offsets}
+    return found
 
 
 def _write_images(
     file: IO[bytes], arrays: Iterable[np.ndarray], columns: Mapping[str, np.ndarray], shape: tuple[int, ...]
-) -> str:
-    """Append the pixels; return the `base.checkpoint.fingerprint` of all tensors, which takes them in order of name."""
-    hashed = hashlib.sha256()
+) -> tuple[str, np.ndarray]:
+    """Append the pixels; return the `base.checkpoint.fingerprint`, which takes tensors in order of name, and hashes."""
+    hashed, blocks = hashlib.sha256(), BlockHasher(shape, 1)
     for name in sorted([*columns, "images"]):
         column = columns.get(name)
         dtype, size = ("uint8", shape) if column is None else (column.dtype, column.shape)
-        hashed.update(json.dumps([name, f"torch.{dtype}", list(size)]).encode())
-        for block in arrays if column is None else [column]:
-            data = np.ascontiguousarray(block).reshape(-1).data
+        hashed.update(tensor_head(name, f"torch.{dtype}", size))
+        for array in arrays if column is None else [column]:
+            data = bytes_of(array)
             hashed.update(data)
             if column is None:
+                blocks.update(data)
                 file.write(data)
-    return hashed.hexdigest()
+    return hashed.hexdigest(), blocks.table()
 
 
-def _map_images(path: Path, index: dict[str, Any]) -> np.ndarray:
+def _map_images(path: Path, index: Index, start: int) -> MappedArray:
     entry = index.get("images")
     if entry is None:
         raise DataError("has no tensor 'images'", where=path, hint="a packed set has 'images' uint8 [N, 3, H, W]")
     shape = tuple(entry["shape"])
     if entry["dtype"] != "U8" or len(shape) != 4 or shape[1] != 3:
         raise DataError(f"images are {entry['dtype']} {list(shape)}, not uint8 [N, 3, H, W]", where=path)
-    if not np.prod(shape):
+    if not math.prod(shape):
         raise DataError("the image set is empty", where=path)
-    return _array(path, entry)
+    return map_tensor(path, index, "images", start=start)
 
 
-def _read_columns(path: Path, index: dict[str, Any]) -> dict[str, np.ndarray]:
-    names = [name for name in index if name not in ("__metadata__", "images") and index[name]["dtype"] in _TYPES]
-    return {name: np.array(_array(path, index[name])) for name in names}
-
-
-def _array(path: Path, entry: dict[str, Any]) -> np.ndarray:
-    with open(path, "rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-    begin, end = entry["data_offsets"]
-    dtype, shape = _TYPES[entry["dtype"]], tuple(entry["shape"])
-    if end - begin != int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize:
-        raise DataError("the shape of a tensor does not fit its bytes", where=path, hint="the file is damaged")
-    if begin == end:
-        return np.zeros(shape, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="r", offset=start + begin, shape=shape)
+def _read_columns(path: Path, index: Index, start: int) -> dict[str, np.ndarray]:
+    known = {name: entry for name, entry in tensors_of(index).items() if entry["dtype"] in TYPES and entry["shape"]}
+    names = [name for name in known if name != "images" and not is_hashes(name)]
+    return {name: map_tensor(path, index, name, start=start).read() for name in names}
