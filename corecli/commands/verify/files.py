@@ -14,6 +14,7 @@ from corecli.base.archives import open_zip
 from corecli.base.documents import loads, read_bytes, read_json
 from corecli.base.errors import DataError
 from corecli.base.files import Kind, require_regular, sniff
+from corecli.base.layout import read_index
 from corecli.base.schemas import REPORT
 from corecli.base.sums import Watch, check_sum
 from corecli.data.captions import read_captions
@@ -69,7 +70,7 @@ def _check_tensors(path: Path, kind: Kind, watch: Watch) -> Checked:
             with open_zip(path) as archive:
                 _check_members(archive, watch)
             return "torch file of another tool", {}
-        if "images" in checkpoint.read_safetensors_index(path):
+        if "images" in read_index(path):
             check_set(path, watch)
         watch(path.stat().st_size)
         return "safetensors file of another tool", {}
