@@ -19,6 +19,7 @@ _CONFIGS = ("*config*.json", INDEX)
 _ADAPTER = "adapter_config.json"
 LIBRARIES = ("diffusers", "transformers")
 _DEPTHS = ("", "*/", "*/*/")  # a folder, the parts of a pipeline, and the parts of a pipeline within it
+_LONGEST_REASON = 200  # characters
 _HINT = "corecli never runs code from a model folder; choose a model that the installed libraries support"
 
 
@@ -41,6 +42,21 @@ def refuse_code(folder: Path) -> None:
         if path.name == INDEX and isinstance(config, dict):
             _refuse_foreign_classes(path, config)
             _refuse_scripts(path.parent)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the beginning of a library's error, without torch's advice to trust a file of weights that has code."""
+    advice = next((text for text in map(str, _causes(error)) if "weights_only" in text), None)
+    if advice is not None:
+        found = re.search(r"GLOBAL (\S+)", advice)
+        return f"the weights contain code or objects{f' ({found[1]})' if found else ''}, which are never read"
+    return (str(error).splitlines() or [type(error).__name__])[0][:_LONGEST_REASON]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _find(folder: Path, name: str) -> list[Path]:

@@ -12,7 +12,7 @@ from corecli.base.documents import read_json
 from corecli.base.errors import WHOLE_FOLDER, DataError, UnavailableError
 from corecli.base.schemas import WEIGHT_MAP
 from corecli.base.silence import silence
-from corecli.base.untrusted import refuse_code
+from corecli.base.untrusted import reason_of, refuse_code
 from corecli.captions.parts.backend import STOP, Answer, Request, Settings
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Local:
                 request.prompt.messages(), tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # of the template, which runs in a sandbox
-            reason = f"the chat template cannot be used: {_first_line(error)}"
+            reason = f"the chat template cannot be used: {reason_of(error)}"
             raise DataError(reason, where=self._settings.model, hint="use --api completions") from error
 
     def _processors(self, batch: list[Request]) -> Any:
@@ -160,7 +160,7 @@ def _load(folder: str, dtype: torch.dtype) -> tuple[Any, Any]:
         if report["missing_keys"]:
             raise ValueError(f"{len(report['missing_keys'])} weights are missing: {min(report['missing_keys'])}")
     except Exception as error:  # libraries raise many kinds
-        raise DataError(f"cannot be loaded: {_first_line(error)}", where=folder, hint=WHOLE_FOLDER) from error
+        raise DataError(f"cannot be loaded: {reason_of(error)}", where=folder, hint=WHOLE_FOLDER) from error
     return tokenizer, model
 
 
@@ -194,10 +194,6 @@ class _AfterLine:
 
         texts = self._tokenizer.batch_decode(input_ids[:, self._length :], skip_special_tokens=True)
         return torch.tensor([STOP in text for text in texts], device=input_ids.device)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _listed(tokens: int | list[int] | None) -> list[int]:

@@ -46,28 +46,34 @@ def run_line(argv: list[str]) -> int:
     try:
         if verb is not None:
             options_of(verb)
-        parsed = build_app(verb)(argv, prog_name="corecli", standalone_mode=False)
+        parsed = _parsed(verb, argv)
         return parsed if verb is None or isinstance(parsed, int) else dispatch(verb, parsed, argv)
     except _PARSER_ERROR as error:
         return _fail(verb, _owners(verb, error) or str(error.format_message()).rstrip("."), 2)
     except ReportedElsewhere as error:
         return error.exit_code
     except CorecliError as error:
-        if debug:
-            raise
+        _trace(error, shown=debug)
         return _fail(verb, str(error), error.exit_code)
-    except (BrokenPipeError, SystemExit):  # typer exits only when the pipe that reads its help is closed
+    except BrokenPipeError:
         _drop_stdout()
         return 141
     except OSError as error:
-        if debug:
-            raise
+        _trace(error, shown=debug)
         explained = unreadable(error)
         return _fail(verb, str(explained), explained.exit_code)
     except KeyboardInterrupt:
         return _fail(verb, "interrupted, nothing saved", 130)
-    except Exception as error:  # noqa: BLE001, the last resort: no error of any kind ends in a bare traceback
+    except BaseException as error:  # noqa: BLE001, the last resort: no error of any kind ends in a bare traceback
         return _fail(verb, _unexpected(error, parsed, debug=debug), 1)
+
+
+def _parsed(verb: str | None, argv: list[str]) -> Any:
+    """Return the Config of a line, or an exit code. Errors: BrokenPipeError."""
+    try:
+        return build_app(verb)(argv, prog_name="corecli", standalone_mode=False)
+    except SystemExit as error:  # typer exits only when the pipe that reads its help is closed
+        raise BrokenPipeError from error
 
 
 def build_app(verb: str | None) -> typer.Typer:
@@ -246,11 +252,9 @@ def _drop_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _unexpected(error: Exception, config: Any, *, debug: bool) -> str:
+def _unexpected(error: BaseException, config: Any, *, debug: bool) -> str:
     """Return the message for a bug. Its traceback goes to the run folder if there is one, with `debug` to stderr."""
-    text = "".join(traceback.format_exception(error))
-    if debug:
-        print("\n".join(map(escaped, text.splitlines())), file=sys.stderr)
+    text = _trace(error, shown=debug)
     out = getattr(config, "out", None)
     file = None if out is None else Path(f"{out}.d", "traceback.txt")
     hint = "this is a bug" if debug else "this is a bug; set CORECLI_DEBUG=1 for the traceback"
@@ -260,6 +264,14 @@ def _unexpected(error: Exception, config: Any, *, debug: bool) -> str:
             hint += f"; it is in {file}" if debug else f", which is also in {file}"
     reason = next(iter(str(error).splitlines()), "")[:_LONGEST_REASON]
     return f"unexpected {type(error).__name__}{f': {reason}' if reason else ''} ({hint})"
+
+
+def _trace(error: BaseException, *, shown: bool) -> str:
+    """Return the traceback of an error, and print it to stderr if it is `shown`."""
+    text = "".join(traceback.format_exception(error))
+    if shown:
+        print("\n".join(map(escaped, text.splitlines())), file=sys.stderr)
+    return text
 
 
 def _fail(verb: str | None, message: str, code: int) -> int:

@@ -108,7 +108,7 @@ def joined(config: Launchable) -> Iterator[World]:
     world = join(config.device)
     try:
         yield world
-    except (Exception, KeyboardInterrupt) as error:
+    except BaseException as error:
         reported = _explained(error, config, world)
         first_code = claim_failure(_exit_code(reported), world)
         if first_code is not None:

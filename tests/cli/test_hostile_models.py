@@ -110,6 +110,7 @@ def pipe(name: str) -> Callable[[], None]:
     return replace
 
 
+CODE = "cannot be loaded: the weights contain code or objects"
 HUGE = json.dumps({"w": {"dtype": "F32", "shape": [1 << 61], "data_offsets": [0, 1 << 63]}}).encode()
 BASE = {"peft_type": "LORA", "base_model_name_or_path": "elsewhere"}
 ADAPTER = {**BASE, "auto_mapping": {"base_model_class": "C", "parent_library": "code"}}
@@ -117,15 +118,15 @@ CASES: dict[str, tuple[Callable[[], None], str]] = {
     "language: adapter": (configured("language/adapter_config.json", **ADAPTER), "language/adapter_config.json: "),
     "encoder: adapter": (configured("encoder/adapter_config.json", **ADAPTER), "encoder/adapter_config.json: "),
     "pipeline: adapter": (configured("pipeline/unet/adapter_config.json", **ADAPTER), "unet/adapter_config.json: "),
-    "encoder: pickle": (pickled("encoder/pytorch_model.bin", layout="pickle"), "encoder: the text encoder cannot"),
-    "encoder: torch": (pickled("encoder/pytorch_model.bin", layout="torch"), "encoder: the text encoder cannot"),
+    "encoder: pickle": (pickled("encoder/pytorch_model.bin", layout="pickle"), f"encoder: the text encoder {CODE}"),
+    "encoder: torch": (pickled("encoder/pytorch_model.bin", layout="torch"), f"encoder: the text encoder {CODE}"),
     "pipeline: pickle": (
         pickled("pipeline/unet/diffusion_pytorch_model.bin", layout="pickle"),
-        "pipeline: the pipeline cannot be loaded: ",
+        f"pipeline: the pipeline {CODE}",
     ),
     "pipeline: torch": (
         pickled("pipeline/vae/diffusion_pytorch_model.bin", layout="torch"),
-        "pipeline: the pipeline cannot be loaded: ",
+        f"pipeline: the pipeline {CODE}",
     ),
     "language: kernel": (
         configured("language/config.json", attn_implementation="someone/kernel"),

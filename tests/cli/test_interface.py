@@ -437,7 +437,7 @@ def test_a_bug_has_a_traceback_and_a_mistake_one_with_debug(tmp_path: Path) -> N
     environment = {**os.environ, "CORECLI_DEBUG": "1"}
     plain, debug = (process("show", "nothing", "--out", "o", cwd=tmp_path, env=e) for e in (None, environment))
     assert (plain.returncode, plain.stderr.count("\n")) == (66, 1)
-    assert debug.returncode == 1
+    assert debug.returncode == 66
     assert "Traceback" in debug.stderr
     assert "no such file or directory" in debug.stderr
 

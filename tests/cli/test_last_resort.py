@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,10 +28,21 @@ def wrong_shape() -> object:
     raise RuntimeError("The size of tensor a (2) must match\nframe #0: at::native\n")
 
 
+def leave() -> object:
+    sys.exit("gone")
+
+
+def panic() -> object:
+    """As libraries in Rust do, whose panics are not an Exception."""
+    raise BaseException("index out of bounds")
+
+
 BUGS = {
     wrong_key: "unexpected KeyError: 'a\\x1b[31m' ",
     endless: "unexpected RecursionError: maximum recursion depth exceeded",
     wrong_shape: "unexpected RuntimeError: The size of tensor a (2) must match ",
+    leave: "unexpected SystemExit: gone ",
+    panic: "unexpected BaseException: index out of bounds ",
 }
 
 
@@ -51,6 +63,16 @@ def test_debug_prints_the_traceback_before_the_line(run: Run, monkeypatch: pytes
     *trace, line = ran.err.splitlines()
     assert (ran.code, trace[0]) == (1, "Traceback (most recent call last):")
     assert line.endswith("KeyError: 'a\\x1b[31m' (this is a bug; it is in o.d/traceback.txt)")
+    assert "\x1b" not in ran.err
+
+
+def test_debug_keeps_the_exit_code(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORECLI_DEBUG", "1")
+    Path("a\x1b[31m.json").write_text("{")
+    ran = run("show", "a\x1b[31m.json", "--out", "t.png")
+    *trace, line = ran.err.splitlines()
+    assert (ran.code, trace[0]) == (65, "Traceback (most recent call last):")
+    assert line.startswith("corecli show: error: a\\x1b[31m.json: not a readable JSON file")
     assert "\x1b" not in ran.err
 
 

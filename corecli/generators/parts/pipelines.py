@@ -20,7 +20,7 @@ from torch import Tensor
 from corecli.base.documents import read_json
 from corecli.base.errors import WHOLE_FOLDER, DataError, UsageError
 from corecli.base.silence import silence
-from corecli.base.untrusted import INDEX
+from corecli.base.untrusted import INDEX, reason_of
 from corecli.diffusion.samplers import scheduler_of
 from corecli.nets.weights import pipelines
 
@@ -99,7 +99,7 @@ class Pipeline:
             try:
                 made = self._pipeline(**call, generator=generators, output_type="pt").images
             except (TypeError, ValueError) as error:
-                raise DataError(f"the pipeline refuses its inputs: {_first_line(error)}", where=self._folder) from error
+                raise DataError(f"the pipeline refuses its inputs: {reason_of(error)}", where=self._folder) from error
         return _to_uint8(made, self._folder)
 
     def _inputs(self, condition: Any, num: int) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
             **without,
         )
     except Exception as error:  # libraries raise many kinds
-        reason = f"the pipeline cannot be loaded: {_first_line(error)}"
+        reason = f"the pipeline cannot be loaded: {reason_of(error)}"
         raise DataError(reason, where=folder, hint=WHOLE_FOLDER) from error
     return pipeline.to(device)
 
@@ -194,7 +194,3 @@ def _to_uint8(made: Any, folder: Path) -> Tensor:
         hint = "use another --precision, or a scheduler that fits the prediction of the network"
         raise DataError("the pipeline made images that are not finite", where=folder, hint=hint)
     return (x.float() * 255).round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:240]

@@ -11,6 +11,7 @@ from corecli.base.documents import read_json
 from corecli.base.errors import DataError, about
 from corecli.base.schemas import CONFIG as CONFIG_SCHEMA
 from corecli.base.silence import silence
+from corecli.base.untrusted import reason_of
 from corecli.nets.autoencoder import KINDS, FirstStage, Spec, diffusers_class, spec_of
 from corecli.nets.weights.hub import find_folder
 
@@ -59,8 +60,7 @@ def read_folder(folder: Path) -> Any:
                 found, local_files_only=True, trust_remote_code=False, low_cpu_mem_usage=False, output_loading_info=True
             )
     except Exception as error:  # of many kinds: safetensors', torch's, the system's
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise DataError(f"not a readable first stage: {reason}", where=found) from error
+        raise DataError(f"not a readable first stage: {reason_of(error)}", where=found) from error
     if loaded["missing_keys"]:
         raise DataError(f"weights are missing, such as {sorted(loaded['missing_keys'])[0]!r}", where=found)
     return autoencoder

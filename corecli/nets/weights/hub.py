@@ -8,7 +8,7 @@ from pathlib import Path
 
 from corecli.base.errors import UnavailableError
 from corecli.base.files import missing
-from corecli.base.untrusted import refuse_code
+from corecli.base.untrusted import reason_of, refuse_code
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _TRUE = ("1", "on", "true", "yes")
@@ -41,8 +41,7 @@ def _found(place: str | Path, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(str(place), allow_patterns=patterns))
     except Exception as error:  # libraries raise many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise _unavailable(place, f"not in the local cache, and the download failed: {reason}") from error
+        raise _unavailable(place, f"not in the local cache, and the download failed: {reason_of(error)}") from error
 
 
 def _unavailable(place: str | Path, reason: str) -> UnavailableError:

@@ -13,7 +13,7 @@ from corecli.base.errors import WHOLE_FOLDER, DataError, UnavailableError
 from corecli.base.files import sha256_file
 from corecli.base.schemas import CONFIG
 from corecli.base.silence import silence
-from corecli.base.untrusted import refuse_code
+from corecli.base.untrusted import reason_of, refuse_code
 from corecli.nets.weights.hub import find_folder
 from corecli.nets.weights.pipelines import has_tokenizer
 
@@ -78,8 +78,8 @@ class TextEncoder:
                     _parts(folder)[1], local_files_only=True, trust_remote_code=False
                 )
         except Exception as error:  # libraries raise many kinds
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise DataError(f"the text encoder cannot be loaded: {reason}", where=folder, hint=WHOLE_FOLDER) from error
+            reason = f"the text encoder cannot be loaded: {reason_of(error)}"
+            raise DataError(reason, where=folder, hint=WHOLE_FOLDER) from error
         if self._tokenizer.pad_token is None:
             raise DataError("the tokenizer has no padding token", where=folder, hint=_ANOTHER)
         longest = self._tokenizer.model_max_length
