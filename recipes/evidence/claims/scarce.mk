@@ -1,0 +1,9 @@
+CLAIM := Synthetic images help more when real images are few
+PAPER := CORE, Section 4.6 and C.5: a fifth of CIFAR-10; MixDiff, Figure 4
+RULE := pairs beats real with five labels a class on a fifth of the images
+SHARE := 0.2
+SETTING := digits-0.2
+ARMS := real pairs mixed g2r real.samples none.samples untrained supervised
+COMPARE := pairs>real:probe@5 mixed>real:probe@5 g2r>real:probe@5 real.samples<none.samples:corrected
+AGAINST := digits
+include $(dir $(lastword $(MAKEFILE_LIST)))../steps.mk
