@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from faults import Faults
+
 _PATIENCE_SEC = 240.0  # for a test machine that does other things as well
 
 
@@ -81,11 +83,13 @@ class Nursery:
         self._codes: dict[int, int] = {}
         self._answer()
 
-    def start(self, argv: Sequence[object], *, folder: Path) -> Fork:
+    def start(self, argv: Sequence[object], *, folder: Path, faults: dict[str, Any] | None = None) -> Fork:
+        """Start a line; `faults` are the arguments of `Faults`, and `save`, a file for the counts."""
         name = f"{time.monotonic_ns()}"
         files = [folder / f"{name}.{stream}" for stream in ("out", "err")]
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([[str(word) for word in argv], *map(str, files)]).encode() + b"\n")
+        request = [[str(word) for word in argv], *map(str, files), faults]
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
         while (answer := self._answer())[0] != "started":
             pass
         return Fork(self, answer[1], files)
@@ -193,13 +197,13 @@ def _nurse() -> None:
             line = requests.readline()
             if not line:
                 return
-            argv, out, err = json.loads(line)
+            argv, out, err, faults = json.loads(line)
             pid = os.fork()
             if pid == 0:
                 os.setsid()
                 for path, descriptor in ((os.devnull, 0), (out, 1), (err, 2)):
                     os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), descriptor)
-                code = run_line(argv)
+                code = _run(argv, faults or {}, run_line)
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)  # torch takes a second to leave otherwise
@@ -207,6 +211,17 @@ def _nurse() -> None:
         pid, status = os.waitpid(-1, os.WNOHANG) if _has_children() else (0, 0)
         if pid:
             _report("ended", pid, os.waitstatus_to_exitcode(status))
+
+
+def _run(argv: list[str], faults: dict[str, Any], run_line: Callable[[list[str]], int]) -> int:
+    save = faults.pop("save", None)
+    counted = Faults(**faults) if faults else None
+    if counted is not None:
+        counted.install()
+    code = run_line(argv)
+    if counted is not None and save:
+        counted.save(save)
+    return code
 
 
 def _has_children() -> bool:

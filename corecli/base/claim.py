@@ -31,6 +31,8 @@ _NAME_BYTES = 160  # a longer name of a target is replaced by its hash in names 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 _HOST = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())[:40]
 
+_TEMPORARY = re.compile(r"\.(?P<stem>.+)\.(?P<host>[A-Za-z0-9-]*)-(?P<process>\d+)(t\d+)?\.(tmp|old)", re.DOTALL)
+
 Version = tuple[int, ...] | None  # what is at a path: its inode and time of change, None for nothing
 _claims: dict[Path, Version] = {}  # the targets of this job, as they were when it claimed them or last wrote them
 
@@ -56,13 +58,18 @@ def temporary_path(path: Path, ending: str = "tmp") -> Path:
     return path.with_name(f".{_stem(path)}.{_HOST}-{writer}.{ending}")
 
 
-def remove_leftovers(path: Path, *, alive: bool = False) -> None:
-    """Remove the temporary files of `path` from processes of this host that have died; with `alive`, from any."""
-    pattern = re.compile(rf"\.{re.escape(_stem(path))}\.([A-Za-z0-9-]*)-(\d+)(t\d+)?\.(tmp|old)")
-    with suppress(OSError), os.scandir(path.parent) as entries:
+def remove_leftovers(folder: Path, names: Iterable[str] | None = None, *, alive: bool = False) -> None:
+    """Remove temporary files from processes of this host that have died; with `alive`, from any process.
+
+    names: of the targets in the folder whose temporary files are removed, of all by default. The folder is listed once.
+    """
+    stems = None if names is None else {_stem(folder / name) for name in names}
+    with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            found = pattern.fullmatch(entry.name) if entry.name.startswith(".") else None
-            if found and (alive or (found[1] == _HOST and not _is_alive(int(found[2])))):
+            found = _TEMPORARY.fullmatch(entry.name)
+            if not found or (stems is not None and found["stem"] not in stems):
+                continue
+            if alive or (found["host"] == _HOST and not _is_alive(int(found["process"]))):
                 _remove(Path(entry.path))
 
 
@@ -105,7 +112,7 @@ def _claimed(path: Path, shown: Path, note: Callable[[str], None]) -> Iterator[N
     lock = path.with_name(f".{_stem(path)}.lock")
     above = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     descriptor = _lock(lock, shown, note)
-    remove_leftovers(path, alive=descriptor is not None)
+    remove_leftovers(path.parent, [path.name], alive=descriptor is not None)
     _claims[path] = _version(path)
     try:
         yield

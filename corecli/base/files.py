@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from corecli.base.claim import MANIFEST as MANIFEST
-from corecli.base.claim import put_file, remove_leftovers, temporary_path
+from corecli.base.claim import put_file, temporary_path
 from corecli.base.errors import CannotCreateError, CorecliError, DataError, MissingInputError, StorageError
 
 Kind = Literal["missing", "directory", "safetensors", "torch", "npz", "tar", "json", "image", "unknown"]
@@ -61,7 +61,8 @@ def missing(path: object, what: str = "file", hint: str | None = None) -> Missin
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path` for writing bytes; on success sync it and rename it to `path`.
 
-    After an error an existing target is unchanged and no temporary file is left; those of killed processes are removed.
+    After an error an existing target is unchanged and no temporary file is left. A killed process leaves its own, which
+    `claimed` and `remove_leftovers` remove: a search at every write would list the folder once for each of its files.
     Errors: StorageError if the disk is full, CannotCreateError if the path cannot be written, or if it is a target that
     another program has written meanwhile.
     """
@@ -69,7 +70,6 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     temporary = temporary_path(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path)
         try:
             with open(temporary, "wb") as file:
                 yield file

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from corecli.base import checkpoint
+from corecli.base.claim import remove_leftovers
 from corecli.base.documents import loads, read_json
 from corecli.base.errors import CannotCreateError, CorecliError, DataError, InterruptedAfterSaving
 from corecli.base.files import atomic_write, storage_errors, write_json
@@ -50,6 +51,7 @@ def open_folder(out: Path, identity: Mapping[str, Any], world: World, *, force: 
             if force:
                 remove_folder(folder)
             folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
         if about.exists() and _holds_work(folder):
             refuse_difference(folder, read_json(about, IDENTITY), dict(identity))
         else:
@@ -201,7 +203,7 @@ def _state_path(folder: Path, step: int) -> Path:
 
 def _clear(folder: Path) -> None:
     """Delete saved states and partly written ones."""
-    for pattern in ("state-*", ".state-*.tmp"):
+    for pattern in ("state-*", ".*.tmp"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import numpy as np
 import pytest
 
 from corecli.base import claim
-from corecli.base.claim import claimed, temporary_path
+from corecli.base.claim import claimed, remove_leftovers, temporary_path
 from corecli.base.errors import BusyError, CannotCreateError
 from corecli.base.files import atomic_write
+from corecli.data.formats.shards import ShardFolder, Statistics
 from corecli.data.imageset import open_set, write_set
 from corecli.data.rows import make_rows
 
@@ -186,11 +188,10 @@ def test_leftovers_of_dead_processes_go_and_those_of_others_stay(tmp_path: Path)
     kept = [out.with_name(".out.json.elsewhere-1.tmp"), out.with_name(".outer.elsewhere-1.tmp")]
     for path in (dead, other, foreign, *kept):
         path.touch()
-    with atomic_write(out):
-        pass
-    assert sorted(tmp_path.iterdir()) == sorted([out, other, foreign, *kept])
+    remove_leftovers(tmp_path, ["out"])
+    assert sorted(tmp_path.iterdir()) == sorted([other, foreign, *kept])
     with claimed([out], note=ignore):
-        assert sorted(set(tmp_path.iterdir()) - {tmp_path / ".out.lock"}) == sorted([out, *kept])
+        assert sorted(set(tmp_path.iterdir()) - {tmp_path / ".out.lock"}) == sorted(kept)
 
 
 def test_names_of_any_length_have_a_temporary_file(tmp_path: Path) -> None:
@@ -198,3 +199,39 @@ def test_names_of_any_length_have_a_temporary_file(tmp_path: Path) -> None:
         with claimed([tmp_path / name], note=pytest.fail), atomic_write(tmp_path / name) as file:
             file.write(b"x")
         assert (tmp_path / name).read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("num", [100, pytest.param(2_000, marks=pytest.mark.slow)])
+def test_the_number_of_listings_does_not_grow_with_the_number_of_shards(
+    num: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, _noting(getattr(os, name), listed))
+    numbers = []
+    for size in (3, num):
+        _write_shards(tmp_path / str(size), size)
+        numbers.append(listed.count(tmp_path / str(size)))
+    assert 0 < numbers[0] == numbers[1] < 10
+
+
+def _noting(function: Callable[..., Any], listed: list[Path]) -> Callable[..., Any]:
+    def noting(path: Any = ".") -> Any:
+        listed.append(Path(os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else path))
+        return function(path)
+
+    return noting
+
+
+def _write_shards(root: Path, num: int) -> None:
+    """Write a set in shards as `sample --shards` does."""
+    folder = ShardFolder(root, num=num, format="packed")
+    folder.begin({"shards": num}, replace=False)
+    folder.clear_shards(range(num))
+    for index in folder.missing():
+        statistics, rows = Statistics(), make_rows([f"{index:06d}"])
+        images = statistics.watch([np.zeros((1, 3, 1, 1), dtype=np.uint8)])
+        write_set(folder.path(index), rows, images, class_names=(), header={}, format="packed")
+        folder.finish_shard(index, statistics)
+    folder.finish(class_names=(), header={})

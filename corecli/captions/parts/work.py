@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from corecli.base.claim import remove_leftovers
 from corecli.base.documents import loads, read_json
 from corecli.base.errors import CannotCreateError
 from corecli.base.files import atomic_write, sha256_file, storage_errors, write_json
@@ -95,7 +96,7 @@ class Answers:
 
 
 def finished(out: Path, identity: Mapping[str, Any], *, force: bool) -> dict[str, Any] | None:
-    """Return the report of a finished target, or None if it is still to be made.
+    """Return the report of a finished target, whose answers are deleted, or None if it is still to be made.
 
     Errors: CannotCreateError if it is something else or was made with another identity.
     """
@@ -112,6 +113,7 @@ def finished(out: Path, identity: Mapping[str, Any], *, force: bool) -> dict[str
     report = read_json(folder / _REPORT, REPORT)
     if report.pop("sha256", None) != sha256_file(out):
         raise CannotCreateError("was changed after it was made", where=out, hint="--force replaces it")
+    (folder / _ANSWERS).unlink(missing_ok=True)  # a kill after the report was written leaves them
     return report
 
 
@@ -125,6 +127,7 @@ def open_folder(out: Path, identity: Mapping[str, Any], *, force: bool) -> Path:
         if force and folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     if about.exists() and answers.exists() and answers.stat().st_size:
         refuse_difference(folder, read_json(about, IDENTITY), dict(identity))
     else:

@@ -17,6 +17,7 @@ import numpy as np
 
 from corecli import __version__
 from corecli.base import checkpoint
+from corecli.base.claim import remove_leftovers
 from corecli.base.errors import CorecliError
 from corecli.commands.fid.sides import Side
 from corecli.commands.parts.inputs import bad_files
@@ -159,6 +160,7 @@ def _load(path: Path) -> Tensors | None:
 
 def _keep(path: Path, tensors: Tensors, **facts: str) -> tuple[str, ...]:
     """Write a file of the cache; return a note if that fails."""
+    remove_leftovers(path.parent, [path.name])
     try:
         checkpoint.save(path, tensors, kind=KIND, **facts)
     except (CorecliError, OSError) as error:

@@ -215,8 +215,12 @@ def _missing(folder: ShardFolder, cut: Cut, identity: dict[str, Any], world: Wor
         folder.begin(identity, replace=force and len(cut.requested) == cut.num)
         for index in cut.requested if force else ():
             folder.drop_shard(index)
+        folder.clear_shards(cut.requested)
     barrier(world)
     todo = sorted(set(folder.missing()) & set(cut.requested))
+    if world.is_main:
+        for index in set(cut.requested) - set(todo):
+            clear_work(folder.path(index))
     barrier(world)  # no process may list the folder while another already fills it
     return todo
 

@@ -76,11 +76,11 @@ class ShardFolder:
                 shutil.rmtree(self.root)
         if claims(str(self.root)):
             refuse_difference(self.root, read_json(self.root / ABOUT, IDENTITY), identity)
-            return
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.glob("[!.]*"))):
+        elif self.root.exists() and (not self.root.is_dir() or any(self.root.glob("[!.]*"))):
             hint = "--force replaces it" if is_ours else "remove it or choose another name"
             raise CannotCreateError("already exists and is something else", where=self.root, hint=hint)
-        with claimed([self.root / ABOUT], note=_ignored):  # other shards may start at the same time
+        # Other shards may start at the same time. Of a job that was killed here, the lock is left, which goes as well.
+        with claimed([self.root / ABOUT], note=_ignored):
             if not claims(str(self.root)):
                 write_json(self.root / ABOUT, identity)
         refuse_difference(self.root, read_json(self.root / ABOUT), identity)
@@ -100,11 +100,15 @@ class ShardFolder:
     def finish_shard(self, index: int, statistics: Statistics, **facts: Any) -> None:
         """Write the record of a shard that is written, or that has no images and no file. Errors: StorageError."""
         path, record = self.path(index), {**statistics.to_json(), **facts}
-        for target in (path, self._sidecar(index)):
-            remove_leftovers(target, alive=True)  # of jobs on other hosts; this job holds the lock of the shard
         if statistics.num:
             record |= {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
         write_json(self._sidecar(index), record)
+
+    def clear_shards(self, indices: Iterable[int]) -> None:
+        """Remove what killed jobs have left of shards; this job holds the locks of these shards."""
+        names = [path.name for index in indices for path in (self.path(index), self._sidecar(index))]
+        remove_leftovers(self.root, names, alive=True)
+        remove_leftovers(self.root, [ABOUT, MANIFEST])  # which every job writes
 
     def drop_shard(self, index: int) -> None:
         """Remove a shard, its record and the manifest."""
@@ -117,7 +121,7 @@ class ShardFolder:
 
     def finish(self, *, class_names: tuple[str, ...], header: Manifest) -> None:
         """Write the manifest of finished shards; its bytes are the same for every job. Errors: StorageError."""
-        remove_leftovers(self.root / ABOUT)
+        remove_leftovers(self.root, [ABOUT, MANIFEST])
         entries = [self.record(i) for i in range(self.num)]
         totals = {"num": sum(entry["num"] for entry in entries), "class_names": list(class_names), "shards": entries}
         write_json(self.root / MANIFEST, {**header, "kind": "images", "complete": True, **totals})

@@ -42,7 +42,7 @@ def write_folder(folder: Path, tensors: Tensors, header: Header) -> None:
         if is_own(folder) and _header(folder) == header:
             return
         temporary = temporary_path(folder)
-        remove_leftovers(folder)
+        remove_leftovers(folder.parent, [folder.name])
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from corecli.base.claim import remove_leftovers
 from corecli.base.documents import check, loads
 from corecli.base.errors import CorecliError, DataError
 from corecli.base.files import atomic_write
@@ -163,6 +164,7 @@ def _save(beside: Path, state: list[list[Any]], index: Index) -> None:
         **({} if index.labels is None else {"labels": index.labels}),
     }
     metadata = {"state": json.dumps(state), "manifest": json.dumps(index.manifest)}
+    remove_leftovers(beside.parent, [beside.name])
     with atomic_write(beside) as file:
         file.write(safetensors.numpy.save(arrays, metadata=metadata))
 

@@ -58,7 +58,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     temporary = temporary_path(path)
     with storage_errors(path):
         _refuse_others(path)
-        remove_leftovers(path)
+        remove_leftovers(path.parent, [path.name])
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
