@@ -32,6 +32,7 @@ ZIP_ERRORS = (
     RuntimeError,
     MemoryError,
 )
+_ENTRY = b"PK\x01\x02"  # begins every entry of the directory
 _MAX_EXPANSION = 100  # bytes of members for each byte of the file
 _ALWAYS_BYTES = 1 << 28  # members of this size in total are read from any file
 
@@ -48,6 +49,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             _refuse_bomb(archive, path)
+            _check_directory(archive)
             yield archive
     except (OSError, *ZIP_ERRORS) as error:
         kind = "npz" if Path(path).suffix == ".npz" else "zip"
@@ -78,6 +80,17 @@ def read_npy_header(file: IO[bytes]) -> NpyHeader:
     if min(shape, default=0) < 0:
         raise ValueError(f"an array of shape {list(shape)}")
     return shape, fortran, dtype, file.tell()
+
+
+def _check_directory(archive: zipfile.ZipFile) -> None:
+    """Check that no member has disappeared from the directory, whose bytes have no CRC of their own.
+
+    Errors: ValueError for an entry within another one; BadZipFile for a name that differs from that beside the content.
+    """
+    for info in archive.infolist():
+        if _ENTRY in info.comment or _ENTRY in info.extra:
+            raise ValueError(f"the directory is damaged at {info.filename}")
+        archive.open(info).close()
 
 
 def _refuse_bomb(archive: zipfile.ZipFile, path: Path) -> None:

@@ -15,7 +15,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from corecli.base.files import atomic_write, missing, sniff
 from corecli.base.layout import HEADER_KEY as HEADER_KEY
 from corecli.base.layout import MAX_HEADER_BYTES, METADATA, data_start, make_head, read_index, tensors_of
 from corecli.base.schemas import HEADER, HEADERS
+from corecli.base.sums import Watch
 
 if TYPE_CHECKING:
     import torch
@@ -83,11 +84,10 @@ def load(path: Path, *, kind: str | None = None) -> tuple[Tensors, Header]:
     return tensors, header
 
 
-def verify_file(path: Path, watch: Callable[[int], None]) -> None:
+def verify_file(path: Path, watch: Watch) -> None:
     """Check every hash in a file written by `save`, a packed set or latents. Only torch files are read as a whole.
 
-    `watch` is called with the number of bytes that were checked since its last call.
-    Errors: MissingInputError; DataError at the first difference.
+    `watch` counts bytes and hashes. Errors: MissingInputError; DataError at the first difference.
     """
     header = require_header(path)
     if sniff(path) == "torch":
@@ -97,6 +97,7 @@ def verify_file(path: Path, watch: Callable[[int], None]) -> None:
         found = _streamed_fingerprint(path, watch)
     if found != header["fingerprint"]:
         raise DataError("the content does not match its hash", where=path, hint=_DAMAGED)
+    watch.num_hashes += 1
 
 
 def require_header(path: Path, *, kind: str | None = None) -> Header:
@@ -175,7 +176,7 @@ def tensor_head(name: str, dtype: str, shape: Sequence[int]) -> bytes:
     return json.dumps([name, dtype, list(shape)]).encode()
 
 
-def _streamed_fingerprint(path: Path, watch: Callable[[int], None]) -> str:
+def _streamed_fingerprint(path: Path, watch: Watch) -> str:
     """Return the fingerprint of a safetensors file, with some MB in memory. Errors: DataError for a damaged block."""
     index, start, digest = read_index(path), data_start(path), hashlib.sha256()
     entries = tensors_of(index)
@@ -193,6 +194,8 @@ def _streamed_fingerprint(path: Path, watch: Callable[[int], None]) -> str:
                 begin, end = table["data_offsets"]
                 if b"".join(_pieces(file, start + begin, end - begin)) != blocks.table().tobytes():
                     raise DataError(f"the hashes of {name} do not match it", where=path, hint=_DAMAGED)
+                watch(end - begin)
+                watch.num_hashes += len(blocks.table())
     return digest.hexdigest()
 
 

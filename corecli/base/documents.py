@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from corecli.base.errors import CorecliError, DataError
-from corecli.base.files import missing, require_regular
+from corecli.base.files import SEAL, has_broken_seal, missing, require_regular
 
 MAX_BYTES = 1 << 30  # of a file; the manifest of 10 million images with captions as groups has 600 MB
 MAX_DEPTH = 100
@@ -46,8 +46,16 @@ def one_of(*names: str) -> Rule:
 
 
 def loads(text: str | bytes, *, any_integer: bool = False) -> Any:
-    """Parse JSON. Errors: ValueError, also for deep nesting and, unless `any_integer`, for integers above 64 bits."""
-    return _parsed(json.loads, text, any_integer=any_integer)
+    """Parse JSON and check the hash at its end, if there is one.
+
+    Errors: ValueError, also for deep nesting and, unless `any_integer`, for integers above 64 bits.
+    """
+    if isinstance(text, bytes) and has_broken_seal(text):
+        raise ValueError(f"the content does not match its hash; if you changed it yourself, remove {SEAL!r}")
+    value = _parsed(json.loads, text, any_integer=any_integer)
+    if isinstance(value, dict):
+        value.pop(SEAL, None)
+    return value
 
 
 def loads_toml(text: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 WHOLE_FOLDER = "copy or download the whole folder"  # the hint for an incomplete model folder
 
+TRUNCATED_IN_USE = "another program truncated a file that was in use, or its disk failed"  # the hint for SIGBUS
+
 
 class CorecliError(Exception):
     """An error that a user can act on; it is printed as one line `where: reason (hint)`, without a traceback."""

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ from corecli.base.errors import CannotCreateError, CorecliError, DataError, Miss
 
 Kind = Literal["missing", "directory", "safetensors", "torch", "npz", "tar", "json", "image", "unknown"]
 
+SEAL = "document_sha256"
+_LAST_MEMBER = re.compile(rb',\s*"([^"]*)"\s*:\s*"([^"]*)"\s*}\s*$')
+_MAX_SEAL_BYTES = 128
 _IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
 
 
@@ -91,10 +95,26 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
+def write_json(path: Path, value: Any, *, sealed: bool = False) -> None:
+    """Write `value` as indented JSON, atomically; with `sealed`, an object with a hash of itself as its last member."""
+    text = json.dumps(value, indent=1, ensure_ascii=False).encode()
     with atomic_write(path) as file:
-        file.write(json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
+        file.write((seal(text) if sealed else text) + b"\n")
+
+
+def seal(text: bytes) -> bytes:
+    """Return the JSON text of an object that is not empty with one more member, the hash of the text before it."""
+    before = text.rstrip().removesuffix(b"}").rstrip()
+    return b'%s, "%s": "%s"}' % (before, SEAL.encode(), hashlib.sha256(before).hexdigest().encode())
+
+
+def has_broken_seal(text: bytes) -> bool:
+    """Whether a JSON text ends with a hash that differs from that of the text before it, or whose name is damaged."""
+    found = _LAST_MEMBER.search(text, max(0, len(text) - _MAX_SEAL_BYTES))
+    if found is None:
+        return False
+    matches = hashlib.sha256(memoryview(text)[: found.start()]).hexdigest().encode() == found[2]
+    return matches != (found[1] == SEAL.encode())
 
 
 def require_regular(path: Path) -> None:

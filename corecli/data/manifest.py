@@ -27,7 +27,7 @@ def begin(directory: Path, header: Manifest) -> None:
 
 def finish(directory: Path, rows: Rows, *, class_names: tuple[str, ...], header: Manifest) -> None:
     """Write the complete manifest. Errors: CannotCreateError, StorageError."""
-    write_json(directory / MANIFEST, manifest_of(rows, class_names=class_names, header=header))
+    write_json(directory / MANIFEST, manifest_of(rows, class_names=class_names, header=header), sealed=True)
 
 
 def manifest_of(rows: Rows, *, class_names: tuple[str, ...], header: Manifest) -> Manifest:

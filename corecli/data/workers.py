@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corecli.base.errors import CorecliError
+from corecli.base.errors import TRUNCATED_IN_USE, CorecliError
 from corecli.data.imageset import ImageSet
 
 BATCHES_PER_WORKER = 2
@@ -76,6 +76,8 @@ class _Worker:
     def _killed(self) -> CorecliError:
         self.process.join()
         reason = f"a worker process ended with status {self.process.exitcode} while decoding images"
+        if self.process.exitcode == -signal.SIGBUS:
+            return CorecliError(reason, hint=TRUNCATED_IN_USE)
         return CorecliError(reason, hint="if memory is short, use --workers 0")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from corecli.base.errors import CorecliError, ReportedElsewhere, UnavailableError, UsageError
+from corecli.base.errors import TRUNCATED_IN_USE, CorecliError, ReportedElsewhere, UnavailableError, UsageError
 from corecli.base.files import unreadable
 from corecli.engine.environment import find_launch
 from corecli.engine.signals import LAUNCHER, STOPPING, handled
@@ -93,7 +93,8 @@ def launch(config: Launchable, argv: list[str]) -> int:
         if failure.exitcode >= 0 or -failure.exitcode in STOPPING:
             return abs(failure.exitcode) + (128 if failure.exitcode < 0 else 0)
         name = signal.Signals(-failure.exitcode).name
-        raise CorecliError(f"process {rank} was killed by {name}", exit_code=128 - failure.exitcode) from None
+        hint, code = TRUNCATED_IN_USE if name == "SIGBUS" else None, 128 - failure.exitcode
+        raise CorecliError(f"process {rank} was killed by {name}", exit_code=code, hint=hint) from None
     return 0
 
 

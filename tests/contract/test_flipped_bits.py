@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from corecli.base import checkpoint
-from corecli.base.errors import CorecliError
+from corecli.base.errors import CorecliError, DataError
 from corecli.base.rng import numpy_generator
-from corecli.data.imageset import ImageSet, _record, open_set, write_set
+from corecli.data.formats.shards import ShardFolder, Statistics
+from corecli.data.imageset import ImageSet, open_set, record_of, write_set
 from corecli.data.latents import open_latents, write_latents
 from corecli.data.rows import make_rows
+from corecli.data.statistics import Statistics as Moments
+from corecli.data.statistics import read_statistics, write_statistics
 
 NUM, NUM_FLIPS, NUM_SLOW = 60, 200, 4_000
 NAMES = ("cat", "cow", "dog")
@@ -39,7 +46,7 @@ def _content(path: Path) -> bytes:
     """Everything that can be read of a set: its pixels, rows, names, fingerprint and record."""
     images = open_set(path)
     pixels = images.read_array(np.arange(len(images.rows)))
-    return pixels.tobytes() + _described(images) + json.dumps(_record(path), sort_keys=True).encode()
+    return pixels.tobytes() + _described(images) + json.dumps(record_of(path), sort_keys=True).encode()
 
 
 def _described(images: ImageSet) -> bytes:
@@ -72,23 +79,68 @@ def _silent(path: Path, read: Callable[[], bytes], *, num: int, name: str) -> li
     return found
 
 
-def _check_set(path: Path, num: int) -> None:
-    _write(path)
-    assert _silent(path, lambda: _content(path), num=num, name=path.suffix) == []
+def _write_shards(root: Path) -> None:
+    """The rows of `_write` in three packed shards."""
+    _write(root.with_suffix(".safetensors"))
+    whole = open_set(root.with_suffix(".safetensors"))
+    folder = ShardFolder(root, num=3, format="packed")
+    folder.begin({"seed": 3, "shards": 3}, replace=False)
+    for index in range(3):
+        rows, statistics = np.arange(NUM)[index::3], Statistics()
+        chunks = statistics.watch(iter([whole.read(rows)]))
+        write_set(folder.path(index), whole.rows.take(rows), chunks, class_names=NAMES, header={})
+        folder.finish_shard(index, statistics)
+    folder.finish(class_names=NAMES, header={"identity": {"seed": 3}})
 
 
-SUFFIXES = [".safetensors", ".npz"]
+def _flip_set(tmp_path: Path, kind: str, num: int) -> list[str]:
+    """Flip bits in a set, or in one of the files of a set in shards."""
+    if kind.startswith("."):
+        _write(tmp_path / f"x{kind}")
+        return _silent(tmp_path / f"x{kind}", lambda: _content(tmp_path / f"x{kind}"), num=num, name=kind)
+    _write_shards(tmp_path / "set")
+    return _silent(tmp_path / "set" / kind, lambda: _content(tmp_path / "set"), num=num, name=kind)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_no_flip_in_a_set_is_silent(tmp_path: Path, suffix: str) -> None:
-    _check_set(tmp_path / f"x{suffix}", NUM_FLIPS)
+KINDS = [".safetensors", ".npz", "part-000001.safetensors", "manifest.json"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_flip_in_a_set_is_silent(tmp_path: Path, kind: str) -> None:
+    assert _flip_set(tmp_path, kind, NUM_FLIPS) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_no_flip_of_thousands_in_a_set_is_silent(tmp_path: Path, suffix: str) -> None:
-    _check_set(tmp_path / f"x{suffix}", NUM_SLOW)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_flip_of_thousands_in_a_set_is_silent(tmp_path: Path, kind: str) -> None:
+    assert _flip_set(tmp_path, kind, NUM_SLOW) == []
+
+
+def test_no_flip_in_the_record_of_a_shard_is_silent(tmp_path: Path) -> None:
+    """The last job of a set in shards reads the records of the others."""
+    _write_shards(tmp_path / "set")
+    folder, path = ShardFolder(tmp_path / "set", num=3, format="packed"), tmp_path / "set" / "part-000001.json"
+    read = lambda: json.dumps(folder.record(1)).encode()  # noqa: E731
+    assert _silent(path, read, num=NUM_FLIPS, name="record") == []
+
+
+def test_no_flip_in_the_manifest_of_a_folder_is_silent(tmp_path: Path) -> None:
+    _write(tmp_path / "folder")
+    path = tmp_path / "folder" / "manifest.json"
+    assert _silent(path, lambda: _content(tmp_path / "folder"), num=NUM_FLIPS, name="manifest") == []
+
+
+def test_no_flip_in_a_statistics_file_is_silent(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    covariance = np.cov(np.random.default_rng(0).normal(size=(4, 30)))
+    made = Moments(mean=np.arange(4.0), covariance=covariance, space="x", fingerprint="ab" * 32, num_images=30)
+    write_statistics(path, made)
+
+    def read() -> bytes:
+        values = vars(read_statistics(path)).values()
+        return repr([value.tolist() if isinstance(value, np.ndarray) else value for value in values]).encode()
+
+    assert _silent(path, read, num=NUM_FLIPS, name="statistics") == []
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -124,3 +176,62 @@ def test_no_flip_in_latents_is_silent(tmp_path: Path) -> None:
 
     assert read() == moments.numpy().tobytes()
     assert _silent(path, read, num=NUM_FLIPS, name="latents") == []
+
+
+def test_damaged_pixels_are_found_when_they_are_read(tmp_path: Path) -> None:
+    """The block of an intact image is read; that of the damaged one names its rows, in another process as well."""
+    path = tmp_path / "x.safetensors"
+    _write(path)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # of the last image
+    path.write_bytes(data)
+    images = open_set(path)
+    assert images.read(np.array([0, 44])).shape == (2, 3, 24, 20)
+    reason = r"x\.safetensors: images 45 to 59 do not match their hash"
+    for copied in (images, pickle.loads(pickle.dumps(images))):  # noqa: S301
+        with pytest.raises(DataError, match=reason):
+            copied.read(np.array([0, 50]))
+
+
+def test_a_set_without_hashes_is_read(tmp_path: Path) -> None:
+    """Files of other tools and of older versions have neither a seal nor hashes."""
+    _write(tmp_path / "new.safetensors")
+    tensors = checkpoint.load_tensors(tmp_path / "new.safetensors")
+    header = checkpoint.read_header(tmp_path / "new.safetensors")
+    plain = {name: tensor for name, tensor in tensors.items() if not name.startswith("hashes.")}
+    assert len(plain) < len(tensors)
+    save_file(plain, tmp_path / "old.safetensors", metadata={"corecli": json.dumps(header, sort_keys=True)})
+    assert _content(tmp_path / "old.safetensors") == _content(tmp_path / "new.safetensors")
+    save_file({"images": plain["images"]}, tmp_path / "bare.safetensors")
+    assert len(open_set(tmp_path / "bare.safetensors").rows) == NUM
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.npz"])
+def test_a_set_that_is_truncated_while_in_use_is_an_error(tmp_path: Path, name: str) -> None:
+    """Without a check the process would die of SIGBUS, so it runs in one of its own."""
+    _write(tmp_path / name)
+    script = """
+import os, sys
+import numpy as np
+from corecli.base.errors import DataError
+from corecli.data.imageset import open_set
+images = open_set(sys.argv[1])
+images.read_array(np.arange(60))
+os.truncate(sys.argv[1], 8192)
+try:
+    images.read_array(np.arange(60))
+except DataError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / name], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{name}: truncated since it was opened" in done.stdout
+
+
+def test_a_set_that_is_replaced_while_in_use_is_read_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    _write(path)
+    images = open_set(path)
+    (tmp_path / "short").write_bytes(b"x")
+    (tmp_path / "short").replace(path)
+    assert images.read(np.arange(NUM)).shape == (NUM, 3, 24, 20)

@@ -364,15 +364,18 @@ def test_nothing_outlives_a_launcher_killed_while_workers_start(start: Start, tm
 
 
 @pytest.mark.slow
-def test_a_killed_worker_ends_the_others(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "hint"), [("SIGKILL", ""), ("SIGBUS", " (another program truncated a file that was in use, or its disk failed)")]
+)
+def test_a_killed_worker_ends_the_others(start: Start, tmp_path: Path, number: str, hint: str) -> None:
     out = tmp_path / "f.safetensors"
     line = start(long_line(out))
     wait_for(logged(out), line)
     workers = list(children(line.pid))
-    os.kill(workers[-1], signal.SIGKILL)
+    os.kill(workers[-1], signal.Signals[number])
     how = line.end(40)
-    assert (how.code, how.out) == (137, "")
-    assert how.err.endswith("was killed by SIGKILL\n")
+    assert (how.code, how.out) == (128 + signal.Signals[number].value, "")
+    assert how.err.endswith(f"was killed by {number}{hint}\n")
     assert how.err.count("\n") <= 2
     assert not any(map(alive, workers))
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -95,12 +97,18 @@ def test_two_sets_are_read_at_once_and_the_first_begun_may_end_first():
     assert not worker_processes()
 
 
-def test_a_killed_worker_is_reported():
+@pytest.mark.parametrize(("number", "hint"), [("SIGKILL", ".*--workers 0"), ("SIGBUS", ".*truncated a file")])
+def test_a_killed_worker_is_reported(number, hint, request):
+    if faulthandler.is_enabled():  # by pytest; a worker would print its stack
+        faulthandler.disable()
+        request.addfinalizer(faulthandler.enable)
     read = reading(set_of(200, decodes=True))
     next(read)
     for process in worker_processes():
-        process.kill()
-    with pytest.raises(CorecliError, match=r"ended with status -9 while decoding images .*--workers 0"):
+        os.kill(process.pid, signal.Signals[number])
+    with pytest.raises(
+        CorecliError, match=rf"ended with status -{signal.Signals[number].value} while decoding.*{hint}"
+    ):
         list(read)
     assert not worker_processes()
 

@@ -19,8 +19,10 @@ from corecli.base.documents import check, loads
 from corecli.base.errors import DataError
 from corecli.base.files import atomic_write, sniff
 from corecli.base.schemas import IMAGES
+from corecli.base.sums import Watch
 from corecli.data.columns import from_columns, to_columns
 from corecli.data.formats.parts.writing import Chunk, begin_stream
+from corecli.data.mapped import Crc32, MappedArray
 from corecli.data.pixels import ArrayPixels, OnBad, PlainSet, digest
 from corecli.data.rows import Rows, check_labels
 
@@ -29,6 +31,7 @@ SUFFIX, ACCEPTS = ".npz", "an .npz file"
 _IMAGES, _LABELS = "arr_0", "arr_1"
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 _LOCAL_HEADER_BYTES = 30
+_PIECE_BYTES = 1 << 20
 
 
 def claims(spec: str) -> bool:
@@ -39,6 +42,7 @@ def claims(spec: str) -> bool:
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
     """Open an npz of images. `arr_0` is memory-mapped, or read into memory if it is compressed.
 
+    Its CRC-32 is checked when the first image is read, that of the other members now.
     Errors: DataError if the file is damaged or holds something else, such as statistics.
     """
     path = Path(spec)
@@ -93,6 +97,17 @@ def made_with(path: Path) -> dict[str, Any]:
         return _header(read_array(archive, archive.getinfo(name)), path) if name in archive.namelist() else {}
 
 
+def verify(path: Path, watch: Watch) -> None:
+    """Check the rows and the CRC-32 of every member; `watch` counts bytes and hashes. Errors: DataError."""
+    open_set(str(path), image_size=None, on_bad="fail")
+    with open_zip(path) as archive:
+        for info in archive.infolist():
+            with archive.open(info) as member:
+                while piece := member.read(_PIECE_BYTES):
+                    watch(len(piece))
+            watch.num_hashes += 1
+
+
 def _header(array: np.ndarray, path: Path) -> dict[str, Any]:
     return check(loads(array.tobytes()), IMAGES, where=path)
 
@@ -106,9 +121,11 @@ def _write_npy_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) 
     np.lib.format.write_array_header_1_0(file, description)
 
 
-def _read_images(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+def _read_images(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray | MappedArray:
     with archive.open(info) as member:
         shape, fortran, dtype, head_bytes = read_npy_header(member)
+        member.seek(0)
+        head = member.read(head_bytes)
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
         raise DataError(f"{_IMAGES} is {dtype} {list(shape)}, not uint8 [N, H, W, 3]", where=path)
     if not np.prod(shape):
@@ -117,7 +134,9 @@ def _read_images(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
         return read_array(archive, info)
     if info.file_size != head_bytes + int(np.prod(shape, dtype=np.int64)):
         raise DataError(f"the size of {_IMAGES} differs from its header", where=path, hint="the file is damaged")
-    return np.memmap(path, dtype=np.uint8, mode="r", offset=_data_offset(path, info) + head_bytes, shape=shape)
+    start = _data_offset(path, info) + head_bytes
+    hashes = Crc32(info.CRC, head, rows_per_block=shape[0])
+    return MappedArray(path, name="images", dtype=np.uint8, shape=shape, offset=start, hashes=hashes)
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:

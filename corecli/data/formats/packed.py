@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,7 @@ from corecli.base.checkpoint import FORMAT_VERSION, read_header, tensor_head, ve
 from corecli.base.errors import DataError
 from corecli.base.files import atomic_write, sniff
 from corecli.base.layout import Index, data_start, make_head, read_index, tensors_of
+from corecli.base.sums import Watch
 from corecli.data.columns import from_columns, to_columns
 from corecli.data.formats.parts.writing import Chunk, begin_stream
 from corecli.data.mapped import TYPES, MappedArray, map_tensor
@@ -92,10 +93,10 @@ def made_with(path: Path) -> dict[str, Any]:
     return read_header(path) or {}
 
 
-def verify(path: Path, watch: Callable[[int], None]) -> None:
+def verify(path: Path, watch: Watch) -> None:
     """Check the header, the rows and all hashes; of a file of another tool, what can be read of it.
 
-    `watch` is called with the number of bytes that were checked since its last call. Errors: DataError.
+    `watch` counts bytes and hashes. Errors: DataError.
     """
     open_set(str(path), image_size=None, on_bad="fail")
     if read_header(path) is not None:

@@ -19,6 +19,7 @@ from corecli.base.documents import check, read_json
 from corecli.base.errors import CannotCreateError, DataError
 from corecli.base.files import MANIFEST, sha256_file, sniff, storage_errors, write_json
 from corecli.base.schemas import IDENTITY, SHARD, SHARDS, SHARDS_STARTED
+from corecli.base.sums import Watch, check_sum
 from corecli.base.target import refuse_difference
 from corecli.data import imageset
 from corecli.data.formats.mixture import MixtureSet
@@ -57,6 +58,16 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> MixtureSet:
         part_of=np.repeat(np.arange(len(sets)), sizes),
         inner=np.concatenate([np.arange(size, dtype=np.int64) for size in sizes]),
     )
+
+
+def verify(path: Path, watch: Watch) -> None:
+    """Check the manifest, and every shard by its hash in the manifest and by those inside. Errors: DataError."""
+    open_set(str(path), image_size=None, on_bad="fail")
+    for entry in _manifest(path)["shards"]:
+        if "sha256" in entry:
+            check_sum(path / entry["file"], entry["sha256"], watch)
+        if entry["num"]:
+            imageset.check_set(path / entry["file"], watch)
 
 
 class ShardFolder:
@@ -102,7 +113,7 @@ class ShardFolder:
         path, record = self.path(index), {**statistics.to_json(), **facts}
         if statistics.num:
             record |= {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        write_json(self._sidecar(index), record)
+        write_json(self._sidecar(index), record, sealed=True)
 
     def clear_shards(self, indices: Iterable[int]) -> None:
         """Remove what killed jobs have left of shards; this job holds the locks of these shards."""
@@ -124,7 +135,7 @@ class ShardFolder:
         remove_leftovers(self.root, [ABOUT, MANIFEST])
         entries = [self.record(i) for i in range(self.num)]
         totals = {"num": sum(entry["num"] for entry in entries), "class_names": list(class_names), "shards": entries}
-        write_json(self.root / MANIFEST, {**header, "kind": "images", "complete": True, **totals})
+        write_json(self.root / MANIFEST, {**header, "kind": "images", "complete": True, **totals}, sealed=True)
 
     def _is_whole(self, record: Manifest) -> bool:
         path = self.root / record.get("file", "")

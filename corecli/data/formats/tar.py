@@ -20,7 +20,7 @@ import numpy as np
 
 from corecli.base.documents import loads
 from corecli.base.errors import DataError, MissingInputError
-from corecli.base.files import atomic_write, sniff
+from corecli.base.files import atomic_write, seal, sniff
 from corecli.data.decode import EXTENSIONS, encode_png
 from corecli.data.formats.parts.tar_index import HIDDEN_MANIFEST, Index, index_of
 from corecli.data.formats.parts.writing import Chunk, atomic_directory, begin_stream, check_keys
@@ -101,7 +101,7 @@ def write(
     header = {**header, "image_size": [height, width]}
     samples = _samples(rows, arrays)
     if path.suffix == SUFFIX:
-        manifest = json.dumps(manifest_of(rows, class_names=class_names, header=header)).encode()
+        manifest = seal(json.dumps(manifest_of(rows, class_names=class_names, header=header)).encode())
         _write_tar(path, chain([[(HIDDEN_MANIFEST, manifest)]], samples))
         return
     with atomic_directory(path) as root:
