@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,11 @@ def escaped(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c.encode("unicode_escape").decode() if _is_control(c) else c for c in text)
+
+
+def without_user(text: str) -> str:
+    """Return text that is printed for an option; a URL without its user and password."""
+    return re.sub(r"^([A-Za-z][\w+.-]*://)[^/?#]*@", r"\1", text)
 
 
 def _is_control(character: str) -> bool:

@@ -20,7 +20,7 @@ from corecli.base import claim, registry
 from corecli.base import config as cfg
 from corecli.base.errors import CorecliError, ReportedElsewhere, StorageError
 from corecli.base.files import unreadable
-from corecli.base.outcome import Outcome, escaped, to_json_line
+from corecli.base.outcome import Outcome, escaped, to_json_line, without_user
 from corecli.cli.verbs import SUMMARY, VERBS, command_of, help_text, options_of
 from corecli.engine.signals import die_with_launcher
 
@@ -210,7 +210,8 @@ def _report(name: str, config: Any, outcome: Outcome) -> None:
 
 def _dry(name: str, config: Any, plan: dict[str, Any]) -> Outcome:
     """Return what --dry-run prints: the value of every option, then what the verb would read and write."""
-    resolved = cfg.values(config)
+    values = cfg.values(config).items()
+    resolved = {key: without_user(value) if isinstance(value, str) else value for key, value in values}
     lines = (f"{key}\t{_shown(value)}" for key, value in {**resolved, **plan}.items() if value is not None)
     return Outcome(lines=tuple(lines), records=({"verb": name, "config": resolved, **plan},))
 

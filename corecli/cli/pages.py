@@ -65,7 +65,9 @@ def _top_page() -> str:
         _section("DESCRIPTION"),
         _escape(SUMMARY),
         ".PP",
-        _escape("Verbs exchange only files; see corecli-design(7)."),
+        _escape(
+            "Verbs exchange only files; see corecli-design(7). What they trust and check is in corecli-security(7)."
+        ),
     ]
     parts.append(_section("COMMANDS"))
     parts += [_item(rf"\fBcorecli-{_escape(verb)}\fR(1)", summary) for verb, summary in VERBS.items()]
@@ -90,7 +92,9 @@ def _verb_page(verb: str) -> str:
         parts += [_section("COMMON OPTIONS"), _escape(_COMMON), *_options(shared)]
     parts += [_table(title, rows) for title, rows in getattr(module, "tables", dict)().items()]
     parts += _presets(module.PRESETS, options) + _examples(verb, getattr(module, "EXAMPLES", ()))
-    return _page([*parts, _section("SEE ALSO"), r"\fBcorecli\fR(1), \fBcorecli\-design\fR(7)"])
+    return _page(
+        [*parts, _section("SEE ALSO"), r"\fBcorecli\fR(1), \fBcorecli\-design\fR(7), \fBcorecli\-security\fR(7)"]
+    )
 
 
 def _options(options: dict[str, Any]) -> list[str]:

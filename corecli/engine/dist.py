@@ -24,7 +24,7 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from corecli.base.errors import UnavailableError
-from corecli.engine.environment import Launch, find_launch
+from corecli.engine.environment import FILE, Launch, find_launch
 
 _RENDEZVOUS_TIMEOUT = timedelta(minutes=10)  # for all ranks of a cluster to start
 # A rank may wait this long for another one that is still sampling its shard. A dead rank is detected at once.
@@ -186,11 +186,17 @@ def _unpack(bucket: torch.Tensor, tensors: list[torch.Tensor]) -> None:
         tensor.copy_(part.view(tensor.shape))
 
 
+def _store(launch: Launch) -> Store:
+    if launch.init_method.startswith(FILE):
+        return dist.FileStore(launch.init_method.removeprefix(FILE), launch.size)
+    return next(rendezvous(launch.init_method, launch.rank, launch.size, timeout=_RENDEZVOUS_TIMEOUT))[0]
+
+
 def _start_group(launch: Launch, place: torch.device) -> Store:
     backend = "gloo" if place.type == "cpu" else "cpu:gloo,cuda:nccl"
     rank, size = launch.rank, launch.size
     try:
-        store, _, _ = next(rendezvous(launch.init_method, rank, size, timeout=_RENDEZVOUS_TIMEOUT))
+        store = _store(launch)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
         return store
     except (RuntimeError, ValueError) as error:

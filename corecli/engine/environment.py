@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 from corecli.base.rng import derive
 
+MEETING = "CORECLI_MEETING"  # environment variable with the file where the processes of one node meet
+FILE = "file://"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """The place of this process among those of its launcher; `init_method` is the address where the ranks meet."""
+    """The place of this process among those of its launcher; `init_method` is the address or file where ranks meet."""
 
     rank: int = 0
     size: int = 1
@@ -29,6 +32,7 @@ def find_launch(environment: Mapping[str, str]) -> Launch:
             rank=int(environment["RANK"]),
             size=int(environment["WORLD_SIZE"]),
             local_rank=int(environment.get("LOCAL_RANK", "0")),
+            init_method=f"{FILE}{environment[MEETING]}" if MEETING in environment else "env://",
         )
     size = int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1")))
     if "SLURM_STEP_ID" not in environment or size == 1:

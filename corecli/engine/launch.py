@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from corecli.base.errors import TRUNCATED_IN_USE, CorecliError, ReportedElsewhere, UnavailableError, UsageError
 from corecli.base.files import unreadable
-from corecli.engine.environment import find_launch
+from corecli.engine.environment import MEETING, find_launch
 from corecli.engine.signals import LAUNCHER, STOPPING, handled
 
 if TYPE_CHECKING:
@@ -80,12 +81,11 @@ def launch(config: Launchable, argv: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import run
 
-    arguments = _torchrun_arguments(config, argv)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _num_cores() // num_processes(config))))
     os.environ[LAUNCHER] = str(os.getpid())
     try:
-        with _quiet_logs(), _forwarded_signals():
-            run(arguments)
+        with _quiet_logs(), _meeting(config) as where, _forwarded_signals():
+            run(_torchrun_arguments(config, where, argv))
     except SignalException as error:
         return 128 + int(error.sigval)
     except ChildFailedError as error:
@@ -146,8 +146,36 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
-def _torchrun_arguments(config: Launchable, argv: list[str]) -> argparse.Namespace:
-    """Return torchrun's options, with this command line for its workers. Errors: UsageError, UnavailableError."""
+@contextlib.contextmanager
+def _meeting(config: Launchable) -> Iterator[list[str]]:
+    """Return torchrun's options for where the processes meet. Errors: UsageError.
+
+    On one node they meet in files of a private folder. torchrun itself would open two ports to all machines, one of
+    which reads pickles.
+    """
+    if config.nnodes != "1":
+        if config.rdzv_endpoint is None:
+            raise UsageError("--nnodes needs --rdzv-endpoint HOST:PORT")
+        if re.fullmatch("[0-9]{1,6}(:[0-9]{1,6})?", config.nnodes) is None:
+            raise UsageError(f"--nnodes {config.nnodes!r} is neither a number nor MIN:MAX")
+        yield [f"--nnodes={config.nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.rdzv_endpoint}"]
+        return
+    with tempfile.TemporaryDirectory(prefix="corecli-", ignore_cleanup_errors=True) as folder:
+        settings = {MEETING: f"{folder}/group", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        if Path("/sys/class/net/lo").exists():
+            settings["GLOO_SOCKET_IFNAME"] = "lo"
+        before = {name: os.environ.get(name) for name in settings}
+        os.environ.update(settings)
+        try:
+            file = ["--rdzv-conf=store_type=file", f"--rdzv-endpoint={folder}/launcher"]
+            yield ["--nnodes=1", "--rdzv-backend=c10d", f"--rdzv-id={os.path.basename(folder)}", *file]
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _torchrun_arguments(config: Launchable, where: list[str], argv: list[str]) -> argparse.Namespace:
+    """Return torchrun's options, with this command line for its workers. Errors: UnavailableError."""
     import torch
     from torch.distributed.run import get_args_parser
 
@@ -156,13 +184,6 @@ def _torchrun_arguments(config: Launchable, argv: list[str]) -> argparse.Namespa
         raise UnavailableError(
             f"{processes} processes need as many GPUs, and there are {gpus}", hint="lower --nproc, or use --device cpu"
         )
-    where = ["--standalone"]
-    if config.nnodes != "1":
-        if config.rdzv_endpoint is None:
-            raise UsageError("--nnodes needs --rdzv-endpoint HOST:PORT")
-        if re.fullmatch("[0-9]{1,6}(:[0-9]{1,6})?", config.nnodes) is None:
-            raise UsageError(f"--nnodes {config.nnodes!r} is neither a number nor MIN:MAX")
-        where = [f"--nnodes={config.nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.rdzv_endpoint}"]
     # The stop signals are forwarded here: torchrun would set a deadline and exit with a code of its own.
     options = [f"--nproc-per-node={processes}", "--signals-to-handle=SIGQUIT"]
     arguments = get_args_parser().parse_args([*where, *options, "--module", "corecli"])

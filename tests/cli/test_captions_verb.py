@@ -249,6 +249,22 @@ def test_a_key_that_the_server_echoes_is_not_printed(run: Run, monkeypatch: pyte
         assert secret not in ran.err.lower()
 
 
+def test_secrets_are_in_no_traceback_file_or_plan(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("CORECLI_DEBUG", "1")
+    with LanguageServer(lambda body, number: "echo as status" if len(server.headers) == 1 else None) as server:
+        words = line(server, "--num", "2", "--tries", "1", "--concurrency", "1", "--out", "o")
+        words = (*words, "--url", server.url.replace("//", "//someone:pass-word@"))
+        shown = [run(*words), run(*words), run(*words, "--dry-run", "--json"), run(*words, "--dry-run")]
+    assert [ran.code for ran in shown] == [69, 0, 0, 0]
+    assert "Traceback" in shown[0].err
+    texts = [text for ran in shown for text in (ran.out, ran.err)]
+    texts += [path.read_text() for path in Path().rglob("*") if path.is_file()]
+    assert len(texts) > 10
+    for secret in ("sk-secret", "pass-word"):
+        assert not [text for text in texts if secret in text]
+
+
 def test_a_key_that_no_header_holds_is_refused_without_printing_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-one\nsk-two")
     ran = run("captions", "--backend", "server", "--model", "m", "--num", "1", "--out", "o")

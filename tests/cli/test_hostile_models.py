@@ -214,3 +214,8 @@ def test_a_pickle_in_another_process_is_one_line(folder: Path) -> None:
     ended = Line(LINES["encoder"].split(), folder=folder, environment={"CORECLI_DEVICE": "cpu"}).end()
     assert (ended.code, ended.err.count("\n")) == (65, 1), ended.err
     assert not Path("marker").exists()
+
+
+def test_a_set_whose_cache_is_a_pickle_is_refused(run: Run) -> None:
+    ran = run("show", "torchvision:LSUN:val", "--out", "t.png")
+    refused(ran, "show", 65, "torchvision:LSUN: torchvision reads a pickle in its folder without checking it")

@@ -335,6 +335,27 @@ def test_a_second_sigint_to_the_launcher_hurries(start: Start, tmp_path: Path) -
     assert (how.code, how.out, how.err) == (130, "", "corecli train-ssl: error: interrupted, nothing saved\n")
 
 
+def test_one_node_listens_on_itself_only(start: Start, tmp_path: Path) -> None:
+    """The processes meet in a private folder, which is gone at the end."""
+    (tmp_path / "meeting").mkdir()
+    line = start(long_line(tmp_path / "f.safetensors"), environment={"TMPDIR": str(tmp_path / "meeting")})
+    wait_for(logged(tmp_path / "f.safetensors"), line)
+    addresses = {address for pid in (line.pid, *children(line.pid)) for address in listening(pid)}
+    assert addresses == {"0100007F"}  # 127.0.0.1 in the order of bytes of /proc
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "meeting").glob("corecli-*")] == [0o700]
+    line.signal(signal.SIGTERM)
+    assert line.end(25).code == 75
+    assert not list((tmp_path / "meeting").glob("corecli-*"))
+
+
+def listening(pid: int) -> set[str]:
+    """Return the addresses at which a process accepts connections, in hexadecimal."""
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    sockets = {link.removeprefix("socket:[").rstrip("]") for link in links if link.startswith("socket:")}
+    rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and row[9] in sockets}
+
+
 @pytest.mark.slow
 def test_nothing_outlives_a_killed_launcher(start: Start, tmp_path: Path) -> None:
     out = tmp_path / "f.safetensors"

@@ -22,6 +22,7 @@ from corecli.data.rows import make_rows, numbered_keys
 
 NAMED = "torchvision:NAME[:SPLIT]"
 ROOT_VARIABLE, DOWNLOAD_VARIABLE = "TORCHVISION_DATA", "CORECLI_DOWNLOAD"
+_PICKLED = ("LSUN", "LSUNClass")  # the pickles of CIFAR are read only if their MD5 is the published one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,9 @@ def _dataset_class(name: str) -> Any:
     names = [n for n in datasets.__all__ if inspect.isclass(getattr(datasets, n))]
     if name not in names:
         raise unknown_name("torchvision dataset", name, names)
+    if name in _PICKLED:
+        reason = "torchvision reads a pickle in its folder without checking it, which could run code"
+        raise DataError(reason, where=f"torchvision:{name}", hint="save its images as files in a directory")
     return getattr(datasets, name)
 
 
