@@ -188,7 +188,8 @@ def _unpack(bucket: torch.Tensor, tensors: list[torch.Tensor]) -> None:
 
 def _store(launch: Launch) -> Store:
     if launch.init_method.startswith(FILE):
-        return dist.FileStore(launch.init_method.removeprefix(FILE), launch.size)
+        place = launch.init_method.removeprefix(FILE)
+        return dist.FileStore(place, launch.size)  # pyright: ignore[reportPrivateImportUsage]
     return next(rendezvous(launch.init_method, launch.rank, launch.size, timeout=_RENDEZVOUS_TIMEOUT))[0]
 
 
