@@ -159,7 +159,7 @@ def _ssl(folder: Path, inputs: Inputs) -> dict[str, Soaked]:
         "byol": line("--method", "byol"),
         "dino": line("--method", "dino", "--set", "prototypes=16"),
         "stages": line(*stages, steps=()),
-        "mixture": line("--views", "mixed:1g", data=folder / "mix.json"),
+        "mixture": line("--views", "real:1g,mixed:1g", data=folder / "mix.json"),
         "data workers": line("--workers", 2, data=folder / "pngs"),
         "train-ssl in two processes": Soaked([*line("--nproc", 2, steps=("--steps", 6)).lines], kills=10, processes=2),
     }

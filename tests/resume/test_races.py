@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import functools
+import multiprocessing
+import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from killing import Start
 from lines import Ended, Nursery, contents
 
+from corecli.base import claim
 from corecli.base.claim import claimed
 from corecli.cli.app import run_line
+from corecli.commands.inflate import command as inflate
+from corecli.data.mix import save_mixture
 
 NET = ["--backbone", "resnet10-tiny", "--projector-hidden", 16, "--projector-dim", 8, "--batch-size", 16, "--steps", 3]
 UNET = ["--preset", "tiny", "--set", "channels=8", "--set", "channel_mult=1,2", "--set", "head_channels=8"]
@@ -146,3 +155,63 @@ def test_a_directory_that_lost_an_image_is_not_finished(start: Start, folder: Pa
     ended = start(placed(LINES["directory"], inside)).end()
     assert ended.code == 65, ended
     assert len(ended.err.splitlines()) == 1
+
+
+MIXTURE = ["inflate", "--real", "digits::test", "--out"]
+
+
+def _hold(path: Path, started: Any) -> None:
+    with claimed([path], note=lambda note: None):
+        started.set()
+        time.sleep(60)
+
+
+def test_a_target_that_another_job_writes_is_refused_with_its_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fork, out = multiprocessing.get_context("fork"), tmp_path / "out.json"
+    started = fork.Event()
+    holder = fork.Process(target=_hold, args=(out, started), daemon=True)
+    holder.start()
+    assert started.wait(60)
+    monkeypatch.setattr(claim, "WAIT_SEC", 0.1)
+    assert run_line([*MIXTURE, str(out)]) == 75
+    holder.kill()
+    note, error = capsys.readouterr().err.splitlines()
+    name = f"process {holder.pid} on "
+    assert note.startswith(f"corecli inflate: {out}: waiting for {name}")
+    assert error.startswith(f"corecli inflate: error: {out}: {name}")
+    assert error.endswith(" is writing it (run the same line again when that has ended)")
+    holder.join()
+    assert run_line([*MIXTURE, str(out)]) == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_gets_a_note(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    assert run_line([*MIXTURE, str(tmp_path / "out.json")]) == 0
+    assert capsys.readouterr().err == (
+        f"corecli inflate: {tmp_path}/out.json: not locked, because the file system cannot "
+        f"({os.strerror(number).lower()}); start no second job that writes it\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_a_target_of_another_program_that_appears_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def late(path: Path, mixture: Any) -> None:
+        path.write_text("theirs")
+        save_mixture(path, mixture)
+
+    monkeypatch.setattr(inflate, "save_mixture", late)
+    out = tmp_path / "out.json"
+    assert run_line([*MIXTURE, str(out)]) == 73
+    assert "was written by another program while this job made it, and is kept" in capsys.readouterr().err
+    assert out.read_text() == "theirs"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]

@@ -36,7 +36,7 @@ def table() -> Iterator[Table]:
     found: Table = {}
     yield found
     rows = {verb: tuple(map(sum, zip(*results, strict=True))) for verb, results in found.items()}
-    rows["all"] = tuple(map(sum, zip(*rows.values(), strict=True)))
+    rows["all"] = tuple(map(sum, zip((0, 0, 0.0), *rows.values(), strict=True)))
     print("\n" + "\n".join(f"{verb}\t{row[0]} kills\t{row[1]} runs\t{row[2]:.0f} s" for verb, row in rows.items()))
 
 
