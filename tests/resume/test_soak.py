@@ -245,3 +245,37 @@ class Watch(threading.Thread):
 def _is_hidden(name: str) -> bool:
     """Whether a name is of work in progress, or of a file that is not a target."""
     return ".d/" in name or name.rpartition("/")[2].startswith(".") or name == "/"
+
+
+SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SAVING_LINES = ("extract", "directory", "server")
+OTHER_LINES = ("probe", "fid with a cache", "show a sheet", "materialized directory")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAVING_LINES)
+def test_each_signal_saves(name: str, inputs: Inputs, nursery: Nursery, tmp_path: Path) -> None:
+    bench, codes = Bench(soaked(inputs)[name], nursery, tmp_path), set()
+    for number in SIGNALS:
+        inside = bench.new_folder()
+        (line,) = bench.start(inside)
+        while line.runs() and not any(inside.glob("*.d/[!.r]*")):  # saved work, not run.json
+            time.sleep(0.002)
+        line.signal(number)
+        codes.add(line.end().code)
+        bench.check([line.end() for line in bench.start(inside)], inside)
+    assert 75 in codes
+    assert codes <= {0, 75}, codes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER_LINES)
+def test_a_verb_without_saved_work_ends_at_once(name: str, inputs: Inputs, nursery: Nursery, tmp_path: Path) -> None:
+    bench, draw = Bench(soaked(inputs)[name], nursery, tmp_path), random.Random(1)
+    for number in SIGNALS:
+        inside = bench.new_folder()
+        (line,) = bench.start(inside)
+        time.sleep(draw.uniform(0.1, 0.6) * bench.seconds)
+        line.signal(number)
+        assert line.end(20).code in (0, 130 if number == signal.SIGINT else -number)
+        bench.check([line.end() for line in bench.start(inside)], inside)
