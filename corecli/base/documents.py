@@ -7,10 +7,11 @@ other members, and members that a schema does not name may have any value. `floa
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,6 +89,24 @@ def read_bytes(path: Path | str, *, max_bytes: int = MAX_BYTES) -> bytes:
         raise missing(path) from error
     except OSError as error:
         raise DataError(f"cannot be read: {error}", where=path) from error
+
+
+def read_text(path: Path | str, *, max_bytes: int = MAX_BYTES) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark. Errors: MissingInputError, DataError."""
+    try:
+        return read_bytes(path, max_bytes=max_bytes).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError("not a text file in UTF-8", where=path) from error
+
+
+def read_rows(lines: Iterable[str], *, where: object) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, cells) of the rows of a CSV. Errors: DataError for a cell of more than 128 KiB."""
+    reader = csv.reader(lines)
+    try:
+        for cells in reader:
+            yield reader.line_num, cells
+    except csv.Error as error:
+        raise DataError(f"line {reader.line_num} is not CSV: {error}", where=where) from error
 
 
 def check(value: Any, schema: Schema, *, where: object, path: str = "", error: type[CorecliError] = DataError) -> Any:

@@ -87,6 +87,11 @@ class ConfigError(CorecliError):
     exit_code = 78
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a library raised, at most 200 characters, or the name of its type."""
+    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+
+
 @contextmanager
 def about(where: object) -> Iterator[None]:
     """Add `where` to a DataError that is raised inside without a place."""

@@ -15,6 +15,11 @@ def is_share(value: Any) -> bool:
     return found is not None and 1 <= int(found[1]) <= int(found[2])
 
 
+def _is_setting(value: Any, most: int) -> bool:
+    """Whether a value is a text, a truth value or a number of at most this size."""
+    return isinstance(value, str | bool) or (isinstance(value, int | float) and abs(value) <= most)
+
+
 def _is_file_name(name: str) -> bool:
     return name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
 
@@ -78,7 +83,16 @@ MANIFEST = {
 }
 
 PREPROCESSING = {"mean": THREE, "std": THREE, "image_size": (SIDE, None), "interpolation": str}
-PROJECTOR = {"hidden": POSITIVE, "dim": POSITIVE, "norm": str, "layers?": POSITIVE, "bias?": bool}
+_WIDTH = Rule(int, lambda n: 0 < n <= 1 << 20, "a width of at most 1048576")
+PROJECTOR = {
+    "hidden": _WIDTH,
+    "dim": _WIDTH,
+    "norm": str,
+    "layers?": Rule(int, lambda n: 0 < n <= 16, "a number of layers, at most 16"),
+    "bias?": bool,
+    "last_norm?": str,
+    "activation?": str,
+}
 ENCODER = {
     "backbone": str,
     "stem": (str, None),
@@ -86,12 +100,47 @@ ENCODER = {
     "preprocessing": PREPROCESSING,
     "drop_path?": float,
 }
+
+# Settings of networks are bounded, since a network is built before its weights can be compared.
+_MOST = 1 << 24
+_LONGEST_LIST = 1 << 12
+_NUMBER = Rule(float, lambda n: -_MOST <= n <= _MOST, f"a number of at most {_MOST}")
+_LIST = Rule(list, lambda v: len(v) <= _LONGEST_LIST and all(_is_setting(n, _MOST) for n in v), "a list of settings")
+_BLOCKS = Rule(int, lambda n: 0 <= n <= 64, "a number of blocks, at most 64")
+_LEVELS = Rule(list, lambda v: len(v) <= 16 and all(_is_setting(n, 1 << 14) for n in v), "a list of at most 16 levels")
+_BLOCKS_OF_LEVELS = Rule(
+    list, lambda v: len(v) <= 16 and all(_is_setting(n, 64) for n in v), "at most 64 blocks a level"
+)
+_SETTINGS = {
+    "layers_per_block?": _BLOCKS,
+    "num_res_blocks?": _BLOCKS,
+    "attention_levels?": _BLOCKS,
+    "num_encoder_blocks?": _BLOCKS_OF_LEVELS,
+    "num_decoder_blocks?": _BLOCKS_OF_LEVELS,
+    "block_out_channels?": _LEVELS,
+    "down_block_types?": _LEVELS,
+    "up_block_types?": _LEVELS,
+    "channel_mult?": (_LEVELS, None),
+    "discriminator_mult?": (_LEVELS, None),
+    "image_size?": SIDE,
+    "objective?": str,
+    "*": (_NUMBER, bool, str, None, _LIST),
+}
+STAGE = {"kind": str, "config": _SETTINGS, "measured?": bool}
+CONDITION = {
+    "kind": one_of("none", "features", "labels", "captions"),
+    "encoder?": (str, None),
+    "layer?": (str, None),
+    "text_encoder?": (str, None),
+    "fingerprint?": (str, None),
+}
 GENERATOR = {
     "arch": str,
-    "generator": dict,
-    "condition?": {"kind": str, "encoder?": (str, None), "layer?": (str, None)},
+    "generator": {**_SETTINGS, "first_stage?": (STAGE, None)},
+    "condition?": CONDITION,
     "class_names?": [str],
 }
+SAMPLED = {"condition": CONDITION, "class_names": [str]}  # what `sample` needs of it
 
 # The header of a file written by `base.checkpoint.save`, without tensors: first what all kinds have.
 HEADER = {"kind": str, "format": POSITIVE, "fingerprint": str, "identity?": (dict, None), "class_names?": ([str], None)}
@@ -101,7 +150,7 @@ HEADERS: dict[str, Schema] = {
     "generator-folder": {"generator": GENERATOR},
     "features": {"encoder?": (str, None), "layer?": (str, None), "space?": (str, None)},
     "latents": {"images": str, "first_stage": str, "mirrored": bool},
-    "ema": {"step": COUNT, "lengths": [float]},
+    "ema": {"step": COUNT, "lengths": [Rule(float, lambda n: 0 < n <= 0.25, "a length in 0..0.25")]},
     "state": {"step?": COUNT},
 }
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from corecli.base.documents import loads, read_bytes
+from corecli.base.documents import loads, read_rows, read_text
 from corecli.base.errors import DataError
 from corecli.data.decode import EXTENSIONS
 from corecli.data.rows import Rows, make_rows
@@ -65,16 +64,16 @@ def read_listed(path: Path) -> list[tuple[str, str]]:
 
     A first line that names no image is a header. Errors: MissingInputError; DataError naming the line.
     """
-    reader, found = csv.reader(_text(path).split("\n")), []
-    for cells in reader:
+    found = []
+    for number, cells in read_rows(_text(path).split("\n"), where=path):
         if not cells:
             continue
         is_image = cells[0].rpartition(".")[2].lower() in EXTENSIONS
-        if not is_image and reader.line_num == 1:
+        if not is_image and number == 1:
             continue
         if not is_image or len(cells) != 2 or not cells[1].strip():
             hint = 'write a path and a caption, such as 000/01.png,"a dog, in the snow"'
-            raise DataError(f"line {reader.line_num} is not an image path with a caption", where=path, hint=hint)
+            raise DataError(f"line {number} is not an image path with a caption", where=path, hint=hint)
         found.append((cells[0], cells[1].strip()))
     if not found:
         raise DataError("the file has no captions", where=path)
@@ -82,10 +81,7 @@ def read_listed(path: Path) -> list[tuple[str, str]]:
 
 
 def _text(path: Path) -> str:
-    try:
-        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise DataError("not a text file in UTF-8", where=path) from error
+    return read_text(path).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _object(path: Path, number: int, line: str) -> tuple[str, str, str]:

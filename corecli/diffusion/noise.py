@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 
 import torch
 
@@ -47,17 +48,8 @@ def noise_tables(schedule: str, num_timesteps: int, device: torch.device | None 
     module = schedules.load(schedule)
     if num_timesteps < 2:
         raise UsageError(f"a diffusion process needs at least 2 steps, got {num_timesteps}", hint="use 1000")
-    betas = module.betas(num_timesteps).clamp(max=MAX_BETA)
-    alpha_bar = torch.cumprod(1 - betas, dim=0)
-    previous = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
-    variance = betas * (1 - previous) / (1 - alpha_bar)
-    tables = {
-        "betas": betas,
-        "alpha_bar": alpha_bar,
-        "posterior_mean_x0": betas * previous.sqrt() / (1 - alpha_bar),
-        "posterior_mean_xt": (1 - betas).sqrt() * (1 - previous) / (1 - alpha_bar),
-        "posterior_log_variance": torch.cat([variance[1:2], variance[1:]]).log(),
-    }
+    with torch.device("cpu"):  # also where a network is built without memory for its weights
+        tables = _tables(module, num_timesteps)
     return NoiseTables(**{name: table.to(device) for name, table in tables.items()})
 
 
@@ -69,3 +61,17 @@ def image_noise(seeds: list[int], shape: tuple[int, ...], device: torch.device |
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     return lambda: torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
+
+
+def _tables(module: ModuleType, num_timesteps: int) -> dict[str, torch.Tensor]:
+    betas = module.betas(num_timesteps).clamp(max=MAX_BETA)
+    alpha_bar = torch.cumprod(1 - betas, dim=0)
+    previous = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+    variance = betas * (1 - previous) / (1 - alpha_bar)
+    return {
+        "betas": betas,
+        "alpha_bar": alpha_bar,
+        "posterior_mean_x0": betas * previous.sqrt() / (1 - alpha_bar),
+        "posterior_mean_xt": (1 - betas).sqrt() * (1 - previous) / (1 - alpha_bar),
+        "posterior_log_variance": torch.cat([variance[1:2], variance[1:]]).log(),
+    }

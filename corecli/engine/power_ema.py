@@ -16,7 +16,7 @@ import numpy as np
 from torch import nn
 
 from corecli.base import checkpoint
-from corecli.base.errors import DataError, UsageError
+from corecli.base.errors import DataError, UsageError, about
 from corecli.engine.ema import EMA, Decay, Tensors
 
 LENGTHS = (0.05, 0.10)  # updated in training (EDM2, section 3.2)
@@ -93,7 +93,8 @@ def reconstruct(folder: Path, length: float, *, step: int | None = None) -> Reco
         raise DataError(reason, where=folder, hint="train with --ema power")
     lengths = _lengths(kept)
     profiles = [Profile(n, width) for n in kept for width in lengths]
-    weights, error = fit(profiles, Profile(max(kept), length))
+    with about(folder):
+        weights, error = fit(profiles, Profile(max(kept), length))
     total: Tensors = {}
     for n, path in kept.items():
         tensors, _ = checkpoint.load(path, kind="ema")
@@ -114,10 +115,16 @@ class Profile(NamedTuple):
 
 
 def fit(profiles: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, float]:
-    """Return the weights (float64) of the sum of profiles nearest to `wanted`, and its distance (Algorithm 3)."""
+    """Return the weights (float64) of the sum of profiles nearest to `wanted`, and its distance (Algorithm 3).
+
+    Errors: DataError for two equal profiles.
+    """
     gram = np.array([[inner_product(a, b) for b in profiles] for a in profiles])
     right = np.array([inner_product(a, wanted) for a in profiles])
-    weights = np.linalg.solve(gram, right)
+    try:
+        weights = np.linalg.solve(gram, right)
+    except np.linalg.LinAlgError as error:
+        raise DataError("the snapshots hold two averages of the same steps and length") from error
     norm = inner_product(wanted, wanted)
     residual = norm - 2 * weights @ right + weights @ gram @ weights
     return weights, float(np.sqrt(max(residual, 0.0) / norm))

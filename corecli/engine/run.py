@@ -205,7 +205,10 @@ def _clear(folder: Path) -> None:
     """Delete saved states and partly written ones."""
     for pattern in ("state-*", ".*.tmp"):
         for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _holds_work(folder: Path) -> bool:

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corecli.base import checkpoint
-from corecli.base.errors import DataError, UsageError
+from corecli.base.errors import CorecliError, DataError, UsageError, first_line
 from corecli.nets import backbones, vit
-from corecli.nets.initial import seeded
+from corecli.nets.initial import seeded, shapes_of
 from corecli.nets.projector import Norm, ProjectorSpec, build_projector
 from corecli.nets.weights import encoders
-from corecli.nets.weights.encoders.names import check_names, strip_prefix
+from corecli.nets.weights.encoders.names import check_weights, strip_prefix
 
 Layer = Literal["backbone", "projector"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's and timm's usual constants
@@ -266,16 +266,14 @@ def _load_timm(name_and_file: str) -> Encoder:
 def _filled(spec: Spec, tensors: dict[str, Tensor], *, where: object) -> Encoder:
     """Return the encoder of `spec` with these weights. Errors: DataError that names weights that do not match."""
     try:
-        with seeded(0):
-            encoder = Encoder(spec)
-    except (KeyError, TypeError) as error:
-        raise DataError(f"its header does not describe an encoder: {error}", where=where) from error
-    own = encoder.state_dict()
-    check_names(tensors, own, where=where)
-    for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
-            shapes = f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"
-            raise DataError(f"weight {name!r} has shape {shapes}", where=where)
+        shapes = shapes_of(lambda: Encoder(spec))
+    except CorecliError:
+        raise
+    except Exception as error:  # libraries raise many kinds
+        raise DataError(f"its header does not describe an encoder: {first_line(error)}", where=where) from error
+    check_weights(tensors, shapes, where=where)
+    with seeded(0):
+        encoder = Encoder(spec)
     encoder.load_state_dict(tensors)
     return encoder
 

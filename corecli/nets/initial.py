@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from corecli.base.rng import derive
 
@@ -16,3 +17,9 @@ def seeded(seed: int, *path: str | int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "init", *path))
         yield
+
+
+def shapes_of(build: Callable[[], nn.Module]) -> dict[str, torch.Size]:
+    """Return the shapes of the weights of the module that `build` returns, without allocating them."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return {name: tensor.shape for name, tensor in build().state_dict().items()}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from corecli.base.documents import read_json
+from corecli.base.documents import read_json, read_rows, read_text
 from corecli.base.errors import DataError, UsageError, unknown_name
 from corecli.base.files import missing, sha256_file
 
@@ -127,10 +126,7 @@ def _file(place: str) -> Path:
 
 
 def _read_rows(path: Path, kind: str) -> list[Concept]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError("not a text file in UTF-8", where=path) from error
+    lines = read_text(path).splitlines()
     header = [word.strip().lower() for word in next((line for line in lines if line.strip()), "").split(",")]
     if "concept" in header:
         return _table(path, lines, header, kind)
@@ -147,17 +143,16 @@ def _table(path: Path, lines: list[str], header: list[str], kind: str) -> list[C
     if unknown:
         hint = f"the columns are {', '.join(_COLUMNS)}"
         raise DataError(f"unknown column {unknown[0]!r}", where=path, hint=hint)
-    reader, found = csv.reader(lines), []
-    is_header = True
-    for cells in reader:
+    found, is_header = [], True
+    for number, cells in read_rows(lines, where=path):
         if not any(cell.strip() for cell in cells):
             continue
         if not is_header:
             if len(cells) != len(header):
-                reason = f"line {reader.line_num} has {len(cells)} columns, the first line {len(header)}"
+                reason = f"line {number} has {len(cells)} columns, the first line {len(header)}"
                 raise DataError(reason, where=path)
             row = {name: tidy(cell) for name, cell in zip(header, cells, strict=True)}
-            found.append(_row(path, reader.line_num, row, kind))
+            found.append(_row(path, number, row, kind))
         is_header = False
     return found
 

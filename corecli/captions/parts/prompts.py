@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from corecli.base.documents import read_text
 from corecli.base.errors import DataError
-from corecli.base.files import missing
 from corecli.captions.parts.concepts import LISTS, tidy
 
 NUM_EXAMPLES = 3
@@ -76,22 +77,26 @@ def read_examples(path: Path | None) -> Mapping[str, Sequence[Example]]:
     the number within it. Errors: MissingInputError; DataError naming the line, or a pool with fewer than three.
     """
     path = path or LISTS / "examples.csv"
-    if not path.is_file():
-        raise missing(path)
+    try:
+        return _pools(path, read_text(path))
+    except csv.Error as error:
+        raise DataError(f"not a readable CSV file: {error}", where=path) from error
+
+
+def _pools(path: Path, text: str) -> Mapping[str, Sequence[Example]]:
     pools: dict[str, list[Example]] = {}
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"pool", "concept", "caption"} <= set(reader.fieldnames or ()):
-            raise DataError("the columns pool, concept, second and caption are missing", where=path)
-        for row in reader:
-            pool, words, caption = ((row.get(name) or "").strip() for name in ("pool", "concept", "caption"))
-            if pool not in INSTRUCTIONS or not words or not caption:
-                raise DataError(
-                    f"line {reader.line_num} is not an example", where=path, hint="write pool,concept,second,caption"
-                )
-            shown = ", ".join(tidy(word) for word in (words, row.get("second") or "") if word.strip())
-            own = pools.setdefault(pool, [])
-            own.append(Example(id=f"{pool}-{len(own):02d}", words=shown, caption=caption))
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if not {"pool", "concept", "caption"} <= set(reader.fieldnames or ()):
+        raise DataError("the columns pool, concept, second and caption are missing", where=path)
+    for row in reader:
+        pool, words, caption = ((row.get(name) or "").strip() for name in ("pool", "concept", "caption"))
+        if pool not in INSTRUCTIONS or not words or not caption:
+            raise DataError(
+                f"line {reader.line_num} is not an example", where=path, hint="write pool,concept,second,caption"
+            )
+        shown = ", ".join(tidy(word) for word in (words, row.get("second") or "") if word.strip())
+        own = pools.setdefault(pool, [])
+        own.append(Example(id=f"{pool}-{len(own):02d}", words=shown, caption=caption))
     for pool, own in pools.items():
         if len(own) < NUM_EXAMPLES:
             raise DataError(f"the pool {pool} has {len(own)} examples and needs {NUM_EXAMPLES}", where=path)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from corecli.base.config import Common, option
+from corecli.base.documents import check
 from corecli.base.errors import CannotCreateError, DataError, UsageError
 from corecli.base.files import missing, sniff
+from corecli.base.schemas import SAMPLED
 
 if TYPE_CHECKING:
     from corecli.data.features import FeatureTable
@@ -80,8 +82,10 @@ def check_generator(path: Path) -> dict[str, Any]:
     from corecli.nets.weights import pipelines
 
     if pipelines.is_own(path):
-        return checkpoint.require_header(path / pipelines.OWN, kind=pipelines.OWN_KIND)["generator"]
-    return check_header(path, "generator")
+        header = checkpoint.require_header(path / pipelines.OWN, kind=pipelines.OWN_KIND)["generator"]
+    else:
+        header = check_header(path, "generator")
+    return check(header, SAMPLED, where=path)
 
 
 def check_file(out: Path | None) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from corecli.base.documents import read_text
 from corecli.base.errors import DataError
-from corecli.base.files import missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +35,8 @@ class ClassLists:
 
 def read_class_lists(path: Path) -> ClassLists:
     """Read a file of class lists. Errors: MissingInputError; DataError that names a malformed or repeated line."""
-    if not path.is_file():
-        raise missing(path)
     lists: dict[str, tuple[list[str], list[str]]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError("is not UTF-8 text", where=path) from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         key, *columns = line.split("\t")

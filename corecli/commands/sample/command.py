@@ -229,7 +229,7 @@ def _check_captions(config: Config, condition: dict[str, Any]) -> None:
         raise UsageError(reason, where=config.ckpt, hint="drop --text-encoder")
     if config.captions is not None:
         read_captions(config.captions).rows(config.captions)
-        check_text_encoder(config.text_encoder or condition["text_encoder"])
+        check_text_encoder(config.text_encoder or condition.get("text_encoder"))
 
 
 def _check_sampling(config: Config, header: dict[str, Any]) -> None:

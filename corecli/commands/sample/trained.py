@@ -70,10 +70,11 @@ class Trained:
         from corecli.generators.parts.generator import build_saved
 
         tensors = self._tensors | _averages(self._ckpt, self._ema_length)
-        generator = place(build_saved(self._header, tensors), world.device)
+        with about(self._ckpt):
+            generator = place(build_saved(self._header, tensors), world.device)
         reader = None
         if self._texts:
-            length = self._header["generator"]["caption_length"]
+            length = generator.config.caption_length
             reader = Reader(self._text_encoder, length=length, device=world.device)
         conditions = _Conditions(generator, self.images, self._condition, self._texts, reader)
         generator.check_condition(conditions.sample(), guidance=self._sampling.guidance)
@@ -167,8 +168,9 @@ def check_table(generator: dict[str, Any], table: dict[str, Any], *, ckpt: Path,
     condition = generator["condition"]
     check_kind(condition["kind"], "features", ckpt)
     for name in () if force else ("encoder", "layer"):
-        if condition[name] != table[name]:
-            reason = f"features of {name} {table[name][:12]}, but the generator was trained on {condition[name][:12]}"
+        found, expected = (str(header.get(name))[:12] for header in (table, condition))
+        if condition.get(name) != table.get(name):
+            reason = f"features of {name} {found}, but the generator was trained on {expected}"
             hint = "extract with the encoder and layer it was trained on; --force accepts it"
             raise DataError(reason, where=features, hint=hint)
 
@@ -185,16 +187,16 @@ def _find_text_encoder(condition: dict[str, Any], given: str | None, *, force: b
 
     Errors: as `find_text_encoder`; DataError if it is another one, unless forced.
     """
-    if condition["text_encoder"] is None:
+    if condition.get("text_encoder") is None:
         return None
     try:
         folder = find_text_encoder(given or condition["text_encoder"])
     except (MissingInputError, UnavailableError) as error:
         error.hint = error.hint if given else "give its path with --text-encoder"
         raise
-    found, expected = fingerprint(folder), condition["fingerprint"]
+    found, expected = fingerprint(folder), condition.get("fingerprint")
     if found != expected and not force:
-        reason = f"the text encoder is {found[:12]}, but the generator was trained with {expected[:12]}"
+        reason = f"the text encoder is {found[:12]}, but the generator was trained with {str(expected)[:12]}"
         raise DataError(reason, where=folder, hint="name that one with --text-encoder; --force accepts another")
     return folder
 

@@ -47,6 +47,6 @@ def read_conditions(kind: str, data: ImageSet, table: FeatureTable | None) -> Co
         return Conditions(kind=kind, values=labels, header={"kind": kind})
     if table is None:
         return Conditions(kind=kind, header={"kind": kind})
-    header = {"kind": kind, "encoder": table.header["encoder"], "layer": table.header["layer"]}
+    header = {"kind": kind, "encoder": table.header.get("encoder"), "layer": table.header.get("layer")}
     features = table.lookup(data.rows.keys, or_groups=data.rows.groups)
     return Conditions(kind=kind, values=features, header=header)

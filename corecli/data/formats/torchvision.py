@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from corecli.base.errors import DataError, MissingInputError, UnavailableError, UsageError, unknown_name
+from corecli.base.errors import DataError, MissingInputError, UnavailableError, UsageError, first_line, unknown_name
 from corecli.data.pixels import EncodedPixels, OnBad, PlainSet, digest, without_bad
 from corecli.data.rows import make_rows, numbered_keys
 
@@ -41,8 +41,8 @@ class Items:
         """Return the image. Errors: DataError."""
         try:
             return self.dataset[position][0]
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"cannot be read: {error}", where=self.name(position)) from error
+        except Exception as error:  # each dataset reads its own files
+            raise DataError(f"cannot be read: {first_line(error)}", where=self.name(position)) from error
 
     def identity(self, positions: Sequence[int]) -> str:
         """Return a hash of the name of the set."""
@@ -74,6 +74,9 @@ def _load(name: str, split: str, spec: str) -> Any:
                 return dataset_class(str(root), **chosen)
             except (RuntimeError, FileNotFoundError):
                 continue  # raised by torchvision if the data is not there
+            except Exception as error:  # of many kinds, for damaged files
+                reason = f"torchvision cannot read its files: {first_line(error)}"
+                raise DataError(reason, where=f"{spec} in {root}", hint="download them again") from error
     if os.environ.get(DOWNLOAD_VARIABLE) == "1":
         return _download(dataset_class, roots, chosen, spec)
     places = ", ".join(str(root) for root in roots)

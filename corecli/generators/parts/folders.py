@@ -15,7 +15,7 @@ from typing import Any
 from corecli.base import checkpoint, registry
 from corecli.base.checkpoint import Header, Tensors
 from corecli.base.claim import put_directory, remove_leftovers, temporary_path
-from corecli.base.errors import DataError, UsageError
+from corecli.base.errors import UsageError, about
 from corecli.base.files import missing, storage_errors, write_json
 from corecli.diffusion import objectives, schedules
 from corecli.diffusion.noise import noise_tables
@@ -68,10 +68,8 @@ def read_folder(folder: Path) -> tuple[Tensors, Header]:
         if (folder / part).is_dir():
             tensors |= _prefixed(folder / part, _STAGE)
     header = {**own["generator"], "fingerprint": checkpoint.fingerprint(tensors)}
-    try:
+    with about(folder):
         build_saved(header, tensors)
-    except (RuntimeError, KeyError, TypeError) as error:
-        raise DataError(f"the weights do not fit the header: {str(error)[:200]}", where=folder) from error
     return tensors, header
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -9,7 +10,12 @@ import torch
 
 from corecli.base import registry
 from corecli.base.checkpoint import Header, Tensors
+from corecli.base.config import kind_of
+from corecli.base.documents import Schema, check
+from corecli.base.errors import DataError, first_line
 from corecli.diffusion.training import Draws
+from corecli.nets.initial import shapes_of
+from corecli.nets.weights.encoders.names import check_weights
 
 
 class Generator(Protocol):
@@ -57,9 +63,37 @@ class Generator(Protocol):
 
 
 def build_saved(header: Header, tensors: Tensors) -> Any:
-    """Return the generator of a loaded checkpoint, for sampling. Errors: UsageError for an unknown family."""
+    """Return the generator of a loaded checkpoint, for sampling.
+
+    Errors: UsageError for an unknown family; DataError for settings that do not describe a generator, or weights that
+    do not fit them.
+    """
     family = registry.load("generators", header["arch"])
-    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in header["generator"].items()}
-    generator = family.build(family.Config(**fields))
+    try:
+        config = family.Config(**_fields(family.Config, header["generator"]))
+        shapes = shapes_of(lambda: family.build(config))
+    except DataError:
+        raise
+    except Exception as error:  # of many kinds: settings may be of any size and contradict each other
+        raise DataError(f"its header does not describe a generator: {first_line(error)}") from error
+    check_weights(tensors, shapes, where=None)
+    generator = family.build(config)
     generator.load_state_dict(tensors)
     return generator.eval()
+
+
+def _fields(config_class: type[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values for the fields of a Config, lists as tuples. Errors: DataError for a wrong name or type."""
+    hints = typing.get_type_hints(config_class)
+    unknown = next((name for name in settings if name not in hints), None)
+    if unknown is not None:
+        raise DataError(f"the generator has an unknown setting {unknown!r}", hint="or upgrade corecli to read it")
+    schema = {f"{name}?": _schema(hint) for name, hint in hints.items()}
+    check(settings, schema, where=None, path="generator")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
+def _schema(hint: Any) -> Schema:
+    kind, many, is_optional = kind_of(hint)
+    plain = [kind] if many else typing.get_origin(kind) or kind
+    return (plain, None) if is_optional else plain

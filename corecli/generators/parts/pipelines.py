@@ -8,7 +8,8 @@ checker is not loaded.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corecli.base.documents import read_json
-from corecli.base.errors import WHOLE_FOLDER, DataError, UsageError
+from corecli.base.documents import check, read_json
+from corecli.base.errors import WHOLE_FOLDER, CorecliError, DataError, UsageError
+from corecli.base.schemas import SIDE
 from corecli.base.silence import silence
 from corecli.base.untrusted import INDEX, reason_of
 from corecli.diffusion.samplers import scheduler_of
+from corecli.engine.launch import is_out_of_memory
 from corecli.nets.weights import pipelines
 
 Kind = Literal["none", "captions", "images"]
@@ -52,7 +55,9 @@ class Pipeline:
         crop = next((processor.crop_size for processor in processors if hasattr(processor, "crop_size")), None)
         if crop is None:
             return _DEFAULT_INPUT_PX
-        return int(crop if isinstance(crop, int) else min(crop["height"], crop["width"]))
+        with _errors("the image processor has no size", self._folder):
+            size = int(crop if isinstance(crop, int) else min(crop["height"], crop["width"]))
+        return check(size, SIDE, where=self._folder, path="crop_size")
 
     def use(self, *, sampler: str | None, arguments: Mapping[str, Any], call: Mapping[str, Any]) -> None:
         """Choose how it samples.
@@ -80,7 +85,7 @@ class Pipeline:
         tokenizers = [part for name, part in self._pipeline.components.items() if "tokenizer" in name and part]
         longest = max(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
         most, cut = int(longest.model_max_length), 0
-        with silence("diffusers", "transformers"):
+        with silence("diffusers", "transformers"), _errors("the tokenizer refuses the captions", self._folder):
             for start in range(0, len(prompts), _TOKENIZED_AT_ONCE):
                 tokens = longest(list(prompts[start : start + _TOKENIZED_AT_ONCE])).input_ids
                 cut += sum(len(ids) > most for ids in tokens)
@@ -95,11 +100,8 @@ class Pipeline:
         """
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         call = {**self._call, **self._inputs(condition, len(seeds))}
-        with silence("diffusers", "transformers"):
-            try:
-                made = self._pipeline(**call, generator=generators, output_type="pt").images
-            except (TypeError, ValueError) as error:
-                raise DataError(f"the pipeline refuses its inputs: {reason_of(error)}", where=self._folder) from error
+        with silence("diffusers", "transformers"), _errors("the pipeline refuses its inputs", self._folder):
+            made = self._pipeline(**call, generator=generators, output_type="pt").images
         return _to_uint8(made, self._folder)
 
     def _inputs(self, condition: Any, num: int) -> dict[str, Any]:
@@ -127,7 +129,7 @@ class Pipeline:
             raise UsageError(
                 reason, where=self._folder, hint=f"the options of the scheduler are {', '.join(list(known)[1:])}"
             )
-        with silence("diffusers", "transformers"):
+        with silence("diffusers", "transformers"), _errors("the scheduler cannot be used", self._folder):
             self._pipeline.scheduler = kind.from_config(scheduler.config, **arguments)
 
 
@@ -138,7 +140,7 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     without: dict[str, Any] = {pipelines.UNUSED: None} if pipelines.UNUSED in listed else {}
     without |= {"requires_safety_checker": False} if "requires_safety_checker" in listed else {}
     variant = pipelines.variant_of(folder)
-    try:
+    with _errors("the pipeline cannot be loaded", folder, hint=WHOLE_FOLDER):
         parts = _load_parts(folder, dtype, variant)
         pipeline = DiffusionPipeline.from_pretrained(
             folder,
@@ -149,10 +151,20 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
             **parts,
             **without,
         )
-    except Exception as error:  # libraries raise many kinds
-        reason = f"the pipeline cannot be loaded: {reason_of(error)}"
-        raise DataError(reason, where=folder, hint=WHOLE_FOLDER) from error
     return pipeline.to(device)
+
+
+@contextmanager
+def _errors(what: str, folder: Path, *, hint: str | None = None) -> Iterator[None]:
+    """Convert what the libraries raise to a DataError, except running out of memory."""
+    try:
+        yield
+    except CorecliError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise DataError(f"{what}: {reason_of(error)}", where=folder, hint=hint) from error
 
 
 def _load_parts(folder: Path, dtype: torch.dtype, variant: str | None) -> dict[str, torch.nn.Module]:

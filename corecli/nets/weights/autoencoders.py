@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from corecli.base import checkpoint
 from corecli.base.checkpoint import Tensors
 from corecli.base.documents import read_json
@@ -13,6 +15,8 @@ from corecli.base.schemas import CONFIG as CONFIG_SCHEMA
 from corecli.base.silence import silence
 from corecli.base.untrusted import reason_of
 from corecli.nets.autoencoder import KINDS, FirstStage, Spec, diffusers_class, spec_of
+from corecli.nets.initial import shapes_of
+from corecli.nets.weights.encoders.names import check_weights
 from corecli.nets.weights.hub import find_folder
 
 CONFIG = "config.json"
@@ -31,6 +35,9 @@ def load_first_stage(place: str | Path, *, image_size: int) -> FirstStage:
     """
     spec, tensors = read_first_stage(place)
     with about(place):
+        shapes = shapes_of(lambda: FirstStage(spec, image_size=image_size))
+        scale = {name: torch.empty(shapes[name]) for name in ("shift", "scale")}  # not in a folder of diffusers
+        check_weights({**scale, **tensors}, shapes, where=place)
         stage = FirstStage(spec, image_size=image_size)
     stage.load_state_dict({**stage.state_dict(), **tensors})
     return stage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +64,15 @@ def strip_prefix(tensors: Tensors, wanted: Iterable[str], *, where: object) -> T
     found = {n: t for n, t in found.items() if n in wanted or not _HEADS.match(n)}
     check_names(found, wanted, where=where)
     return found
+
+
+def check_weights(tensors: Tensors, shapes: Mapping[str, torch.Size], *, where: object) -> None:
+    """Raise DataError if the names or shapes of weights do not match the model's, with the first such name."""
+    check_names(tensors, shapes, where=where)
+    for name, tensor in tensors.items():
+        if tensor.shape != shapes[name]:
+            reason = f"weight {name!r} has shape {tuple(tensor.shape)}, not {tuple(shapes[name])}"
+            raise DataError(reason, where=where)
 
 
 def check_names(found: Iterable[str], wanted: Iterable[str], *, where: object) -> None:
