@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from zlib import crc32
 
 import numpy as np
@@ -28,26 +29,41 @@ _BAD_HINT = "replace the image, or leave it out with --on-bad skip"
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How images are brought to one size: the shorter side is resized to `resize`, and a square of `crop` cut out."""
+
+    crop: int
+    resize: int
+    interpolation: str = "bicubic"  # or bilinear; both antialiased
+
+
+def square(size: int) -> Fit:
+    """Return the fit that resizes the shorter side to `size` and crops the center."""
+    return Fit(crop=size, resize=size)
+
+
 def decode(
-    data: bytes | Image.Image, *, name: object, image_size: int | None = None, max_pixels: int = MAX_PIXELS
+    data: bytes | Image.Image, *, name: object, fits: Sequence[Fit] = (), max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
     """Decode one image to uint8 [3, H, W] RGB.
 
-    The EXIF orientation is applied and animations give their first frame; `to_rgb` describes the modes. With
-    `image_size=N` the shorter side is resized to N and the center cropped. `name` names the image in errors.
+    The EXIF orientation is applied and animations give their first frame; `to_rgb` describes the modes. The image is
+    then resized and cropped as each of `fits` says. `name` names the image in errors.
     Errors: DataError if the image is truncated, damaged, of unknown kind, or has more than `max_pixels` (checked before
     it is decoded), or if a checksum in a PNG file does not match.
     """
     with _decoding(name):
         image = Image.open(io.BytesIO(data), formats=_DECODERS) if isinstance(data, bytes) else data
-        _refuse_bomb(image.size, max_pixels, name)
+        refuse_bomb(image.size, max_pixels, name)
         _check_sums(data)
         image.load()
         mode_is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
         ImageOps.exif_transpose(image, in_place=True)
         image = _from_16_bit(image) if mode_is_16_bit else image
         image = to_rgb(image, name=name)
-        image = image if image_size is None else resize_crop(image, image_size)
+        for fit in fits:
+            image = resize_crop(image, fit)
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
@@ -58,7 +74,7 @@ def decode_mask(data: bytes, *, name: object, max_pixels: int = MAX_PIXELS) -> n
     """
     with _decoding(name):
         image = Image.open(io.BytesIO(data), formats=_DECODERS)
-        _refuse_bomb(image.size, max_pixels, name)
+        refuse_bomb(image.size, max_pixels, name)
         if image.format == "JPEG" or image.mode not in _MASK_MODES:
             reason = (
                 f"a mask stores a class number in each pixel, and this is a {image.format} file of mode {image.mode}"
@@ -86,14 +102,22 @@ def to_rgb(image: Image.Image, *, name: object) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def resize_crop(image: Image.Image, size: int) -> Image.Image:
-    """Resize the shorter side to `size` (bicubic, antialiased) and crop the center, as torchvision does."""
-    width, height = image.size
+def header_size(data: bytes, *, name: object, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return (H, W) as the header of an image file states it, without rotation. Errors: as `decode`."""
+    with _decoding(name):
+        width, height = Image.open(io.BytesIO(data), formats=_DECODERS).size
+        refuse_bomb((width, height), max_pixels, name)
+        return height, width
+
+
+def resize_crop(image: Image.Image, fit: Fit) -> Image.Image:
+    """Resize the shorter side of an image and crop the center, as torchvision does on Pillow's images."""
+    (width, height), size = image.size, fit.resize
     target = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
     if target != image.size:
-        image = image.resize(target, Image.Resampling.BICUBIC)
-    left, top = round((target[0] - size) / 2), round((target[1] - size) / 2)
-    return image if target == (size, size) else image.crop((left, top, left + size, top + size))
+        image = image.resize(target, Image.Resampling[fit.interpolation.upper()])
+    left, top = round((target[0] - fit.crop) / 2), round((target[1] - fit.crop) / 2)
+    return image if target == (fit.crop, fit.crop) else image.crop((left, top, left + fit.crop, top + fit.crop))
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -117,7 +141,8 @@ def _decoding(name: object) -> Iterator[None]:
         raise DataError(f"truncated or damaged image: {error}", where=name, hint=_BAD_HINT) from error
 
 
-def _refuse_bomb(size: tuple[int, int], max_pixels: int, name: object) -> None:
+def refuse_bomb(size: tuple[int, int], max_pixels: int, name: object) -> None:
+    """Raise DataError if an image of `size` has too many pixels."""
     if size[0] * size[1] > max_pixels:
         reason = f"{size[0]} x {size[1]} pixels exceed the limit of {max_pixels:,}"
         raise DataError(reason, where=name, hint=_BOMB_HINT)

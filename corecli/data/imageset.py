@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     import torch
 
     from corecli.base.sums import Watch
+    from corecli.data.decode import Fit
+    from corecli.data.pictures import Picture
     from corecli.data.pixels import OnBad
     from corecli.data.rows import Rows
 
 FORMATS = "data/formats"
 
 
-class ImageSet(Protocol):
-    """What every format and the mixture offer."""
+class StoredSet(Protocol):
+    """What a loader reads: an image set, or the latents of one."""
 
     @property
     def rows(self) -> Rows:
@@ -41,7 +43,7 @@ class ImageSet(Protocol):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(H, W) of every image. Where files are decoded it is that of the first; `read` refuses other sizes."""
+        """(H, W) of the first image; `read` refuses other sizes."""
         ...
 
     @property
@@ -80,6 +82,23 @@ class ImageSet(Protocol):
 
     def read_array(self, indices: np.ndarray) -> np.ndarray:
         """Return what `read` does as an array, without torch."""
+        ...
+
+
+class ImageSet(StoredSet, Protocol):
+    """What every format and the mixture offer."""
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether images of different sizes were found; then `picture` and `fitted` give the images."""
+        ...
+
+    def picture(self, row: int) -> Picture:
+        """Return one image of any size, to be decoded later. Errors: DataError naming the file."""
+        ...
+
+    def fitted(self, fit: Fit) -> ImageSet:
+        """Return the set with images that are resized and cropped to one size when they are read."""
         ...
 
 

@@ -25,7 +25,7 @@ from corecli.base.checkpoint import FORMAT_VERSION, require_header, tensor_head
 from corecli.base.errors import DataError
 from corecli.base.files import atomic_write
 from corecli.base.layout import Index, data_start, make_head, read_index
-from corecli.data.imageset import ImageSet
+from corecli.data.imageset import StoredSet
 from corecli.data.mapped import MappedArray, map_tensor
 from corecli.data.pixels import digest
 from corecli.data.rows import Rows
@@ -40,7 +40,7 @@ _OTHER = {"images": "other images", "first_stage": "another first stage", "mirro
 class LatentSet:
     """An image set whose `read` returns moments, float16 [B, V, K, h, w], instead of images."""
 
-    images: ImageSet
+    images: StoredSet
     path: Path
 
     @property
@@ -101,12 +101,12 @@ class LatentSet:
         return map_tensor(self.path, read_index(self.path), _NAME, start=data_start(self.path))
 
 
-def file_name(images: ImageSet, *, first_stage: str, mirrored: bool) -> str:
+def file_name(images: StoredSet, *, first_stage: str, mirrored: bool) -> str:
     """Return the file name for the latents of a set, a hash of everything they depend on."""
     return f"latents-{digest(images.fingerprint, first_stage, str(mirrored))[:16]}.safetensors"
 
 
-def open_latents(path: Path, images: ImageSet, *, first_stage: str, mirrored: bool) -> LatentSet:
+def open_latents(path: Path, images: StoredSet, *, first_stage: str, mirrored: bool) -> LatentSet:
     """Open the latents of `images` that `write_latents` made with the first stage of that fingerprint.
 
     The content is memory-mapped; each block of it is checked when it is first read. Errors: MissingInputError;
@@ -123,7 +123,7 @@ def open_latents(path: Path, images: ImageSet, *, first_stage: str, mirrored: bo
 
 
 def write_latents(
-    path: Path, images: ImageSet, chunks: Iterable[torch.Tensor], *, first_stage: str, mirrored: bool
+    path: Path, images: StoredSet, chunks: Iterable[torch.Tensor], *, first_stage: str, mirrored: bool
 ) -> None:
     """Write moments, float16 [n, V, K, h, w] in the order of the rows, with one chunk in memory at a time.
 
@@ -158,7 +158,7 @@ def write_latents(
         file.write(make_head(index, {**header, "fingerprint": hashed.hexdigest()}))  # of the same length
 
 
-def _identity(images: ImageSet, first_stage: str, mirrored: bool) -> dict[str, Any]:
+def _identity(images: StoredSet, first_stage: str, mirrored: bool) -> dict[str, Any]:
     return {"images": images.fingerprint, "first_stage": first_stage, "mirrored": mirrored}
 
 

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from corecli.base.errors import UsageError
-from corecli.data.imageset import ImageSet
+from corecli.data.imageset import StoredSet
 from corecli.data.order import Order, positions, sequential_batches
-from corecli.data.workers import AVAILABLE, read_by_workers
+from corecli.data.pictures import Picture
+from corecli.data.workers import AVAILABLE, Filler, fill_by_workers
 
 Workers = int | Literal["auto"]
 
-_MAX_WORKERS = 8
 _MAX_MEMORY_BYTES = 1 << 30  # a decoded set up to this size stays in memory
 _MAX_GPU_FRACTION = 1 / 8  # of free memory that a set may use
+_OPEN_AT_ONCE = 32  # encoded images that a process holds while it cuts their views
 
 
 class Rank(Protocol):
@@ -53,6 +55,19 @@ class Chooser(Protocol):
         ...
 
 
+class Cutter(Protocol):
+    """Cuts views of fixed sizes out of images of any size; `commands.train_ssl.views` has one."""
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape [V, 3, h, w] of each kind of view, for one image."""
+        ...
+
+    def cut(self, pictures: list[list[Picture]], places: np.ndarray, step: int, into: tuple[Tensor, ...]) -> None:
+        """Write the views of n images, for each entry a picture, at `places` [n] of the global batch."""
+        ...
+
+
 class Loader:
     """Iterate over (step, images, rows) of an order from `first_step` to its end, for one rank.
 
@@ -66,7 +81,7 @@ class Loader:
 
     def __init__(
         self,
-        image_set: ImageSet,
+        image_set: StoredSet,
         order: Order,
         *,
         world: Rank,
@@ -99,6 +114,23 @@ class Loader:
             rows = ahead.popleft()
             yield step, images if self._members is None else images.unflatten(0, (num_entries, len(rows))), rows
 
+    def views(
+        self, cutter: Cutter, picture: Callable[[int], Picture]
+    ) -> Iterator[tuple[int, tuple[Tensor, ...], np.ndarray]]:
+        """Iterate over (step, views, rows): uint8 [V, b, 3, h, w] for each of the cutter's shapes.
+
+        Images may be of any size: the processes that decode them cut the views. picture: returns the image of a row.
+        """
+        filler = _Cuts(picture, cutter)
+        for tensors, request in _filled(filler, self._requests(), device=self._device, workers=self._workers):
+            yield request.step, tuple(tensor.transpose(0, 1) for tensor in tensors), request.rows
+
+    def _requests(self) -> Iterator[_Request]:
+        for step in self._steps:
+            rows = self._order.batch(step)[self._mine]
+            shown = rows[None] if self._members is None else self._members.of(rows, self._order.locate(step)[:2])
+            yield _Request(step=step, rows=rows, shown=shown, places=self._mine)
+
     def _shown(self, ahead: deque[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the rows whose images each step shows, entry after entry; append the rows of the batch to `ahead`."""
         for step in self._steps:
@@ -108,61 +140,127 @@ class Loader:
 
 
 def read_batches(
-    image_set: ImageSet, batches: Iterable[np.ndarray], *, device: torch.device, workers: Workers = "auto"
+    image_set: StoredSet, batches: Iterable[np.ndarray], *, device: torch.device, workers: Workers = "auto"
 ) -> Iterator[tuple[Tensor, np.ndarray]]:
     """Yield (images uint8 [b, 3, H, W] on `device`, rows) for each batch of rows, in order and read ahead.
 
     No batch may be larger than the first. Errors: while iterating, DataError naming a bad file.
     """
     batches = iter(batches)
-    first = next(batches, None)
-    if first is None:
+    if image_set.decodes and _num_workers(workers):
+        for tensors, rows in _filled(Rows(image_set), batches, device=device, workers=workers):
+            yield tensors[0], rows
         return
-    num_workers = _num_workers() if workers == "auto" else workers
-    batches, pin = chain([first], batches), device.type == "cuda"
-    if image_set.decodes and num_workers and AVAILABLE:
-        read = _by_workers(image_set, batches, num_workers=num_workers, batch_size=len(first), pin=pin)
-    else:
-        read = _by_thread(image_set, batches, pin=pin)
-    for images, rows in read:
+    for images, rows in _ahead(image_set.read, batches, pin=device.type == "cuda"):
         yield images.to(device, non_blocking=True), rows
 
 
-def _by_thread(image_set: ImageSet, batches: Iterator[np.ndarray], *, pin: bool) -> Iterator[tuple[Tensor, np.ndarray]]:
-    def read(rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        images = image_set.read(rows)
-        return (images.pin_memory() if pin else images), rows
+@dataclass(frozen=True)
+class Rows:
+    """Fills a batch with the images of its rows."""
 
+    image_set: StoredSet
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return ((3, *self.image_set.image_size),)
+
+    def fill(self, request: np.ndarray, part: slice, into: tuple[Tensor, ...]) -> None:
+        into[0][:] = self.image_set.read(request[part])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """The images of a step: its rows [b], the rows that E entries show [E, b], their places in the global batch [b]."""
+
+    step: int
+    rows: np.ndarray
+    shown: np.ndarray
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class _Cuts:
+    """Fills a batch with views."""
+
+    picture: Callable[[int], Picture]
+    cutter: Cutter
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return self.cutter.shapes
+
+    def fill(self, request: _Request, part: slice, into: tuple[Tensor, ...]) -> None:
+        for start in range(part.start, part.stop, _OPEN_AT_ONCE):
+            some = slice(start, min(start + _OPEN_AT_ONCE, part.stop))
+            pictures = [[self.picture(row) for row in rows] for rows in request.shown[:, some].T.tolist()]
+            views = tuple(tensor[some.start - part.start : some.stop - part.start] for tensor in into)
+            self.cutter.cut(pictures, request.places[some], request.step, views)
+
+
+def _filled(
+    filler: Filler, requests: Iterator[Any], *, device: torch.device, workers: Workers
+) -> Iterator[tuple[tuple[Tensor, ...], Any]]:
+    """Yield (tensors on `device`, request) for each request, filled by worker processes or by a thread."""
+    first, pin = next(requests, None), device.type == "cuda"
+    if first is None:
+        return
+    requests, num_workers = chain([first], requests), _num_workers(workers)
+    if num_workers:
+        filled = fill_by_workers(filler, requests, num_workers=num_workers, batch_size=len(first))
+    else:
+        filled = _ahead(lambda request: _fill(filler, request), requests, pin=False)
+    for tensors, request in filled:
+        own = (tensor.pin_memory() if pin else tensor.clone() if num_workers else tensor for tensor in tensors)
+        yield tuple(tensor.to(device, non_blocking=True) for tensor in own), request
+
+
+def _fill(filler: Filler, request: Any) -> tuple[Tensor, ...]:
+    tensors = tuple(torch.empty(len(request), *shape, dtype=torch.uint8) for shape in filler.shapes)
+    filler.fill(request, slice(0, len(request)), tensors)
+    return tensors
+
+
+def _ahead(read: Callable[[Any], Any], requests: Iterator[Any], *, pin: bool) -> Iterator[tuple[Any, Any]]:
+    """Yield (what `read` returns, request) for each request; a thread reads one ahead."""
+
+    def read_one(request: Any) -> tuple[Any, Any]:
+        found = read(request)
+        return (found.pin_memory() if pin else found), request
+
+    first = next(requests, None)
+    if first is None:
+        return
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
-        ahead = pool.submit(read, next(batches))
-        for rows in batches:
-            current, ahead = ahead, pool.submit(read, rows)
+        ahead = pool.submit(read_one, first)
+        for request in requests:
+            current, ahead = ahead, pool.submit(read_one, request)
             yield current.result()
         yield ahead.result()
 
 
-def _by_workers(
-    image_set: ImageSet, batches: Iterator[np.ndarray], *, num_workers: int, batch_size: int, pin: bool
-) -> Iterator[tuple[Tensor, np.ndarray]]:
-    for images, rows in read_by_workers(image_set, batches, num_workers=num_workers, batch_size=batch_size):
-        yield (images.pin_memory() if pin else images.clone()), rows
-
-
-def _num_workers() -> int:
-    """Return the number of this rank's cores less one, at most _MAX_WORKERS."""
+def _num_workers(workers: Workers) -> int:
+    """Return the number of processes that decode: with "auto" this rank's cores less one."""
+    if not AVAILABLE:
+        return 0
+    if workers != "auto":
+        return workers
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(_MAX_WORKERS, cores // ranks_here - 1))
+    return max(0, cores // ranks_here - 1)
 
 
-def _num_bytes(image_set: ImageSet, num_images: int) -> int:
+def _num_bytes(image_set: StoredSet, num_images: int) -> int:
     """Return the bytes of images, or of what a memory-mapped set stores instead of images."""
     height, width = image_set.image_size
     each = 3 * height * width if image_set.decodes else image_set.read(np.zeros(1, dtype=np.int64)).nbytes
     return each * num_images
 
 
-def _worth_holding(image_set: ImageSet, num_images: int, device: torch.device) -> bool:
+def _worth_holding(image_set: StoredSet, num_images: int, device: torch.device) -> bool:
     """Whether to keep the whole set in memory: it fits, is shown at least once, and is faster to index there."""
     num_rows = len(image_set.rows)
     if num_images < num_rows:
@@ -173,7 +271,7 @@ def _worth_holding(image_set: ImageSet, num_images: int, device: torch.device) -
 
 
 def _read_held(
-    image_set: ImageSet, batches: Iterable[np.ndarray], *, device: torch.device, workers: Workers
+    image_set: StoredSet, batches: Iterable[np.ndarray], *, device: torch.device, workers: Workers
 ) -> Iterator[tuple[Tensor, np.ndarray]]:
     num_rows = len(image_set.rows)
     held = torch.empty(0)

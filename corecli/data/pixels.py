@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from corecli.base.errors import CorecliError, DataError
-from corecli.data.decode import decode, resize_crop
+from corecli.data.decode import Fit, decode, resize_crop, square
 from corecli.data.mapped import MappedArray
+from corecli.data.pictures import ArrayPicture, Picture, open_picture
 from corecli.data.rows import Rows
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 OnBad = Literal["fail", "skip"]
 MAX_BAD_FRACTION = 0.1
+MIXED_HINT = "--image-size N resizes and crops all to N x N"
+_NUM_COMPARED = 64  # files whose sizes decide whether a set has images of one size
 
 
 class Pixels(Protocol):
@@ -30,7 +33,12 @@ class Pixels(Protocol):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(H, W) of every image."""
+        """(H, W) of the first image, and of every other one unless `is_mixed`."""
+        ...
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether images of different sizes were found."""
         ...
 
     @property
@@ -42,8 +50,16 @@ class Pixels(Protocol):
         """Return a string that identifies the pixels without reading them."""
         ...
 
+    def fitted(self, fit: Fit) -> Pixels:
+        """Return the same images, resized and cropped to one size when they are read."""
+        ...
+
     def read_array(self, indices: np.ndarray) -> np.ndarray:
         """Return the images of the given rows, uint8 [B, 3, H, W], as an array of their own."""
+        ...
+
+    def picture(self, row: int) -> Picture:
+        """Return one image of any size, to be decoded later."""
         ...
 
 
@@ -75,8 +91,13 @@ class PlainSet:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(H, W) of every image."""
+        """(H, W) of the first image, and of every other one unless `is_mixed`."""
         return self.pixels.image_size
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether images of different sizes were found."""
+        return self.pixels.is_mixed
 
     @property
     def decodes(self) -> bool:
@@ -108,6 +129,14 @@ class PlainSet:
 
         return torch.from_numpy(self.read_array(indices))
 
+    def picture(self, row: int) -> Picture:
+        """Return one image of any size, to be decoded later."""
+        return self.pixels.picture(row)
+
+    def fitted(self, fit: Fit) -> PlainSet:
+        """Return the set with images that are resized and cropped to one size when they are read."""
+        return replace(self, pixels=self.pixels.fitted(fit))
+
     @cached_property
     def _every_row(self) -> np.ndarray:
         return np.arange(len(self.rows), dtype=np.int64)
@@ -129,11 +158,17 @@ class ArrayPixels:
     content: str
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     resize: int | None = None
+    fit: Fit | None = None
 
     @property
     def image_size(self) -> tuple[int, int]:
         """(H, W) of every image."""
-        return (self.resize, self.resize) if self.resize else self._stored_size
+        return _side(self.resize, self.fit) or self._stored_size
+
+    @property
+    def is_mixed(self) -> bool:
+        """False: an array has images of one size."""
+        return False
 
     @property
     def decodes(self) -> bool:
@@ -144,13 +179,22 @@ class ArrayPixels:
         """Return the identity of the content and of the resizing."""
         return f"{self.content} {self.resize}"
 
+    def fitted(self, fit: Fit) -> ArrayPixels:
+        """Return the same images, resized and cropped when they are read."""
+        return replace(self, fit=fit)
+
+    def picture(self, row: int) -> ArrayPicture:
+        """Return one image."""
+        return ArrayPicture(array=self.read_array(np.array([row]))[0])
+
     def read_array(self, indices: np.ndarray) -> np.ndarray:
         """Return the images of the given rows, uint8 [B, 3, H, W], as a copy. Errors: DataError for damaged ones."""
         images = self.array.take(indices, axis=0)
         if self.layout == "NHWC":
             images = images.transpose(0, 3, 1, 2)
         if self.decodes:
-            images = resize_array(images, self.image_size[0])
+            for fit in _fits(self.resize, self.fit):
+                images = fit_array(images, fit)
         return np.ascontiguousarray(images)
 
     @property
@@ -169,16 +213,26 @@ class EncodedPixels:
     store: Store
     positions: np.ndarray
     resize: int | None = None
+    fit: Fit | None = None
     decodes: bool = True
 
     @property
     def image_size(self) -> tuple[int, int]:
         """(H, W) of the first image, or the size to which all images are resized."""
-        return (self.resize, self.resize) if self.resize else self._first_size
+        return _side(self.resize, self.fit) or self._first_size
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether any of up to 64 images, evenly spaced, differs in size from the first."""
+        return not _fits(self.resize, self.fit) and self._sizes_differ
 
     def identity(self) -> str:
         """Return the identity of these images and of the resizing."""
         return f"{self.store.identity(self.positions.tolist())} {self.resize}"
+
+    def fitted(self, fit: Fit) -> EncodedPixels:
+        """Return the same images, resized and cropped when they are read."""
+        return replace(self, fit=fit)
 
     def read_array(self, indices: np.ndarray) -> np.ndarray:
         """Return the images of the given rows, uint8 [B, 3, H, W].
@@ -194,7 +248,14 @@ class EncodedPixels:
     def read_one(self, row: int) -> np.ndarray:
         """Return one image of any size as uint8 [3, H, W]. Errors: DataError naming a bad file."""
         position = int(self.positions[row])
-        return decode(self.store.fetch(position), name=self.store.name(position), image_size=self.resize)
+        return decode(self.store.fetch(position), name=self.store.name(position), fits=_fits(self.resize, self.fit))
+
+    def picture(self, row: int) -> Picture:
+        """Return one image, resized and cropped if the set says so, else as it is. Errors: as `read_one`."""
+        if _fits(self.resize, self.fit):
+            return ArrayPicture(array=self.read_one(row))
+        position = int(self.positions[row])
+        return open_picture(self.store.fetch(position), name=self.store.name(position))
 
     def failures(self) -> list[str | None]:
         """Decode every image once; return for each row None, or why it cannot be read."""
@@ -203,8 +264,12 @@ class EncodedPixels:
 
     @cached_property
     def _first_size(self) -> tuple[int, int]:
-        height, width = self.read_one(0).shape[1:]
-        return int(height), int(width)
+        return self.picture(0).size
+
+    @cached_property
+    def _sizes_differ(self) -> bool:
+        compared = np.linspace(0, len(self.positions) - 1, min(_NUM_COMPARED, len(self.positions))).astype(int)
+        return any(self.picture(row).size != self._first_size for row in compared.tolist())
 
     def _failure(self, row: int) -> str | None:
         try:
@@ -217,7 +282,7 @@ class EncodedPixels:
         first, other = (self.store.name(int(self.positions[i])) for i in (0, row))
         (height, width), (other_height, other_width) = self.image_size, image.shape[1:]
         reason = f"images differ in size: {first} is {width} x {height}, {other} is {other_width} x {other_height}"
-        return DataError(reason, hint="--image-size N resizes and crops all to N x N")
+        return DataError(reason, hint=MIXED_HINT)
 
 
 def without_bad(image_set: PlainSet, pixels: EncodedPixels, on_bad: OnBad, where: object) -> PlainSet:
@@ -244,7 +309,22 @@ def sizes_identity(sizes: Iterable[int]) -> str:
 
 def resize_array(images: np.ndarray, size: int) -> np.ndarray:
     """Resize the shorter side of uint8 [N, 3, H, W] to `size` and crop the center: [N, 3, size, size]."""
+    return fit_array(images, square(size))
+
+
+def fit_array(images: np.ndarray, fit: Fit) -> np.ndarray:
+    """Resize the shorter side of uint8 [N, 3, H, W] and crop the center: [N, 3, S, S] with S = fit.crop."""
     from PIL import Image
 
-    resized = (resize_crop(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))), size) for image in images)
+    resized = (resize_crop(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))), fit) for image in images)
     return np.stack([np.asarray(image).transpose(2, 0, 1) for image in resized])
+
+
+def _fits(resize: int | None, fit: Fit | None) -> tuple[Fit, ...]:
+    """Return the steps that bring images to one size: those of --image-size, then those of an encoder."""
+    return (*([] if resize is None else [square(resize)]), *([] if fit is None else [fit]))
+
+
+def _side(resize: int | None, fit: Fit | None) -> tuple[int, int] | None:
+    fits = _fits(resize, fit)
+    return (fits[-1].crop, fits[-1].crop) if fits else None

@@ -30,12 +30,17 @@ _BARE = "backbone"
 
 
 class Preprocessing(TypedDict):
-    """Normalization and resizing of uint8 images before the backbone; `image_size` None does not resize."""
+    """Normalization and resizing of uint8 images before the backbone; `image_size` None does not resize.
+
+    Without `resize`, the shorter side of an image is resized to `image_size` and the center cropped. With it, larger
+    images are resized to `resize` before the crop, as published for photographs.
+    """
 
     mean: list[float]
     std: list[float]
     image_size: int | None
     interpolation: str
+    resize: NotRequired[int]
 
 
 class Spec(TypedDict):
@@ -117,6 +122,14 @@ class Encoder(nn.Module):
             backbones.set_image_size(self.backbone, self.spec["backbone"], image_size)
             self.spec = {**self.spec, "preprocessing": {**preprocessing, "image_size": image_size}}
 
+    def set_resize(self, resize: int | None) -> None:
+        """Set the side to which larger images are resized before the center crop; None: the side of the crop."""
+        preprocessing = self.spec["preprocessing"].copy()
+        preprocessing.pop("resize", None)
+        if resize is not None:
+            preprocessing["resize"] = resize
+        self.spec = {**self.spec, "preprocessing": preprocessing}
+
     def set_pooling(self, pool: vit.Pool, num_blocks: int) -> None:
         """Return features of the last blocks of a ViT, as `vit.pooled` gives them, in place of its output.
 
@@ -137,14 +150,15 @@ class Encoder(nn.Module):
         return (x - self.mean) / self.std
 
     def _resized(self, images: Tensor) -> Tensor:
-        """Resize the shorter side of uint8 [B, 3, H, W] to S and crop the center: float [B, 3, S, S] in [0, 1]."""
+        """Resize the shorter side of uint8 [B, 3, H, W] and crop the center: float [B, 3, S, S] in [0, 1]."""
         assert images.dtype == torch.uint8
         x, size = images.float() / 255, self.spec["preprocessing"]["image_size"]
         height, width = x.shape[-2:]
         if size is None or height == width == size:
             return x
-        scale = size / min(height, width)
-        shape = (max(size, round(height * scale)), max(size, round(width * scale)))
+        side = self.spec["preprocessing"].get("resize", size) if min(height, width) > size else size
+        scale = side / min(height, width)
+        shape = (max(side, round(height * scale)), max(side, round(width * scale)))
         x = F.interpolate(x, shape, mode=self.spec["preprocessing"]["interpolation"], antialias=True).clamp_(0, 1)
         top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
         return x[:, :, top : top + size, left : left + size]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -49,8 +50,25 @@ class Parameters:
         return len(self.flip)
 
     def __getitem__(self, rows: slice | np.ndarray) -> Parameters:
-        arrays = {name: value[rows] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        return replace(self, **arrays)
+        return _take_rows(self, rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cuts:
+    """The geometry of the views of B images whose sizes are not known yet; `cuts[rows]` selects images."""
+
+    shrink: np.ndarray  # as in Parameters
+    flip: np.ndarray
+    shapes: np.ndarray  # float64 [B, tries, 2]: uniform draws for area and ratio
+    places: np.ndarray  # float64 [B, 2]: uniform draws for the corner
+    policy: Policy
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Cuts:
+        return _take_rows(self, rows)
+
+    def boxes(self, image_sizes: np.ndarray) -> np.ndarray:
+        """Return boxes int64 [B, 4] of top, left, height, width for images of sizes int64 [B, 2] of H, W."""
+        return _crop_boxes(self.policy, image_sizes, self.shapes, self.places)
 
 
 def draw(policy: Policy, *, seed: int, step: int, view: int, batch: int, image_size: tuple[int, int]) -> Parameters:
@@ -59,25 +77,53 @@ def draw(policy: Policy, *, seed: int, step: int, view: int, batch: int, image_s
     They are a function of the arguments only. All policies consume the same random numbers, so a weaker policy crops
     near the same positions.
     """
+    cuts, parameters = _draw(policy, seed=seed, step=step, view=view, batch=batch)
+    boxes = cuts.boxes(np.tile(np.array(image_size), (batch, 1)))
+    return replace(parameters, shrink=cuts.shrink, boxes=boxes, flip=cuts.flip, image_size=image_size)
+
+
+def draw_cuts(policy: Policy, *, seed: int, step: int, view: int, batch: int) -> Cuts:
+    """Return the geometry that `draw` has for the same arguments, for images of any sizes."""
+    return _draw(policy, seed=seed, step=step, view=view, batch=batch)[0]
+
+
+def draw_colors(policy: Policy, *, seed: int, step: int, view: int, batch: int) -> Parameters:
+    """Return what `draw` has for the same arguments, for views of `policy.size` that are cut already."""
+    return _draw(policy, seed=seed, step=step, view=view, batch=batch)[1]
+
+
+def _draw(policy: Policy, *, seed: int, step: int, view: int, batch: int) -> tuple[Cuts, Parameters]:
+    """Return the geometry, and parameters without geometry."""
     g = numpy_generator(seed, "augment", step, view)
     chances = (policy.flip, policy.jitter, policy.grey, policy.blur, policy.solarize)
     flip, jitter, grey, blur, solarize = g.random((5, batch)) < np.array(chances)[:, None]
     order = np.where(jitter[:, None], g.random((batch, 4)).argsort(axis=1), -1)
-    boxes = _crop_boxes(policy, image_size, g.random((batch, _NUM_TRIES, 2)), g.random((batch, 2)))
+    shapes, places = g.random((batch, _NUM_TRIES, 2)), g.random((batch, 2))
     factors = _uniform(g, *_factor_ranges(policy), (batch, 4))
     sigma = np.where(blur, _uniform(g, *policy.sigma, batch), 0.0)
-    return Parameters(
-        shrink=np.where(g.random(batch) < policy.shrink, g.choice(_SHRINKS, batch), 1.0),
-        boxes=boxes,
-        flip=flip,
+    shrink = np.where(g.random(batch) < policy.shrink, g.choice(_SHRINKS, batch), 1.0)
+    px = policy.size or 0
+    parameters = Parameters(
+        shrink=np.ones(batch),
+        boxes=np.tile(np.array([0, 0, px, px]), (batch, 1)),
+        flip=np.zeros(batch, dtype=bool),
         order=order,
         factors=factors,
         grey=grey,
         sigma=sigma,
         solarize=solarize,
-        image_size=image_size,
+        image_size=(px, px),
         policy=policy,
     )
+    return Cuts(shrink=shrink, flip=flip, shapes=shapes, places=places, policy=policy), parameters
+
+
+_Drawn = TypeVar("_Drawn", Parameters, Cuts)
+
+
+def _take_rows(drawn: _Drawn, rows: slice | np.ndarray) -> _Drawn:
+    arrays = {name: value[rows] for name, value in vars(drawn).items() if isinstance(value, np.ndarray)}
+    return replace(drawn, **arrays)
 
 
 def augment(images: Tensor, parameters: Parameters, *, compile: bool = False) -> Tensor:
@@ -186,24 +232,25 @@ def _factor_ranges(policy: Policy) -> tuple[np.ndarray, np.ndarray]:
     return low, center + strength
 
 
-def _crop_boxes(policy: Policy, image_size: tuple[int, int], shapes: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Return boxes int64 [B, 4] from uniform draws: shapes [B, tries, 2] for area and ratio, places [B, 2].
+def _crop_boxes(policy: Policy, sizes: np.ndarray, shapes: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return boxes int64 [B, 4] in images of sizes [B, 2] from uniform draws: shapes [B, tries, 2], places [B, 2].
 
     As in torchvision, the first try that fits inside the image is taken, else the largest centered box with an allowed
-    ratio.
+    ratio. A policy without crops takes the whole image, or the central square for views of a size of their own.
     """
-    height, width = image_size
     if policy.crop is None:
-        return np.tile(np.array([0, 0, height, width]), (len(places), 1))
+        sides = sizes if policy.size is None else np.repeat(sizes.min(1, keepdims=True), 2, axis=1)
+        return np.concatenate([(sizes - sides) // 2, sides], 1)
     low, high = np.log(policy.ratio)
-    area = height * width * (policy.crop[0] + (policy.crop[1] - policy.crop[0]) * shapes[..., 0])
+    area = sizes.prod(1)[:, None] * (policy.crop[0] + (policy.crop[1] - policy.crop[0]) * shapes[..., 0])
     ratio = np.exp(low + (high - low) * shapes[..., 1])
     sides = np.rint(np.stack([np.sqrt(area / ratio), np.sqrt(area * ratio)], -1)).astype(np.int64)
-    fits = np.all((sides > 0) & (sides <= image_size), axis=-1)
+    fits = np.all((sides > 0) & (sides <= sizes[:, None]), axis=-1)
     chosen = sides[np.arange(len(sides)), fits.argmax(1)]
-    corner = np.floor(places * (np.array(image_size) - chosen + 1)).astype(np.int64)
+    corner = np.floor(places * (sizes - chosen + 1)).astype(np.int64)
     boxes = np.concatenate([corner, chosen], 1)
-    boxes[~np.any(fits, axis=1)] = _center_box(policy.ratio, height, width)
+    for row in np.flatnonzero(~np.any(fits, axis=1)):
+        boxes[row] = _center_box(policy.ratio, *sizes[row].tolist())
     return boxes
 
 

@@ -761,9 +761,9 @@ def test_runtime_options(run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch) 
     from corecli.nets.encoder import Encoder
 
     seen: list[Any] = []
-    encode, read = Encoder.encode, loader.read_by_workers
+    encode, read = Encoder.encode, loader.fill_by_workers
     monkeypatch.setattr(Encoder, "encode", lambda self, x, *more: seen.append(len(x)) or encode(self, x, *more))
-    monkeypatch.setattr(loader, "read_by_workers", lambda *a, **k: seen.append(k["num_workers"]) or read(*a, **k))
+    monkeypatch.setattr(loader, "fill_by_workers", lambda *a, **k: seen.append(k["num_workers"]) or read(*a, **k))
     extract = f"extract --encoder {tiny}/f.safetensors -q --out"
     assert run(*f"{extract} a --data {tiny}/real.safetensors --batch-size 200".split()).code == 0
     assert run(*f"{extract} b --data {tiny}/syn --workers 0".split()).code == 0

@@ -205,7 +205,7 @@ def test_crops_are_distributed_as_torchvisions():
 def test_crop_tries_and_fallback_are_torchvisions(image_size):
     shapes, places = np.random.default_rng(0).random((200, 10, 2)), np.full((200, 2), 0.5)
     policy = Policy(crop=(0.6, 1.0))
-    boxes = augment_module._crop_boxes(policy, image_size, shapes, places)
+    boxes = augment_module._crop_boxes(policy, np.tile(image_size, (200, 1)), shapes, places)
     for tries, box in zip(shapes, boxes.tolist(), strict=True):
         assert tuple(box[2:]) == first_fitting_sides(tries, *image_size)
         assert 0 <= box[0] <= image_size[0] - box[2] and 0 <= box[1] <= image_size[1] - box[3]

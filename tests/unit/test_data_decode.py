@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from corecli.base.errors import DataError
-from corecli.data.decode import decode, decode_mask, encode_png
+from corecli.data.decode import decode, decode_mask, encode_png, square
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (12, 20, 3), dtype=np.uint8)
@@ -128,7 +128,7 @@ def test_resize_and_crop_is_torchvisions(size: tuple[int, int]) -> None:
     transforms = pytest.importorskip("torchvision.transforms")
     image = Image.fromarray(RNG.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     both = [transforms.Resize(16, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(16)]
-    assert np.array_equal(_decoded(_bytes(image), image_size=16), np.asarray(transforms.Compose(both)(image)))
+    assert np.array_equal(_decoded(_bytes(image), fits=[square(16)]), np.asarray(transforms.Compose(both)(image)))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])

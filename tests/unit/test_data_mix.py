@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from corecli.base.errors import DataError, MissingInputError
+from corecli.data.decode import Fit
 from corecli.data.imageset import ImageSet, open_set, write_set
 from corecli.data.mix import Mixture, Part, choose_rows, load_mixture, repeat_for_beta, save_mixture, summary
 from corecli.data.rows import REAL, SYNTHETIC, Rows, make_rows
@@ -131,8 +132,11 @@ def test_numbers_without_names_stay(tmp_path: Path, real: str) -> None:
 
 def test_parts_of_different_sizes(tmp_path: Path, real: str) -> None:
     large = _set(tmp_path / "large", ["cat/9"], size=6)
-    with pytest.raises(DataError, match=r"real is 4 x 4, \S*large is 6 x 6 \(--image-size"):
-        _open(tmp_path, Part(set=real), Part(set=large))
+    mixed = _open(tmp_path, Part(set=real), Part(set=large))
+    assert mixed.is_mixed and [mixed.picture(row).size for row in (0, 6)] == [(4, 4), (6, 6)]
+    with pytest.raises(DataError, match=r"cat/0 is 4 x 4, cat/9 is 6 x 6 \(--image-size"):
+        mixed.read(np.arange(7))
+    assert mixed.fitted(Fit(crop=4, resize=5)).read(np.arange(7)).shape == (7, 3, 4, 4)
     found = open_set(tmp_path / "mix.json", image_size=5)
     assert found.read(np.arange(7)).shape == (7, 3, 5, 5)
 

@@ -173,9 +173,9 @@ def test_sequential_batches_are_read_in_order_with_a_short_last_one():
 def test_workers_are_as_many_as_this_ranks_cores_but_one(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert loader_module._num_workers() == 8
+    assert loader_module._num_workers("auto") == 15
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert loader_module._num_workers() == 3
+    assert loader_module._num_workers("auto") == 3
 
 
 @pytest.mark.gpu

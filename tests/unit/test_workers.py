@@ -18,8 +18,9 @@ from test_loader import MemorySet, set_of
 
 from corecli.base.errors import CorecliError, DataError
 from corecli.data import workers
+from corecli.data.loader import Rows
 from corecli.data.order import sequential_batches
-from corecli.data.workers import read_by_workers
+from corecli.data.workers import fill_by_workers
 from corecli.engine.signals import STOPPING
 
 pytestmark = pytest.mark.skipif(not workers.AVAILABLE, reason="needs fork")
@@ -33,6 +34,11 @@ def worker_processes() -> list[multiprocessing.Process]:
 def reading(image_set: MemorySet, batch_size: int = 8, num_workers: int = 2):
     batches = sequential_batches(len(image_set.images), batch_size)
     return read_by_workers(image_set, batches, num_workers=num_workers, batch_size=batch_size)
+
+
+def read_by_workers(image_set: MemorySet, batches, *, num_workers: int, batch_size: int):
+    for (images,), rows in fill_by_workers(Rows(image_set), batches, num_workers=num_workers, batch_size=batch_size):
+        yield images, rows
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
@@ -56,7 +62,7 @@ def test_workers_read_ahead_and_not_without_bound():
 
     read = read_by_workers(image_set, batches(), num_workers=2, batch_size=8)
     next(read)
-    assert len(asked) == 2 * workers.BATCHES_PER_WORKER + 1
+    assert len(asked) == workers.BATCHES_AHEAD + 1
     read.close()
     assert not worker_processes()
 

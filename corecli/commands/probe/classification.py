@@ -17,7 +17,9 @@ from corecli.commands.probe.context import Context, Fitted
 from corecli.commands.probe.problem import Problem
 from corecli.commands.probe.reader import Labeled, Reader
 from corecli.commands.probe.report import Result
+from corecli.data.decode import Fit
 from corecli.data.imageset import ImageSet
+from corecli.data.pictures import ArrayPicture, Picture
 from corecli.data.rows import Rows
 from corecli.metrics.parts.average_precision import average_precision_11, mean_average_precision
 from corecli.metrics.parts.fitting import Split, holdout
@@ -234,6 +236,10 @@ class Corrupted:
         return self.data.image_size
 
     @property
+    def is_mixed(self) -> bool:
+        return self.data.is_mixed
+
+    @property
     def decodes(self) -> bool:
         """True, because corrupting costs more than decoding, so that worker processes pay off."""
         return True
@@ -257,6 +263,14 @@ class Corrupted:
     @property
     def fingerprint(self) -> str:
         return self.data.fingerprint
+
+    def picture(self, row: int) -> Picture:
+        """Return the corrupted image of a row."""
+        return ArrayPicture(array=self.read_array(np.array([row]))[0])
+
+    def fitted(self, fit: Fit) -> Corrupted:
+        """Return the set with images that are resized and cropped before they are corrupted, as in ImageNet-C."""
+        return replace(self, data=self.data.fitted(fit))
 
     def read_array(self, indices: np.ndarray) -> np.ndarray:
         """Return the corrupted images of the given rows as an array."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from corecli.commands.train_gen.conditions import Conditions
     from corecli.commands.train_gen.monitor import Monitor
     from corecli.data.features import FeatureTable
-    from corecli.data.imageset import ImageSet
+    from corecli.data.imageset import ImageSet, StoredSet
     from corecli.data.neighbors import Neighbors
     from corecli.engine.dist import World
     from corecli.engine.run import Run
@@ -299,7 +299,7 @@ def _neighbors(config: Config, generator: Any, conditions: Conditions, world: Wo
         return Neighbors(conditions.values.to(world.device), num, seed=config.seed)
 
 
-def _prepared(config: Config, generator: Any, data: ImageSet, folder: Path, world: World) -> ImageSet:
+def _prepared(config: Config, generator: Any, data: ImageSet, folder: Path, world: World) -> StoredSet:
     """Return what the generator learns: the images, or their latents, which are computed once into the run folder."""
     from corecli.generators.parts.latent import prepare
 
@@ -309,7 +309,7 @@ def _prepared(config: Config, generator: Any, data: ImageSet, folder: Path, worl
 
 
 def _batches(
-    config: Config, data: ImageSet, shown: ImageSet, neighbors: Neighbors | None, world: World, *, first_step: int
+    config: Config, data: ImageSet, shown: StoredSet, neighbors: Neighbors | None, world: World, *, first_step: int
 ) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
     """Yield (images or latents [b, ...], rows [b]) of every step from the first."""
     from corecli.data.loader import Loader

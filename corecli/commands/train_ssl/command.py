@@ -26,6 +26,8 @@ from corecli.commands.train_ssl.stages import (
     TrainStage,
     check_positives,
     check_unused_options,
+    cuts_when_read,
+    eval_fit,
     plan_of,
     projector_spec,
     read_epoch,
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from corecli.ssl.parts.method import Method
 
 Stages = tuple[TrainStage, ...]
-Batches = Iterator[tuple["torch.Tensor", "np.ndarray"]]
+Batches = Iterator[tuple[Any, "np.ndarray"]]
 
 
 def check(config: Config) -> dict[str, Any]:
@@ -59,6 +61,7 @@ def check(config: Config) -> dict[str, Any]:
         check_header(config.features, "features")
     stages = _stages(config, data)
     _projector(config, stages)
+    _image_px(config, data)
     plan = plan_of(stages, data.rows, config.batch_size)
     return {"num": len(data.rows), "slots": stages[0].epoch.num_images, **plan, "out": str(config.out)}
 
@@ -90,7 +93,7 @@ def run(config: Config, world: World) -> Outcome:
     probe = OnlineProbe(encoder, num_classes, world) if num_classes > 1 else None
     start = partial(_start, config, world, encoder, columns, stages)
     learner = Learner(stages, start, probe=probe, quiet=quiet)
-    monitor = Monitor(encoder, data, world, out=config.out, quiet=quiet)
+    monitor = Monitor(encoder, _as_evaluated(config, data), world, out=config.out, quiet=quiet)
     folder = open_folder(config.out, identity, world, force=config.force)
     if not quiet:
         plan = plan_of(stages, data.rows, config.batch_size)
@@ -107,7 +110,8 @@ def run(config: Config, world: World) -> Outcome:
         quiet=config.quiet,
     ) as training:
         batches = _batches(config, data, stages, world, first_step=training.first_step)
-        _train(config, world, training, batches, columns, learner, monitor)
+        cut = cuts_when_read(data, config.view_px)
+        _train(config, world, training, batches, columns, learner, monitor, cut=cut)
         if world.is_main:
             trained = learner.published(config.export)
             save_encoder(config.out, trained, config=cfg.settings(config), parents=inputs, identity=identity)
@@ -116,18 +120,28 @@ def run(config: Config, world: World) -> Outcome:
 
 
 def _train(
-    config: Config, world: World, run: Run, batches: Batches, columns: Columns, learner: Learner, monitor: Monitor
+    config: Config,
+    world: World,
+    run: Run,
+    batches: Batches,
+    columns: Columns,
+    learner: Learner,
+    monitor: Monitor,
+    *,
+    cut: bool,
 ) -> None:
-    """Take the steps that are left; the body of the loop is a training step."""
+    """Take the steps that are left; the body of the loop is a training step. cut: batches hold views, not images."""
     import torch
 
-    from corecli.commands.train_ssl.views import draw_views
+    from corecli.commands.train_ssl.views import color_views, draw_views
     from corecli.data.order import positions
     from corecli.engine.dist import average_gradients
     from corecli.engine.precision import autocast
     from corecli.ssl.parts.method import Batch, split_batch
 
-    draw = partial(draw_views, seed=config.seed, batch_size=config.batch_size, compile=config.compile)
+    draw = partial(
+        color_views if cut else draw_views, seed=config.seed, batch_size=config.batch_size, compile=config.compile
+    )
     for step, (images, rows) in zip(run.steps(), batches, strict=False):
         places = positions(config.batch_size, rank=world.rank, world_size=world.size, parts=config.accumulate)
         stage, stage_step = learner.enter(step)
@@ -247,6 +261,7 @@ def _stage(config: Config, text: str, data: ImageSet) -> TrainStage:
         augment=config.augment or (constants["AUGMENT"],),
         augment_set=config.augment_set,
         image_px=data.image_size[0],
+        view_px=config.view_px,
         local_px=config.local_px,
     )
     with about(config.data):
@@ -273,11 +288,16 @@ def _stage(config: Config, text: str, data: ImageSet) -> TrainStage:
 
 
 def _batches(config: Config, data: ImageSet, stages: Stages, world: World, *, first_step: int) -> Batches:
-    """Yield uint8 images [E, b, 3, H, W] and rows [b] of every step from the first; stages have orders of their own."""
+    """Yield uint8 images [E, b, 3, H, W], or cut views, and rows [b] of every step from the first.
+
+    Stages have orders of their own.
+    """
+    from corecli.commands.train_ssl.views import ViewCutter
     from corecli.data.loader import Loader
     from corecli.data.order import Order
 
     probability = 0.5 if config.synthetic_probability is None else config.synthetic_probability
+    stage_start = 0
     for index, stage in enumerate(stages):
         seed = config.seed if index == 0 else derive(config.seed, "stage", index)
         order = Order(
@@ -299,8 +319,11 @@ def _batches(config: Config, data: ImageSet, stages: Stages, world: World, *, fi
             first_step=done,
             parts=config.accumulate,
         )
-        yield from ((images, rows) for _, images, rows in loader)
+        cutter = ViewCutter(shown=stage.views, seed=config.seed, batch_size=config.batch_size, first_step=stage_start)
+        read = loader.views(cutter, data.picture) if cuts_when_read(data, config.view_px) else loader
+        yield from ((shown, rows) for _, shown, rows in read)
         first_step -= done
+        stage_start += stage.steps
 
 
 def _projector(config: Config, stages: Stages) -> Any:
@@ -312,23 +335,41 @@ def _encoder(config: Config, data: ImageSet, stages: Stages) -> Encoder:
     """Return the encoder of --init, or a new one with weights drawn from the seed. Errors: DataError, UsageError."""
     from corecli.nets.encoder import build_encoder, load_encoder
 
-    projector = _projector(config, stages)
-    height, width = data.image_size
+    projector, image_px = _projector(config, stages), _image_px(config, data)
+    fit = eval_fit(view_px=config.view_px, eval_resize=config.eval_resize)
     if config.init is not None:
         encoder = load_encoder(config.init)
-        encoder.set_image_size(height)
+        encoder.set_image_size(image_px)
         if encoder.projector is None:
             encoder.set_projector(projector, seed=config.seed)
-        return encoder
-    if height != width:
-        raise DataError(f"images of {width} x {height} are not square", where=config.data, hint="give --image-size")
-    encoder = build_encoder(
-        config.backbone,
-        image_size=height,
-        stem=None if config.stem == "auto" else config.stem,
-        projector_dim=None,
-        drop_path=config.drop_path,
-        seed=config.seed,
-    )
-    encoder.set_projector(projector, seed=config.seed)
+    else:
+        encoder = build_encoder(
+            config.backbone,
+            image_size=image_px,
+            stem=None if config.stem == "auto" else config.stem,
+            projector_dim=None,
+            drop_path=config.drop_path,
+            seed=config.seed,
+        )
+        encoder.set_projector(projector, seed=config.seed)
+    encoder.set_resize(fit.resize if fit else None)
     return encoder
+
+
+def _image_px(config: Config, data: ImageSet) -> int:
+    """Return the side of the images that the encoder sees. Errors: DataError; UsageError for --eval-resize."""
+    eval_fit(view_px=config.view_px, eval_resize=config.eval_resize)
+    if config.view_px is not None:
+        return config.view_px
+    (height, width), hint = data.image_size, "--view-px N crops views of N x N from images of any size"
+    if data.is_mixed:
+        raise DataError("the images differ in size", where=config.data, hint=hint)
+    if height != width and config.init is None:
+        raise DataError(f"images of {width} x {height} are not square", where=config.data, hint=hint)
+    return height
+
+
+def _as_evaluated(config: Config, data: ImageSet) -> ImageSet:
+    """Return the images as the encoder sees them after training, for the measures of the log."""
+    fit = eval_fit(view_px=config.view_px, eval_resize=config.eval_resize)
+    return data.fitted(fit) if fit and cuts_when_read(data, config.view_px) else data

@@ -116,6 +116,7 @@ class Monitor:
     def __init__(self, encoder: Encoder, data: ImageSet, world: World, *, out: Path, quiet: bool) -> None:
         self._encoder, self._data, self._world, self._out = encoder, data, world, out
         self._rows = subset_rows(data.rows.labels)
+        self._images: torch.Tensor | None = None
         self._warns = world.is_main and not quiet
 
     def figures(self, step_values: dict[str, torch.Tensor], policy: Policy) -> dict[str, float]:
@@ -124,7 +125,10 @@ class Monitor:
         if not np.isfinite(values["loss"]):
             raise self._diverged(f"the loss is {values['loss']}")
         if self._world.is_main:
-            images, labels = self._data.read(self._rows), self._data.rows.labels[self._rows]
+            # Photographs are read once, because decoding takes long.
+            images = self._data.read(self._rows) if self._images is None else self._images
+            self._images = images if self._data.decodes else None
+            labels = self._data.rows.labels[self._rows]
             try:
                 values |= figures(self._encoder, images, labels, pair_of_views(images, policy))
             except DataError as error:

@@ -23,6 +23,12 @@ jitter, grey, blur and solarize; the strengths of jitter brightness, contrast, s
 (share of the area; global views only), ratio and sigma (of the blur, in pixels); and threshold (solarize inverts values
 at or above it). For example, flip=0 keeps text readable.
 
+Sizes. --view-px sets the side of the global views, --local-px that of the local ones. With --view-px, crops are taken
+from the whole image at its own size, as in the papers, and images may differ in size. With --image-size, images are
+first resized and cropped to a square, and crops are taken from that; without either, images must be squares of one
+size. The encoder records how it sees an image after training: the shorter side is resized to --eval-resize, and the
+central square of --view-px is cropped (256 and 224 px for photographs, as published).
+
 Groups in a batch. stablerep and synclr need several images of a group in a batch. --images-per-group 4 shows 4 members
 of a group together, drawn anew in every epoch, each at most once; a smaller group repeats its members, and such groups
 are counted as short_groups. Positives are compared within a batch, so groups may have any size. Without
@@ -141,7 +147,15 @@ class Config(ReadsImages):
         metavar="NAME=VALUE",
         joined=True,
     )
-    local_px: int | None = option(None, help="side of local views in pixels (default: 3/7 of the image)", minimum=1)
+    view_px: int | None = option(
+        None, help="side of global views in pixels, cut out of images of any size (default: the image's)", minimum=1
+    )
+    local_px: int | None = option(
+        None, help="side of local views in pixels (default: 3/7 of the global views)", minimum=1
+    )
+    eval_resize: int | None = option(
+        None, help="side to which images are resized before the center crop (default: 8/7 of --view-px)", minimum=1
+    )
     steps: str = option("10000", help="length of training: 500 steps, 100ep or 5M images", metavar="LENGTH")
     batch_size: int = option(256, help="images per step, over all processes", minimum=1)
     images_per_group: int = option(1, help="number of images of a group shown together in a batch", minimum=1)

@@ -12,6 +12,7 @@ import numpy as np
 from corecli.base import registry
 from corecli.base.config import named_values
 from corecli.base.errors import DataError, UsageError, unknown_name
+from corecli.data.decode import Fit
 from corecli.data.imageset import ImageSet
 from corecli.data.members import Entry, anchors, pairs, parse_views
 from corecli.data.mix import has_partner
@@ -67,20 +68,48 @@ class TrainStage(Stage):
 
 
 def read_views(
-    text: str, *, augment: Sequence[str], augment_set: Sequence[str], image_px: int, local_px: int | None
+    text: str,
+    *,
+    augment: Sequence[str],
+    augment_set: Sequence[str],
+    image_px: int,
+    view_px: int | None,
+    local_px: int | None,
 ) -> StageViews:
     """Return the views of --views, --augment and --augment-set for images of `image_px`. Errors: UsageError.
 
-    By default, local views have 96 of 224 px (DINO) in proportion, rounded up to a multiple of 8.
+    view_px: side of global views; None: that of the image. By default, local views have 96 of 224 px (DINO) in
+    proportion, rounded up to a multiple of 8.
     """
     entries = parse_views(text)
     changes = parse_changes(named_values(augment_set, option="--augment-set"))
-    local_px = local_px or min(image_px, 8 * math.ceil(image_px * 96 / 224 / 8))
+    global_px = view_px or image_px
+    local_px = local_px or min(global_px, 8 * math.ceil(global_px * 96 / 224 / 8))
+    policies = view_policies(augment, num_views=sum(entry.num_global for entry in entries), changes=changes)
     return StageViews(
         entries=entries,
-        policies=view_policies(augment, num_views=sum(entry.num_global for entry in entries), changes=changes),
+        policies=tuple(replace(policy, size=view_px) for policy in policies),
         local_policy=replace(local_policy(augment, changes=changes), size=local_px),
     )
+
+
+def cuts_when_read(data: ImageSet, view_px: int | None) -> bool:
+    """Whether views are cut by the processes that decode the images, which may then be of any size."""
+    return view_px is not None and data.decodes
+
+
+def eval_fit(*, view_px: int | None, eval_resize: int | None) -> Fit | None:
+    """Return how the encoder sees images of any size after training; None without --view-px. Errors: UsageError.
+
+    By default, photographs are resized to 8/7 of the views, such as 256 for 224 px.
+    """
+    if view_px is None:
+        if eval_resize is not None:
+            raise UsageError("--eval-resize needs --view-px", hint="give --view-px 224")
+        return None
+    if eval_resize is not None and eval_resize < view_px:
+        raise UsageError(f"--eval-resize {eval_resize} is below --view-px {view_px}", hint="the crop would not fit")
+    return Fit(crop=view_px, resize=eval_resize or round(view_px * 8 / 7))
 
 
 def read_epoch(

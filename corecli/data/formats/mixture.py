@@ -27,11 +27,14 @@ from corecli.data.mix import (
     load_mixture,
     repeat_slots,
 )
-from corecli.data.pixels import OnBad, digest
+from corecli.data.pixels import MIXED_HINT, OnBad, digest
 from corecli.data.rows import ORIGINS, REAL, Rows, check_labels, make_rows
 
 if TYPE_CHECKING:
     import torch
+
+    from corecli.data.decode import Fit
+    from corecli.data.pictures import Picture
 
 ACCEPTS = "a mixture .json"
 EXAMPLE = {"mix.json": '{"kind": "mixture", "format": 1, "parts": [{"set": "digits:12:test", "repeat": 2}]}'}
@@ -54,8 +57,13 @@ class MixtureSet:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(H, W) of every image."""
+        """(H, W) of the first image, and of every other one unless `is_mixed`."""
         return self.sets[0].image_size
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether images of different sizes were found."""
+        return any(part.is_mixed or part.image_size != self.image_size for part in self.sets)
 
     @property
     def decodes(self) -> bool:
@@ -85,8 +93,25 @@ class MixtureSet:
         images = np.empty((len(indices), 3, *self.image_size), dtype=np.uint8)
         for number in np.unique(self.part_of[indices]).tolist():
             here = np.flatnonzero(self.part_of[indices] == number)
-            images[here] = self.sets[number].read_array(self.inner[indices[here]])
+            part = self.sets[number].read_array(self.inner[indices[here]])
+            if part.shape[2:] != self.image_size:
+                raise self._mixed_sizes(number)
+            images[here] = part
         return images
+
+    def picture(self, row: int) -> Picture:
+        """Return one image of any size, to be decoded later."""
+        return self.sets[int(self.part_of[row])].picture(int(self.inner[row]))
+
+    def fitted(self, fit: Fit) -> MixtureSet:
+        """Return the set with images that are resized and cropped to one size when they are read."""
+        return replace(self, sets=tuple(part.fitted(fit) for part in self.sets))
+
+    def _mixed_sizes(self, number: int) -> DataError:
+        first, other = (self.rows.keys[int((self.part_of == i).argmax())] for i in (0, number))
+        (height, width), (other_height, other_width) = self.image_size, self.sets[number].image_size
+        reason = f"parts differ in size: {first} is {width} x {height}, {other} is {other_width} x {other_height}"
+        return DataError(reason, hint=MIXED_HINT)
 
 
 def claims(spec: str) -> bool:
@@ -139,7 +164,6 @@ class _Above:
 
 def _assemble(mixture: Mixture, path: Path, image_size: int | None, on_bad: OnBad, above: _Above) -> MixtureSet:
     sets = tuple(_open_part(part.set, image_size, on_bad, above) for part in mixture.parts)
-    _refuse_mixed_sizes(mixture, sets, path)
     chosen = [choose_rows(s.rows, part, part.set) for s, part in zip(sets, mixture.parts, strict=True)]
     class_names = _join_class_names(sets)
     rows = _join_rows(mixture, sets, chosen, class_names, path)
@@ -165,17 +189,6 @@ def _open_part(spec: str, image_size: int | None, on_bad: OnBad, above: _Above) 
         return imageset.open_set(spec, image_size=image_size, on_bad=on_bad)
     above.check_part(spec)
     return _open(Path(spec), image_size, on_bad, above)
-
-
-def _refuse_mixed_sizes(mixture: Mixture, sets: tuple[ImageSet, ...], path: Path) -> None:
-    (height, width), first = sets[0].image_size, mixture.parts[0].set
-    for part, image_set in zip(mixture.parts, sets, strict=True):
-        if image_set.image_size != (height, width):
-            other_height, other_width = image_set.image_size
-            reason = (
-                f"parts differ in size: {first} is {width} x {height}, {part.set} is {other_width} x {other_height}"
-            )
-            raise DataError(reason, where=path, hint="--image-size N resizes and crops all to N x N")
 
 
 def _join_class_names(sets: tuple[ImageSet, ...]) -> tuple[str, ...]:

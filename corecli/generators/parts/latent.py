@@ -12,7 +12,7 @@ import torch
 
 from corecli.base import checkpoint
 from corecli.base.errors import DataError, UsageError, unknown_name
-from corecli.data.imageset import ImageSet
+from corecli.data.imageset import StoredSet
 from corecli.data.latents import LatentSet, file_name, open_latents, write_latents
 from corecli.data.loader import Workers, read_batches
 from corecli.engine.dist import World, barrier
@@ -56,8 +56,8 @@ def data_shape_of(config: LatentConfig, first_stage: FirstStage | None) -> tuple
 
 
 def prepare(
-    generator: Any, images: ImageSet, folder: Path, *, world: World, batch_size: int, workers: Workers, quiet: bool
-) -> ImageSet:
+    generator: Any, images: StoredSet, folder: Path, *, world: World, batch_size: int, workers: Workers, quiet: bool
+) -> StoredSet:
     """Return what the generator trains on: the images, or their latents, which are kept in `folder`.
 
     All ranks encode latents together, in shards, unless a file of them exists. If their scale is measured, it is set in
@@ -87,7 +87,7 @@ def prepare(
     return latents
 
 
-def _encoder(generator: Any, images: ImageSet, world: World, workers: Workers) -> Any:
+def _encoder(generator: Any, images: StoredSet, world: World, workers: Workers) -> Any:
     def make(batches: Iterator[tuple[int, int]]) -> Iterator[dict[str, torch.Tensor]]:
         rows = (np.arange(start, stop) for start, stop in batches)
         for batch, _ in read_batches(images, rows, device=world.device, workers=workers):
