@@ -61,7 +61,7 @@ LINES = (
     "show packed.safetensors --features z.safetensors --rows 4 --out near.png",
     "show f.safetensors.d --out curves.png",
 )
-TIMES = re.compile(r'"(seconds|created|time)": [^,}]*')
+TIMES = re.compile(r'"(seconds|created|time|data_wait)": [^,}]*')
 
 
 def run(line: str, checkout: Path, folder: Path) -> dict[str, str]:

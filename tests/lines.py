@@ -171,7 +171,9 @@ def contents(folder: Path) -> dict[str, Any]:
 
 def records(log: Path) -> list[dict[str, Any]]:
     parsed = [json.loads(line) for line in log.read_text().splitlines()]
-    return [{name: value for name, value in record.items() if name != "seconds"} for record in parsed]
+    return [
+        {name: value for name, value in record.items() if name not in ("seconds", "data_wait")} for record in parsed
+    ]
 
 
 def _nurse() -> None:

@@ -11,6 +11,10 @@ decoders are dropped; any other weight that does not fit is an error. If a file 
 authors evaluate is used: the online network of BYOL and MoCo, the teacher of DINO. Checkpoints of other tools normalize
 images with the constants of ImageNet; if the model needs others, as the ViTs of timm do, write `timm:NAME:WEIGHTS`.
 
+Images of one size are resized to the size that the encoder was trained with, and the center is cropped. Photographs of
+different sizes are resized and cropped as published for the encoder: train-ssl --eval-resize for its own, crop_pct for
+models of timm, 256 and 224 px for checkpoints of other tools.
+
 --pool and --blocks select features of a vision transformer other than its output. Tables and generators record the
 choice.
 
@@ -32,7 +36,15 @@ from corecli.base.config import Preset, option
 from corecli.base.errors import UsageError
 from corecli.base.outcome import Outcome, produced
 from corecli.base.target import is_finished
-from corecli.commands.parts.inputs import ReadsImages, bad_files, check_encoder, check_file, num_workers, open_images
+from corecli.commands.parts.inputs import (
+    ReadsImages,
+    bad_files,
+    check_encoder,
+    check_file,
+    fitted,
+    num_workers,
+    open_images,
+)
 from corecli.commands.parts.layer import layer_name, take_layer
 
 if TYPE_CHECKING:
@@ -124,13 +136,13 @@ def _extract(config: Config, spec: str, out: Path, world: World) -> Outcome:
         clear_work(out)
         return produced(out, notes=("already there, left alone",), num=len(data.rows))
     name, fingerprint = _layer_name(config, encoder), encoder.fingerprint
-    layer = take_layer(encoder, name)
+    layer, seen = take_layer(encoder, name), fitted(data, encoder.spec["preprocessing"], spec)
     folder = open_folder(out, identity, world, force=config.force)
 
     def make(batches: Iterator[tuple[int, int]]) -> Iterator[dict[str, torch.Tensor]]:
         rows = (np.arange(start, stop) for start, stop in batches)
         workers = num_workers(config.workers)
-        for images, _ in read_batches(data, rows, device=world.device, workers=workers):
+        for images, _ in read_batches(seen, rows, device=world.device, workers=workers):
             with autocast(config.precision, world.device):
                 features = encoder.encode(images, layer)
             yield {"features": features}

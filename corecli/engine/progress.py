@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 from corecli.base.outcome import escaped
 
 _LINE_SEC = 30.0
+_Item = TypeVar("_Item")
 
 
 class Progress:
@@ -65,6 +66,26 @@ class Progress:
         left = (self.total - self.done) / rate if rate else 0.0
         parts = (f"{self.label} {self.done}/{self.total}", _text(values), self._speed(), f"{left:.0f} s left")
         print("  ".join(p for p in parts if p), file=sys.stderr, flush=True)
+
+
+class Waiting(Iterator[_Item]):
+    """The items of an iterator, and the share of time that was spent waiting for them."""
+
+    def __init__(self, items: Iterator[_Item]) -> None:
+        self._items, self._waited, self._since = items, 0.0, time.monotonic()
+
+    def __next__(self) -> _Item:
+        started = time.monotonic()
+        item = next(self._items)
+        self._waited += time.monotonic() - started
+        return item
+
+    def share(self) -> float:
+        """Return the share of time since the last call, from 0 to 1."""
+        now = time.monotonic()
+        share = self._waited / max(now - self._since, 1e-9)
+        self._waited, self._since = 0.0, now
+        return min(share, 1.0)
 
 
 def note(text: str) -> None:

@@ -6,6 +6,7 @@ Key names are those of torchvision or timm, so that weights load there with `str
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
@@ -119,18 +120,22 @@ def build_timm(name: str, *, image_size: int | None, pretrained: bool, drop_path
 
 
 def timm_preprocessing(name: str, image_size: int | None) -> dict[str, Any]:
-    """Return the mean, std, image_size and interpolation that a timm model expects. Errors: as `build_timm`."""
+    """Return the mean, std, image_size, interpolation and resize that a timm model expects. Errors: as `build_timm`."""
     timm = _import_timm()
     _check_timm_name(timm, name)
     config = timm.get_pretrained_cfg(name)
     if config is None:
         return {"image_size": image_size or 224}
-    return {
+    side = image_size or config.input_size[-1]
+    found = {
         "mean": list(config.mean),
         "std": list(config.std),
-        "image_size": image_size or config.input_size[-1],
+        "image_size": side,
         "interpolation": config.interpolation if config.interpolation in ("bilinear", "bicubic") else "bicubic",
     }
+    if config.crop_mode == "center" and config.crop_pct < 1:
+        found["resize"] = math.floor(side / config.crop_pct)
+    return found
 
 
 def _shrink_stem(net: Any, *, padding: int) -> None:

@@ -25,7 +25,7 @@ from corecli.nets.weights.encoders.names import check_weights, strip_prefix
 
 Layer = Literal["backbone", "projector"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's and timm's usual constants
-_IMAGENET_PX = 224
+_IMAGENET_PX, _IMAGENET_RESIZE = 224, 8 / 7  # photographs are resized to 256 px before the center crop
 _BARE = "backbone"
 
 
@@ -261,7 +261,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 def _load_timm(name_and_file: str) -> Encoder:
     name, _, file = name_and_file.partition(":")
-    preprocessing = {**_imagenet_preprocessing(_IMAGENET_PX), **backbones.timm_preprocessing(name, None)}
+    preprocessing = {**_imagenet_preprocessing(None), **backbones.timm_preprocessing(name, None)}
     spec: Spec = {
         "backbone": backbones.TIMM + name,
         "stem": None,
@@ -293,9 +293,12 @@ def _filled(spec: Spec, tensors: dict[str, Tensor], *, where: object) -> Encoder
 
 
 def _imagenet_preprocessing(image_size: int | None) -> Preprocessing:
-    return {
+    found: Preprocessing = {
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
         "image_size": image_size,
         "interpolation": "bicubic",
     }
+    if image_size is not None:
+        found["resize"] = round(image_size * _IMAGENET_RESIZE)
+    return found

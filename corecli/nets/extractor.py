@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from corecli.base import checkpoint
 from corecli.base.errors import DataError, UnavailableError, UsageError
 from corecli.nets.encoder import Layer, load_encoder
 from corecli.nets.inception import DIMS
+from corecli.nets.resize import SIZE_PX
 from corecli.nets.weights.inception import PUBLIC_FILES, load_inception
 
 Found = dict[str, Tensor]
@@ -25,7 +27,8 @@ class Extractor:
     """A function from uint8 images [B, 3, H, W] to `features` float32 [B, D]; Inception also gives logits and spatial.
 
     metric: name of a Frechet distance in this space: `fid` for the FID network, else `fd[NAME]`; space: network, layer
-    and resize; fingerprint: hash of the weights; preprocessing: description of the preprocessing; dims: width of each
+    and resize; fingerprint: hash of the weights; preprocessing: description of the preprocessing; seen: the
+    size, resize and interpolation for images of different sizes; dims: width of each
     tensor that `extract` returns.
     """
 
@@ -33,6 +36,7 @@ class Extractor:
     space: str
     fingerprint: str
     preprocessing: str
+    seen: Mapping[str, Any]
     dims: Mapping[str, int]
     extract: Callable[[Tensor], Found]
 
@@ -63,6 +67,7 @@ def load_extractor(spec: str, *, layer: Layer, resize: str, device: torch.device
         space=f"{encoder.spec['backbone']}/{layer}",
         fingerprint=encoder.fingerprint,
         preprocessing=json.dumps(encoder.spec, sort_keys=True),
+        seen=encoder.spec["preprocessing"],
         dims={"features": dim},
         extract=lambda images: {"features": encoder.encode(images, layer)},
     )
@@ -89,6 +94,7 @@ def _inception(path: Path, resize: str, device: torch.device) -> Extractor:
         space=f"inception/pool/{resize}",
         fingerprint=net.fingerprint or "",
         preprocessing=resize,
+        seen={"image_size": SIZE_PX, "interpolation": "bicubic"},
         dims={ours: DIMS[theirs] for ours, theirs in names.items()},
         extract=extract,
     )

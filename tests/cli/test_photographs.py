@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from photographs import make_photographs
+from PIL import Image
 from ran import Run, refused
+from torchvision import transforms
 
 from corecli.base import checkpoint
+from corecli.data.features import load_features
+from corecli.data.imageset import open_set
+from corecli.nets.encoder import build_encoder, load_encoder, save_encoder
 
 SSL = ("train-ssl", "--preset", "tiny", "--steps", 3, "--batch-size", 8, "--log-every", 2, "--projector-dim", 16, "-q")
 
@@ -39,3 +47,54 @@ def test_photographs_without_a_size_of_views_are_refused(run: Run, photographs: 
     refused(run(*line), "train-ssl", 65, "differ in size", "--view-px")
     refused(run(*line, "--eval-resize", 20), "train-ssl", 2, "--eval-resize needs --view-px")
     refused(run(*line, "--view-px", 16, "--eval-resize", 12), "train-ssl", 2, "--eval-resize 12 is below --view-px 16")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("encoder") / "f.safetensors"
+    built = build_encoder("resnet10-tiny", image_size=24, projector_dim=None)
+    built.set_resize(28)
+    save_encoder(path, built)
+    return path
+
+
+def test_features_are_those_of_torchvisions_resize_and_crop(
+    run: Run, photographs: Path, encoder: Path, tmp_path: Path
+) -> None:
+    ran = run("extract", "--data", photographs, "--encoder", encoder, "--out", tmp_path / "z.safetensors", "-q")
+    assert ran.code == 0, ran.err
+    table = load_features(tmp_path / "z.safetensors")
+    crop = transforms.Compose([transforms.Resize(28, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(24)])
+    image_set = open_set(photographs)
+    pictures = [Image.fromarray(np.array(image_set.picture(row).pixels())) for row in range(len(image_set.rows))]
+    images = torch.stack([torch.tensor(np.asarray(crop(picture))).permute(2, 0, 1) for picture in pictures])
+    torch.testing.assert_close(table.features, load_encoder(encoder).encode(images))
+
+
+def test_every_verb_that_reads_images_takes_the_folder_as_it_is(
+    run: Run, photographs: Path, encoder: Path, tmp_path: Path
+) -> None:
+    lines = (
+        ("probe", "--encoder", encoder, "--train", photographs, "--test", photographs, "--mode", "logistic"),
+        ("fid", "--reference", photographs, "--samples", photographs, "--extractor", encoder),
+        ("show", photographs, "--out", tmp_path / "sheet.png"),
+        ("inflate", "--real", photographs, "--repeat", 2, "--out", tmp_path / "mix.json"),
+        (*SSL, "--data", tmp_path / "mix.json", "--view-px", 16, "--out", tmp_path / "mixed.safetensors"),
+    )
+    for line in lines:
+        ran = run(*line)
+        assert ran.code == 0, (line[0], ran.err)
+    refused(
+        run("train-gen", "--data", photographs, "--preset", "tiny", "--steps", 2, "--out", tmp_path / "g.pt"),
+        "train-gen",
+        65,
+        "differ in size",
+        "--image-size",
+    )
+
+
+def test_the_log_has_the_share_of_time_spent_waiting(run: Run, photographs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "f.safetensors"
+    assert run(*SSL, "--data", photographs, "--view-px", 16, "--out", out).code == 0
+    log = [json.loads(line) for line in (tmp_path / "f.safetensors.d" / "log.jsonl").read_text().splitlines()]
+    assert all(0 <= record["data_wait"] <= 1 for record in log) and any(record["data_wait"] > 0 for record in log)

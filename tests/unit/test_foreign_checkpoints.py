@@ -69,6 +69,7 @@ def test_torchvision(tmp_path: Path) -> None:
             "std": list(IMAGENET_STD),
             "image_size": 224,
             "interpolation": "bicubic",
+            "resize": 256,
         },
     }
     torch.testing.assert_close(encoded(tmp_path / "resnet18-f37072fd.pth"), features(net))

@@ -20,7 +20,7 @@ from corecli.base import checkpoint
 from corecli.base.claim import remove_leftovers
 from corecli.base.errors import CorecliError
 from corecli.commands.fid.sides import Side
-from corecli.commands.parts.inputs import bad_files
+from corecli.commands.parts.inputs import bad_files, fitted
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,8 @@ def measure_side(data: ImageSet, extractor: Extractor, world: World, *, spec: st
     """Return the side of an image set that `spec` names; options: as those of `measure_images`."""
     import torch
 
-    found, notes = measure_images(data, extractor, world, label=spec, **options)
+    seen = fitted(data, extractor.seen, spec)
+    found, notes = measure_images(seen, extractor, world, label=spec, **options)
     return Side(
         spec=spec,
         metric=extractor.metric,

@@ -14,10 +14,13 @@ from corecli.base.files import missing, sniff
 from corecli.base.schemas import SAMPLED
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from corecli.data.features import FeatureTable
     from corecli.data.imageset import ImageSet
     from corecli.data.loader import Workers
 
+MIXED_HINT = "--image-size N resizes and crops all to N x N"
 _MOST_WORKERS = 256
 
 
@@ -36,6 +39,30 @@ def open_images(spec: str, config: ReadsImages) -> ImageSet:
 
     num_workers(config.workers)
     return open_set(spec, image_size=config.image_size, on_bad=config.on_bad)
+
+
+def fitted(data: ImageSet, preprocessing: Mapping[str, Any], where: object) -> ImageSet:
+    """Return a set as a network sees it: images of different sizes are resized and cropped as its preprocessing says.
+
+    Sets of one size stay as they are, because networks resize them themselves. Errors: DataError if the network takes
+    images as they are.
+    """
+    from corecli.data.decode import Fit
+
+    crop = preprocessing["image_size"]
+    if not data.is_mixed:
+        return data
+    if crop is None:
+        raise DataError("the images differ in size, and the encoder does not resize them", where=where, hint=MIXED_HINT)
+    return data.fitted(
+        Fit(crop=crop, resize=preprocessing.get("resize", crop), interpolation=preprocessing["interpolation"])
+    )
+
+
+def check_one_size(data: ImageSet, where: object) -> None:
+    """Raise DataError if images of different sizes were found."""
+    if data.is_mixed:
+        raise DataError("the images differ in size", where=where, hint=MIXED_HINT)
 
 
 def bad_files(*sets: ImageSet) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from corecli.base.errors import DataError
+from corecli.commands.parts.inputs import fitted
 from corecli.commands.probe.labels import ClassLists
 from corecli.commands.probe.sets import check_classes, is_table
 from corecli.data.features import FeatureTable, load_features
@@ -73,7 +74,8 @@ class Reader:
 
     def images(self, spec: str) -> ImageSet:
         """Open an image set. Errors: MissingInputError, DataError, UsageError."""
-        return open_set(spec, image_size=self.image_size, on_bad=self.on_bad)
+        data = open_set(spec, image_size=self.image_size, on_bad=self.on_bad)
+        return data if self.encoder is None else fitted(data, self.encoder.spec["preprocessing"], spec)
 
     def labeled(self, spec: str, lists: ClassLists | None, *, least: int) -> Labeled:
         """Return the labeled rows of a table or an image set, without reading images; others are left out.

@@ -10,13 +10,16 @@ from corecli.base import checkpoint
 from corecli.base.config import flag
 from corecli.base.errors import UsageError, about
 from corecli.base.outcome import Outcome, produced
-from corecli.commands.parts.inputs import check_encoder, check_header, check_replaceable, load_table
+from corecli.commands.parts.inputs import check_encoder, check_header, check_replaceable, fitted, load_table
 from corecli.commands.show.options import OPTIONS, Config
 from corecli.commands.show.pictures import draw_attention, draw_captioned, draw_neighbors, draw_pca, draw_sheet
 from corecli.commands.show.plots import LOG, draw_curves, draw_scatter, read_log
 from corecli.data.captions import read_captions
+from corecli.data.decode import square
 from corecli.data.imageset import ImageSet, open_set
 from corecli.engine.environment import find_launch
+
+_SHEET_PX = 128  # side of the squares that images of different sizes are drawn as
 
 IS_ALONE = True  # torch is imported only for pictures of features and encoders
 
@@ -105,7 +108,7 @@ def _encoder(config: Config) -> tuple[str, ...]:
     from corecli.nets.encoder import load_encoder
 
     encoder = place(load_encoder(str(config.encoder)), choose_device(config.device)).eval()
-    data = _open(config.data, config)
+    data = fitted(open_set(config.data, image_size=config.image_size), encoder.spec["preprocessing"], config.data)
     if config.picture == "pca":
         draw_pca(config.out, data, encoder, **_grid(config))
     else:
@@ -125,7 +128,8 @@ def _curves(config: Config) -> tuple[str, ...]:
 
 
 def _open(spec: str, config: Config) -> ImageSet:
-    return open_set(spec, image_size=config.image_size)
+    data = open_set(spec, image_size=config.image_size)
+    return data.fitted(square(_SHEET_PX)) if data.is_mixed else data
 
 
 def _grid(config: Config) -> dict[str, int]:

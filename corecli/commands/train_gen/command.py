@@ -18,6 +18,7 @@ from corecli.commands.parts.inputs import (
     check_batch,
     check_file,
     check_header,
+    check_one_size,
     load_table,
     num_workers,
     open_images,
@@ -48,6 +49,7 @@ def check(config: Config) -> dict[str, Any]:
     """Return what a run would read and write. Errors: as `run`, as far as they can be found without torch."""
     check_file(config.out)
     data = open_images(config.data, config)
+    check_one_size(data, config.data)
     condition = _condition_of(config)
     if condition == "labels" and not data.class_names:
         raise DataError("has no labels", where=config.data, hint="--condition labels needs class sub-folders")
@@ -260,6 +262,7 @@ def _generator(
     from corecli.commands.train_gen.conditions import read_conditions
     from corecli.engine.precision import place
 
+    check_one_size(data, config.data)
     height, width = data.image_size
     kind, notes = _condition_of(config), ()
     with about(config.features or config.data):

@@ -137,12 +137,14 @@ def _train(
     from corecli.data.order import positions
     from corecli.engine.dist import average_gradients
     from corecli.engine.precision import autocast
+    from corecli.engine.progress import Waiting
     from corecli.ssl.parts.method import Batch, split_batch
 
     draw = partial(
         color_views if cut else draw_views, seed=config.seed, batch_size=config.batch_size, compile=config.compile
     )
-    for step, (images, rows) in zip(run.steps(), batches, strict=False):
+    waiting = Waiting(batches)
+    for step, (images, rows) in zip(run.steps(), waiting, strict=False):
         places = positions(config.batch_size, rank=world.rank, world_size=world.size, parts=config.accumulate)
         stage, stage_step = learner.enter(step)
         method, optimizer, probe = learner.method.train(), learner.optimizer, learner.probe
@@ -169,7 +171,8 @@ def _train(
             values["probe"] = probe.learn(batch_parts[0].labels)
         run.presented(config.batch_size)
         if run.is_log_step(step):
-            run.log(step, monitor.figures(values, stage.views.policies[0]))
+            measured = monitor.figures(values, stage.views.policies[0])
+            run.log(step, {**measured, "data_wait": waiting.share()})
 
 
 def _set_rates(config: Config, optimizer: torch.optim.Optimizer, stage: TrainStage, step: int) -> float:

@@ -51,7 +51,8 @@ printed, so that runs can be compared at equal cost. --stage trains several meth
 it has the form METHOD:LENGTH or METHOD:LENGTH:VIEWS. Each stage has its own warm-up and schedule.
 
 Log. log.jsonl holds the loss and, where labels are known, the accuracy of an online linear probe on detached features
-of augmented images, which does not change the encoder. On a fixed subset of the images it holds k-NN accuracy,
+of augmented images, which does not change the encoder. data_wait is the share of time that training waits for images;
+above a few percent, use more --workers. On a fixed subset of the images it holds k-NN accuracy,
 effective rank, alignment, uniformity and spread. spread is 1 when features fill the sphere and 0 when they are all
 equal; below 0.1, a warning of collapse is printed.
 """

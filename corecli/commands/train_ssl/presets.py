@@ -17,6 +17,8 @@ Values = dict[str, Any]
 # LARS as in solo-learn on CIFAR, and as in the code of BYOL and Barlow Twins on ImageNet, without LARC's limit.
 _LARC: Values = {"optimizer": "lars", "lars_eta": 0.02, "lars_clip": True}
 _LARS: Values = {"optimizer": "lars", "lars_eta": 0.001, "lars_clip": False}
+# Crops of 224 px from whole photographs; evaluation on the center of 256 px (every paper with ImageNet).
+_PHOTOGRAPHS: Values = {"view_px": 224, "eval_resize": 256}
 _WARM: Values = {"warmup": "10ep"}  # solo-learn; GenSSL, Table 6
 
 # CORE Table 9, column CF-10/100. Its temperature, 0.2, is simclr's default and left out here, so that the preset fits
@@ -40,7 +42,7 @@ _SIMCLR_TINY_IMAGENET: Values = {
     **_SIMCLR_CIFAR, "projector_hidden": 4096, "projector_dim": 512, "batch_size": 1024, "lr": 1.2,
 }  # fmt: skip
 _SIMCLR_IMAGENET: Values = {
-    **_SIMCLR_TINY_IMAGENET, "stem": "imagenet", "batch_size": 4096, "lr": 4.8, "weight_decay": 1e-6,
+    **_SIMCLR_TINY_IMAGENET, **_PHOTOGRAPHS, "stem": "imagenet", "batch_size": 4096, "lr": 4.8, "weight_decay": 1e-6,
 }  # fmt: skip
 
 # solo-learn on CIFAR: ResNet-18, 1000 epochs of batches of 256; heads and momenta are the methods' defaults.
@@ -78,7 +80,7 @@ _SUPCON_CIFAR: Values = {
     **_SOLO_CIFAR, "method": "supcon", "optimizer": "sgd", "lr": 0.4, "weight_decay": 1e-5, "augment": ("strong",),
 }  # fmt: skip
 
-_RESNET50: Values = {**_WARM, "backbone": "resnet50", "stem": "imagenet"}
+_RESNET50: Values = {**_WARM, **_PHOTOGRAPHS, "backbone": "resnet50", "stem": "imagenet"}
 _MOCO_IMAGENET: Values = {  # MoCo v2, 200 epochs
     **_RESNET50,
     "method": "moco",
@@ -104,6 +106,7 @@ _MOCOV3_IMAGENET: Values = {  # MoCo v3's code, ResNet-50, 100 epochs: 0.6 x 409
     "set": ("temperature=1.0",),  # the code's default, which its ResNet commands keep
 }
 _MOCOV3_VIT: Values = {  # MoCo v3's code, ViT-S, 300 epochs: 1.5e-4 x 4096 / 256
+    **_PHOTOGRAPHS,
     "method": "mocov3",
     "backbone": "vit-small-moco/16",
     "optimizer": "adamw",
@@ -150,6 +153,8 @@ _BARLOW_IMAGENET: Values = {  # solo-learn: three layers of 4096, loss x 0.048, 
     "set": ("scale=0.048",),
 }
 _DINO_IMAGENET: Values = {  # DINO's code, ViT-S/16, 100 epochs: 5e-4 x 1024 / 256
+    **_PHOTOGRAPHS,
+    "local_px": 96,
     "method": "dino",
     "backbone": "vit-small/16",
     "optimizer": "adamw",
