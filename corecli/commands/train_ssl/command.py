@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from corecli.base import config as cfg
 from corecli.base import registry
-from corecli.base.errors import DataError, UsageError, about
+from corecli.base.errors import UsageError, about
 from corecli.base.outcome import Outcome, produced
 from corecli.base.rng import derive
 from corecli.base.target import is_finished
@@ -21,15 +21,14 @@ from corecli.commands.parts.inputs import (
     num_workers,
     open_images,
 )
+from corecli.commands.train_ssl.building import Stages, as_evaluated, image_px, published_projector, start_encoder
 from corecli.commands.train_ssl.options import Config
 from corecli.commands.train_ssl.stages import (
     TrainStage,
     check_positives,
     check_unused_options,
     cuts_when_read,
-    eval_fit,
     plan_of,
-    projector_spec,
     read_epoch,
     read_views,
 )
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from corecli.nets.encoder import Encoder
     from corecli.ssl.parts.method import Method
 
-Stages = tuple[TrainStage, ...]
 Batches = Iterator[tuple[Any, "np.ndarray"]]
 
 
@@ -60,8 +58,8 @@ def check(config: Config) -> dict[str, Any]:
     if config.features is not None:
         check_header(config.features, "features")
     stages = _stages(config, data)
-    _projector(config, stages)
-    _image_px(config, data)
+    published_projector(config, stages)
+    image_px(config, data)
     plan = plan_of(stages, data.rows, config.batch_size)
     return {"num": len(data.rows), "slots": stages[0].epoch.num_images, **plan, "out": str(config.out)}
 
@@ -79,7 +77,7 @@ def run(config: Config, world: World) -> Outcome:
     keep_freed_memory()
     data = open_images(config.data, config)
     stages = _stages(config, data)
-    table, encoder = load_table(config.features), _encoder(config, data, stages)
+    table, encoder = load_table(config.features), start_encoder(config, data, stages)
     inputs = {"data": data.fingerprint, "features": table.header["fingerprint"] if table else None}
     identity = cfg.identity(config, {**inputs, "init": encoder.fingerprint if config.init else None})
     if is_finished(config.out, identity, force=config.force):
@@ -93,7 +91,7 @@ def run(config: Config, world: World) -> Outcome:
     probe = OnlineProbe(encoder, num_classes, world) if num_classes > 1 else None
     start = partial(_start, config, world, encoder, columns, stages)
     learner = Learner(stages, start, probe=probe, quiet=quiet)
-    monitor = Monitor(encoder, _as_evaluated(config, data), world, out=config.out, quiet=quiet)
+    monitor = Monitor(encoder, as_evaluated(config, data), world, out=config.out, quiet=quiet)
     folder = open_folder(config.out, identity, world, force=config.force)
     if not quiet:
         plan = plan_of(stages, data.rows, config.batch_size)
@@ -327,52 +325,3 @@ def _batches(config: Config, data: ImageSet, stages: Stages, world: World, *, fi
         yield from ((shown, rows) for _, shown, rows in read)
         first_step -= done
         stage_start += stage.steps
-
-
-def _projector(config: Config, stages: Stages) -> Any:
-    sizes = {"hidden": config.projector_hidden, "dim": config.projector_dim, "norm": config.projector_norm}
-    return projector_spec([stage.method for stage in stages], config.backbone, sizes)
-
-
-def _encoder(config: Config, data: ImageSet, stages: Stages) -> Encoder:
-    """Return the encoder of --init, or a new one with weights drawn from the seed. Errors: DataError, UsageError."""
-    from corecli.nets.encoder import build_encoder, load_encoder
-
-    projector, image_px = _projector(config, stages), _image_px(config, data)
-    fit = eval_fit(view_px=config.view_px, eval_resize=config.eval_resize)
-    if config.init is not None:
-        encoder = load_encoder(config.init)
-        encoder.set_image_size(image_px)
-        if encoder.projector is None:
-            encoder.set_projector(projector, seed=config.seed)
-    else:
-        encoder = build_encoder(
-            config.backbone,
-            image_size=image_px,
-            stem=None if config.stem == "auto" else config.stem,
-            projector_dim=None,
-            drop_path=config.drop_path,
-            seed=config.seed,
-        )
-        encoder.set_projector(projector, seed=config.seed)
-    encoder.set_resize(fit.resize if fit else None)
-    return encoder
-
-
-def _image_px(config: Config, data: ImageSet) -> int:
-    """Return the side of the images that the encoder sees. Errors: DataError; UsageError for --eval-resize."""
-    eval_fit(view_px=config.view_px, eval_resize=config.eval_resize)
-    if config.view_px is not None:
-        return config.view_px
-    (height, width), hint = data.image_size, "--view-px N crops views of N x N from images of any size"
-    if data.is_mixed:
-        raise DataError("the images differ in size", where=config.data, hint=hint)
-    if height != width and config.init is None:
-        raise DataError(f"images of {width} x {height} are not square", where=config.data, hint=hint)
-    return height
-
-
-def _as_evaluated(config: Config, data: ImageSet) -> ImageSet:
-    """Return the images as the encoder sees them after training, for the measures of the log."""
-    fit = eval_fit(view_px=config.view_px, eval_resize=config.eval_resize)
-    return data.fitted(fit) if fit and cuts_when_read(data, config.view_px) else data
