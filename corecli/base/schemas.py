@@ -143,7 +143,14 @@ GENERATOR = {
 SAMPLED = {"condition": CONDITION, "class_names": [str]}  # what `sample` needs of it
 
 # The header of a file written by `base.checkpoint.save`, without tensors: first what all kinds have.
-HEADER = {"kind": str, "format": POSITIVE, "fingerprint": str, "identity?": (dict, None), "class_names?": ([str], None)}
+HEADER = {
+    "kind": str,
+    "format": POSITIVE,
+    "fingerprint": str,
+    "identity?": (dict, None),
+    "class_names?": ([str], None),
+    "rows?": {"num_groups?": COUNT, "fingerprint?": str},
+}
 HEADERS: dict[str, Schema] = {
     "encoder": {"spec": ENCODER, "names?": str},
     "generator": GENERATOR,

@@ -13,7 +13,9 @@ import numpy as np
 from corecli.base import checkpoint
 from corecli.base.errors import DataError
 from corecli.data.columns import pack_strings, unpack_strings
-from corecli.data.rows import make_rows
+from corecli.data.joins import Finder
+from corecli.data.rows import Places, as_array, check_unique, make_rows
+from corecli.data.strings import pack
 
 if TYPE_CHECKING:
     import torch
@@ -33,8 +35,8 @@ class FeatureTable:
     """
 
     features: torch.Tensor
-    keys: list[str]
-    groups: list[str]
+    keys: Sequence[str]
+    groups: Sequence[str]
     labels: np.ndarray
     header: dict[str, Any]
 
@@ -49,19 +51,26 @@ class FeatureTable:
         """
         import torch
 
-        rows = [self._row_of.get(key, -1) for key in keys]
-        if or_groups is not None:
-            pairs = zip(rows, or_groups, strict=True)
-            rows = [self._row_of.get(group, -1) if row < 0 else row for row, group in pairs]
-        missing = [key for key, row in zip(keys, rows, strict=True) if row < 0]
-        if missing:
-            reason = f"{len(missing)} of {len(keys)} images have no feature: {', '.join(missing[:3])}"
+        return self.features.index_select(0, torch.from_numpy(as_array(self.rows_of(keys, or_groups=or_groups))))
+
+    def rows_of(self, keys: Sequence[str], *, or_groups: Sequence[str] | None = None) -> Places:
+        """Return the rows of `keys`, as `lookup` finds them: int64, or a range for the keys of the table itself."""
+        wanted, own = pack(keys), pack(self.keys)
+        if wanted == own:
+            return range(len(own))
+        rows = self._finder.find(wanted)
+        missing = np.flatnonzero(rows < 0)
+        if or_groups is not None and len(missing):
+            rows[missing] = self._finder.find(pack(or_groups).take(missing))
+            missing = np.flatnonzero(rows < 0)
+        if len(missing):
+            reason = f"{len(missing)} of {len(wanted)} images have no feature: {', '.join(wanted.take(missing[:3]))}"
             raise DataError(reason, hint="extract features from the same image set")
-        return self.features.index_select(0, torch.tensor(rows, dtype=torch.int64))
+        return rows
 
     @cached_property
-    def _row_of(self) -> dict[str, int]:
-        return {key: row for row, key in enumerate(self.keys)}
+    def _finder(self) -> Finder:
+        return Finder(pack(self.keys))
 
 
 def save_features(path: Path, table: FeatureTable) -> None:
@@ -72,7 +81,11 @@ def save_features(path: Path, table: FeatureTable) -> None:
     import torch
 
     _check(table, path)
-    columns = {**pack_strings("keys", table.keys), **pack_strings("groups", table.groups), "labels": table.labels}
+    columns = {
+        **pack_strings("keys", pack(table.keys)),
+        **pack_strings("groups", pack(table.groups)),
+        "labels": table.labels,
+    }
     tensors = {name: torch.from_numpy(np.array(column)) for name, column in columns.items()}
     header = {name: value for name, value in table.header.items() if name not in _OWN_FIELDS}
     checkpoint.save(Path(path), {"features": table.features.float(), **tensors}, kind=KIND, **header)
@@ -92,7 +105,7 @@ def load_features(path: Path) -> FeatureTable:
     if keys is None:
         raise DataError("the file has no keys", where=path)
     groups = unpack_strings("groups", columns, len(features), path)
-    rows = make_rows(keys, groups=groups, labels=columns.get("labels"), where=path)
+    rows = make_rows(keys, groups=groups, labels=columns.get("labels"), where=path, is_ours=True)
     table = FeatureTable(
         features=features.float(), keys=rows.keys, groups=rows.groups, labels=rows.labels, header=header
     )
@@ -103,8 +116,7 @@ def load_features(path: Path) -> FeatureTable:
 def _check(table: FeatureTable, where: object) -> None:
     if len({len(table.features), len(table.keys), len(table.groups), len(table.labels)}) > 1:
         raise DataError(f"{len(table.features)} features for {len(table.keys)} keys", where=where)
-    if len(set(table.keys)) < len(table.keys):
-        make_rows(table.keys, where=where)  # raises, naming the key
+    check_unique(pack(table.keys), where)
     finite = table.features.isfinite().all(dim=1)
     if not finite.all():
         bad = (~finite).nonzero().flatten().tolist()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from corecli.data.decode import Fit
     from corecli.data.pictures import Picture
     from corecli.data.pixels import OnBad
-    from corecli.data.rows import Rows
+    from corecli.data.rows import Places, Rows
 
 FORMATS = "data/formats"
 
@@ -52,8 +52,8 @@ class StoredSet(Protocol):
         ...
 
     @property
-    def slots(self) -> np.ndarray:
-        """int64 [L]: the row shown in each slot of an epoch; a mixture repeats rows here."""
+    def slots(self) -> Places:
+        """The row shown in each of the L slots of an epoch: int64 [L], where a mixture repeats rows, or a range."""
         ...
 
     @property

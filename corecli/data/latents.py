@@ -28,7 +28,7 @@ from corecli.base.layout import Index, data_start, make_head, read_index
 from corecli.data.imageset import StoredSet
 from corecli.data.mapped import MappedArray, map_tensor
 from corecli.data.pixels import digest
-from corecli.data.rows import Rows
+from corecli.data.rows import Places, Rows
 
 KIND = "latents"
 _NAME = "moments"
@@ -64,7 +64,7 @@ class LatentSet:
         return False
 
     @property
-    def slots(self) -> np.ndarray:
+    def slots(self) -> Places:
         """As in the image set."""
         return self.images.slots
 

@@ -5,7 +5,7 @@ In a directory it is written last, so Make can depend on it. Readers refuse a di
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from corecli.base.documents import check, read_json
 from corecli.base.errors import DataError
 from corecli.base.files import MANIFEST, write_json
 from corecli.base.schemas import MANIFEST as MANIFEST_SCHEMA
+from corecli.data.joins import in_order
 from corecli.data.rows import Rows, check_labels, label_by_folder, make_rows
+from corecli.data.strings import digest_strings, pack
 
 Manifest = dict[str, Any]
 
@@ -32,9 +34,9 @@ def finish(directory: Path, rows: Rows, *, class_names: tuple[str, ...], header:
 
 def manifest_of(rows: Rows, *, class_names: tuple[str, ...], header: Manifest) -> Manifest:
     """Return the manifest of finished images, without columns that follow from keys; constant ones are one value."""
-    rows = rows.take(np.array(sorted(range(len(rows)), key=rows.keys.__getitem__), dtype=np.int64))
+    rows = rows.take(in_order(rows.keys))
     default = make_rows(rows.keys, labels=label_by_folder(rows.keys, class_names)[0])
-    columns: dict[str, Any] = {} if rows.groups == default.groups else {"groups": rows.groups}
+    columns: dict[str, Any] = {} if rows.groups == default.groups else {"groups": list(rows.groups)}
     for name in ("labels", "origins", "variants"):
         column = getattr(rows, name)
         if not np.array_equal(column, getattr(default, name)):
@@ -69,7 +71,7 @@ def check_manifest(manifest: Any, *, where: object) -> Manifest:
 
 
 def rows_from_files(
-    keys: list[str], manifest: Manifest | None, *, labels: np.ndarray | None = None, where: object
+    keys: Sequence[str], manifest: Manifest | None, *, labels: np.ndarray | None = None, where: object
 ) -> tuple[Rows, tuple[str, ...]]:
     """Return rows and class names for files found under sorted `keys`.
 
@@ -99,7 +101,7 @@ def rows_from_files(
     return rows, class_names
 
 
-def _check_files(keys: list[str], manifest: Manifest, where: object) -> None:
+def _check_files(keys: Sequence[str], manifest: Manifest, where: object) -> None:
     num = manifest.get("num", len(keys))
     hint = "make the set again, or remove the manifest to read it as a plain folder"
     if len(keys) != num:
@@ -108,5 +110,6 @@ def _check_files(keys: list[str], manifest: Manifest, where: object) -> None:
         raise DataError("the files are not those that the manifest was written for", where=where, hint=hint)
 
 
-def _keys_hash(keys: list[str]) -> str:
-    return hashlib.sha256("\0".join(keys).encode()).hexdigest()
+def _keys_hash(keys: Sequence[str]) -> str:
+    first, others = keys[:1], keys[1:]
+    return digest_strings("".join(first), pack(others))

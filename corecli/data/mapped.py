@@ -91,6 +91,11 @@ class MappedArray:
             self._check_blocks(np.arange(start // self._rows_per_block, (stop - 1) // self._rows_per_block + 1))
         return self._array[start:stop].copy()
 
+    def shared(self) -> np.ndarray:
+        """Return the whole array without checking it; its pages are shared until they are changed."""
+        array = np.memmap(self.path, dtype=self.dtype, mode="c", offset=self._offset, shape=self.shape)
+        return np.asarray(array) if array.flags.aligned else np.array(array)
+
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the place of the array, not its content; another process checks the blocks that it reads itself."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_file", "_array", "_seen")}

@@ -16,7 +16,9 @@ from corecli.base.errors import DataError, UsageError
 from corecli.data.decode import decode_mask
 from corecli.data.formats.directory import Files
 from corecli.data.imageset import ImageSet, open_set
+from corecli.data.joins import find
 from corecli.data.pixels import EncodedPixels, OnBad, Store
+from corecli.data.rows import as_array
 
 NOT_COUNTED = -1  # pixels of no class, once read
 _NO_CLASS = 255
@@ -80,12 +82,13 @@ def open_masked(
         pixels = getattr(found := open_set(masks), "pixels", None)
         if not isinstance(pixels, EncodedPixels):
             raise DataError("masks must be image files", where=masks, hint="give a folder or a tar of PNG files")
-        place = {key: int(position) for key, position in zip(found.rows.keys, pixels.positions, strict=True)}
-        without = [key for key in images.rows.keys if key not in place]
-        if without:
-            reason = f"{len(without)} of {len(images.rows)} images have no mask, such as {without[0]}"
+        rows = as_array(find(images.rows.keys, found.rows.keys))
+        without = np.flatnonzero(rows < 0)
+        if len(without):
+            first = images.rows.keys[int(without[0])]
+            reason = f"{len(without)} of {len(images.rows)} images have no mask, such as {first}"
             raise DataError(reason, where=masks, hint="a mask needs the name of its image, except for the extension")
-        store, positions = pixels.store, [place[key] for key in images.rows.keys]
+        store, positions = pixels.store, pixels.positions[rows].tolist()
     return MaskedImages(images=images, masks=store, positions=positions, zero_is_no_class=zero_is_no_class)
 
 

@@ -17,8 +17,10 @@ from typing import Literal, cast, get_args
 import numpy as np
 
 from corecli.base.errors import DataError, UsageError, unknown_name
-from corecli.base.rng import numpy_generator
-from corecli.data.rows import REAL, SYNTHETIC, Rows
+from corecli.base.rng import derive, numpy_generator
+from corecli.data.groups import group_index
+from corecli.data.permutation import uniform
+from corecli.data.rows import LARGE, REAL, SYNTHETIC, Places, Rows, as_array, at
 
 Source = Literal["any", "real", "synthetic", "mixed"]
 _COUNTS = re.compile(r"(?:(\d+)g)?(?:(\d+)l)?")
@@ -60,27 +62,30 @@ def pairs(entries: Sequence[Entry]) -> bool:
 
 
 def anchors(
-    rows: Rows, slots: np.ndarray, segments: Sequence[int], entries: Sequence[Entry]
-) -> tuple[np.ndarray, tuple[int, ...]]:
+    rows: Rows, slots: Places, segments: Sequence[int], entries: Sequence[Entry]
+) -> tuple[Places, tuple[int, ...]]:
     """Return the slots of an epoch and its segments: only those of real images if the views are paired.
 
-    Errors: DataError if there are no real images, or no synthetic ones.
+    They are not copied if they are consecutive. Errors: DataError if there are no real images, or no synthetic ones.
     """
     if not pairs(entries):
         return slots, tuple(segments)
-    real = rows.origins[slots] == REAL
+    real = rows.origins[slots.start : slots.stop] if isinstance(slots, range) else rows.origins[slots]
+    real = real == REAL
     if not real.any():
         raise DataError(
             "no real images to pair",
             hint="corecli inflate --real SET --synthetic SET marks images as real or synthetic",
         )
-    if any(entry.source != "real" for entry in entries) and not _Members(rows, SYNTHETIC).count.any():
+    if any(entry.source != "real" for entry in entries) and not (rows.origins == SYNTHETIC).any():
         raise DataError(
             "no synthetic images to pair", hint="corecli inflate --real SET --synthetic SET joins both by group"
         )
     ends = np.cumsum([0, *segments])
     kept = (int(real[a:b].sum()) for a, b in zip(ends[:-1], ends[1:], strict=True))
-    return slots[real], tuple(num for num in kept if num)
+    first, num = int(real.argmax()), int(real.sum())
+    shown = slots[first : first + num] if real[first : first + num].all() else as_array(slots)[real]
+    return shown, tuple(num for num in kept if num)
 
 
 class Members:
@@ -89,47 +94,40 @@ class Members:
     def __init__(self, rows: Rows, entries: Sequence[Entry], *, seed: int, synthetic_probability: float = 0.5) -> None:
         self.num_entries = len(entries)
         self._sources = [entry.source for entry in entries]
-        self._groups, self._seed, self._probability = rows.group_ids, seed, synthetic_probability
-        self._synthetic = _Members(rows, SYNTHETIC) if pairs(entries) else None
+        self._rows, self._seed, self._probability = rows, seed, synthetic_probability
+        self._index = group_index(rows) if pairs(entries) else None
         self._drawn: tuple[tuple[int, int], np.ndarray, np.ndarray] | None = None
 
     def of(self, images: np.ndarray, epoch: tuple[int, int]) -> np.ndarray:
         """Return int64 [E, B]: the rows that E entries show for the rows `images` [B] in epoch (segment, its epoch)."""
-        if self._synthetic is None:
+        if self._index is None:
             return np.stack([images] * self.num_entries)
-        variant, coin = self._draws(epoch)
-        groups = self._groups[images]
+        groups = self._rows.groups_of(images)
+        first, count = self._index.synthetic(groups)
+        variant, coin = self._draws(epoch, groups, self._index.num_groups)
         shown, num_drawn = [], 0
         for entry, source in enumerate(self._sources):
             if source == "real":
                 shown.append(images)
                 continue
-            partner = self._synthetic.pick(groups, variant[groups], num_drawn, images)
+            place = (np.floor(variant * count).astype(np.int64) + num_drawn) % np.maximum(count, 1)
+            last = len(self._index.members) - 1
+            partner = np.where(count > 0, at(self._index.members, np.minimum(first + place, last)), images)
             num_drawn += 1
-            real = (coin[entry, groups] >= self._probability) if source == "mixed" else False
+            real = (coin[entry] >= self._probability) if source == "mixed" else False
             shown.append(np.where(real, images, partner))
         return np.stack(shown)
 
-    def _draws(self, epoch: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Draw uniform numbers for every group: [G] for the variant, [E, G] for `mixed` entries."""
+    def _draws(self, epoch: tuple[int, int], groups: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw uniform numbers for the groups of a batch: [B] for the variant, [E, B] for `mixed` entries.
+
+        They are drawn for all groups of an epoch at once, or by a hash of the group if there are more than LARGE.
+        """
+        if num_groups > LARGE:
+            seeds = [derive(self._seed, "members", *epoch, number) for number in range(1 + self.num_entries)]
+            variant, *coins = (uniform(groups, seed) for seed in seeds)
+            return variant, np.stack(coins)
         if self._drawn is None or self._drawn[0] != epoch:
-            g, num_groups = numpy_generator(self._seed, "members", *epoch), int(self._groups.max()) + 1
+            g = numpy_generator(self._seed, "members", *epoch)
             self._drawn = (epoch, g.random(num_groups), g.random((self.num_entries, num_groups)))
-        return self._drawn[1:]
-
-
-class _Members:
-    """The rows of one origin by group, in the order of variants."""
-
-    def __init__(self, rows: Rows, origin: int) -> None:
-        groups, here = rows.group_ids, np.flatnonzero(rows.origins == origin)
-        self._rows = here[np.lexsort((rows.variants[here], groups[here]))]
-        self.count = np.bincount(groups[here], minlength=int(groups.max(initial=-1)) + 1)
-        self._first = np.cumsum(self.count) - self.count
-
-    def pick(self, groups: np.ndarray, uniform: np.ndarray, offset: int, otherwise: np.ndarray) -> np.ndarray:
-        """Return the member of each group at `uniform` in [0, 1) plus `offset`, or `otherwise` if there is none."""
-        count = self.count[groups]
-        index = (np.floor(uniform * count).astype(np.int64) + offset) % np.maximum(count, 1)
-        found = self._rows[np.minimum(self._first[groups] + index, len(self._rows) - 1)]
-        return np.where(count > 0, found, otherwise)
+        return self._drawn[1][groups], self._drawn[2][:, groups]

@@ -20,11 +20,14 @@ from corecli.base.errors import DataError
 from corecli.base.files import write_json
 from corecli.base.rng import numpy_generator
 from corecli.base.schemas import MIXTURE
+from corecli.data.groups import group_index
 from corecli.data.imageset import ImageSet, is_named
-from corecli.data.rows import REAL, SYNTHETIC, Rows
+from corecli.data.joins import in_order
+from corecli.data.rows import LARGE, ORIGINS, REAL, SYNTHETIC, Places, Rows, as_array
 
 KIND = "mixture"
 MAX_BYTES = 1 << 24
+_BLOCK = 1 << 18  # rows
 Order = Literal["union", "sequential"]
 Missing = Literal["fail", "drop", "self"]
 
@@ -115,19 +118,20 @@ def repeat_for_beta(beta: float, *, num_real: int, num_synthetic: int) -> float:
     return beta * num_synthetic / ((1 - beta) * num_real)
 
 
-def choose_rows(rows: Rows, part: Part, where: object) -> np.ndarray:
-    """Return the row indices of a part, ascending. They depend on keys, labels and seed, not on the order of rows.
+def choose_rows(rows: Rows, part: Part, where: object) -> Places:
+    """Return the row indices of a part, ascending: a range for the first rows or all.
 
-    For one seed a smaller subset is contained in a larger one, up to rounding between classes.
-    Errors: DataError if a class has too few images, or if labels are needed and missing.
+    They depend on keys, labels and seed, not on the order of rows. For one seed a smaller subset is contained in a
+    larger one, up to rounding between classes. Errors: DataError if a class has too few images, or if labels are needed
+    and missing.
     """
     if part.first is not None:
         if part.first > len(rows):
             raise DataError(f"the set has {len(rows)} images, fewer than first {part.first}", where=where)
-        return np.arange(part.first, dtype=np.int64)
+        return range(part.first)
     if part.fraction is None and part.per_class is None and part.share is None:
-        return np.arange(len(rows), dtype=np.int64)
-    by_key = np.array(sorted(range(len(rows)), key=rows.keys.__getitem__), dtype=np.int64)
+        return range(len(rows))
+    by_key = in_order(rows.keys)
     labels = rows.labels[by_key]
     if part.per_class is not None:
         quotas = _per_class(labels, part.per_class, where)
@@ -142,9 +146,11 @@ def choose_rows(rows: Rows, part: Part, where: object) -> np.ndarray:
     return np.sort(chosen)
 
 
-def repeat_slots(slots: np.ndarray, labels: np.ndarray, part: Part) -> np.ndarray:
+def repeat_slots(slots: Places, labels: np.ndarray, part: Part) -> Places:
     """Repeat `slots` floor(repeat) times, and a seeded, class-balanced fraction of them once more."""
-    whole = math.floor(part.repeat)
+    if part.repeat == 1:
+        return slots
+    whole, slots = math.floor(part.repeat), as_array(slots)
     extra = _rounded(part.repeat - whole, len(slots))
     again = np.sort(_draw(labels[slots], _balanced(labels[slots], extra), part.seed, "repeat"))
     return np.concatenate([np.tile(slots, whole), slots[again]])
@@ -152,10 +158,24 @@ def repeat_slots(slots: np.ndarray, labels: np.ndarray, part: Part) -> np.ndarra
 
 def has_partner(rows: Rows) -> np.ndarray:
     """Return bool [N]: whether the group of a row has a member of the other origin."""
+    if rows.are_alone:
+        return np.zeros(len(rows), dtype=bool)
+    if len(rows) > LARGE:
+        return _has_partner_by_block(rows)
     groups = rows.group_ids
     num_groups = int(groups.max(initial=-1)) + 1
     has = [np.bincount(groups[rows.origins == origin], minlength=num_groups) > 0 for origin in (REAL, SYNTHETIC)]
     return np.where(rows.origins == REAL, has[SYNTHETIC][groups], has[REAL][groups])
+
+
+def _has_partner_by_block(rows: Rows) -> np.ndarray:
+    index, found = group_index(rows), np.zeros(len(rows), dtype=bool)
+    for start in range(0, len(rows), _BLOCK):
+        here = np.arange(start, min(start + _BLOCK, len(rows)))
+        groups = rows.groups_of(here)
+        num_synthetic, num_members = index.synthetic(groups)[1], index.range_of(groups)[1]
+        found[here] = np.where(rows.origins[here] == REAL, num_synthetic > 0, num_synthetic < num_members)
+    return found
 
 
 def summary(image_set: ImageSet, batch_size: int) -> dict[str, Any]:
@@ -166,7 +186,7 @@ def summary(image_set: ImageSet, batch_size: int) -> dict[str, Any]:
     collisions_per_batch: expected number of pairs of one group in a batch drawn without replacement; each is a false
     negative of a contrastive loss. per_class: [real, synthetic] slots by class name.
     """
-    rows, slots = image_set.rows, image_set.slots
+    rows, slots = image_set.rows, as_array(image_set.slots)
     origins = rows.origins[slots]
     num_real = int((origins == REAL).sum())
     partnered, is_real = has_partner(rows), rows.origins == REAL
@@ -187,7 +207,7 @@ def summary(image_set: ImageSet, batch_size: int) -> dict[str, Any]:
 
 def _collisions(image_set: ImageSet, batch_size: int) -> float:
     """Sum, over segments, their share of batches times B(B-1)/2 times P(two drawn slots have the same group)."""
-    groups = image_set.rows.group_ids[image_set.slots]
+    groups = image_set.rows.groups_of(as_array(image_set.slots))
     expected, start = 0.0, 0
     for length in image_set.segments:
         counts = np.bincount(groups[start : start + length]).astype(np.float64)
@@ -199,8 +219,9 @@ def _collisions(image_set: ImageSet, batch_size: int) -> float:
 
 
 def _slots_per_class(image_set: ImageSet) -> dict[str, list[int]]:
-    rows, slots = image_set.rows, image_set.slots
-    counts = Counter(zip(rows.labels[slots].tolist(), rows.origins[slots].tolist(), strict=True))
+    rows, slots = image_set.rows, as_array(image_set.slots)
+    pairs, nums = np.unique(rows.labels[slots] * len(ORIGINS) + rows.origins[slots], return_counts=True)
+    counts = Counter({divmod(pair, len(ORIGINS)): num for pair, num in zip(pairs.tolist(), nums.tolist(), strict=True)})
     found = sorted({label for label, _ in counts if label >= 0} | set(range(len(image_set.class_names))))
     names = {label: image_set.class_names[label] if image_set.class_names else str(label) for label in found}
     if any(label < 0 for label, _ in counts):

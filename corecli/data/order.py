@@ -1,14 +1,22 @@
-"""Choose the rows of each batch as a function of (seed, step), so that resuming needs no saved state."""
+"""Choose the rows of each batch as a function of (seed, step), so that resuming needs no saved state.
+
+An epoch of up to `rows.LARGE` slots (2^21) is shuffled as an array by NumPy's Philox generator. A longer one is
+shuffled by a permutation that is computed for the places of a batch alone (`permutation`), so that a step costs the
+same for any number of rows. Two cases need arrays of all slots at any length: batches of distinct groups, and sets of
+images of a group in a mixture that repeats rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from corecli.base.errors import DataError
-from corecli.base.rng import numpy_generator
+from corecli.base.rng import derive, numpy_generator
+from corecli.data.permutation import permuted
+from corecli.data.rows import LARGE, Places, as_array, at
+from corecli.data.sets import LargeSets, Sets
 
 _REPAIR_ROUNDS, _CANDIDATES = 32, 8
 
@@ -35,43 +43,6 @@ def positions(batch_size: int, *, rank: int, world_size: int, parts: int = 1) ->
     return np.arange(batch_size).reshape(parts, world_size, -1)[:, rank].ravel()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sets:
-    """Sets of `size` images of one group, shown together. groups: int64, the group of every row, numbered from 0.
-
-    An epoch shows as many sets of each group as its members fill, in random order, each member at most once; members
-    left over wait for the draw of the next epoch. A group with fewer members than `size` has one set, which repeats
-    them.
-    """
-
-    groups: np.ndarray
-    size: int
-
-    def num_images(self, rows: np.ndarray) -> int:
-        """Return the number of images in an epoch over slots that show `rows`."""
-        return int(self._num_sets(rows)[1].sum()) * self.size
-
-    def num_short(self, rows: np.ndarray) -> int:
-        """Return the number of groups with fewer members than a set."""
-        return int((self._num_sets(rows)[0] < self.size).sum())
-
-    def shuffled(self, rows: np.ndarray, g: np.random.Generator) -> np.ndarray:
-        """Return the rows of an epoch, set after set."""
-        rows = g.permutation(rows)
-        rows = rows[np.argsort(self.groups[rows], kind="stable")]  # group by group, members in random order
-        num_members, num_sets = self._num_sets(rows)
-        first, first_set = (np.cumsum(num) - num for num in (num_members, num_sets))
-        group = np.repeat(np.arange(len(num_sets)), num_sets)
-        place = (np.arange(len(group)) - first_set[group])[:, None] * self.size + np.arange(self.size)
-        sets = rows[first[group][:, None] + place % num_members[group][:, None]]
-        return g.permutation(sets).ravel()
-
-    def _num_sets(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the numbers of members and of sets of each group that has members, in the order of groups."""
-        num_members = np.unique(self.groups[rows], return_counts=True)[1]
-        return num_members, np.maximum(num_members // self.size, 1)
-
-
 class Order:
     """The rows of every global batch of a run.
 
@@ -79,8 +50,9 @@ class Order:
     the next shuffle. The segments of a sequential mixture follow one another. Each gets steps in proportion to its
     slots, so that images of all segments are shown equally often.
 
-    slots: int64, the row shown in each slot of an epoch; a repeated row has several slots. segments: lengths of
-    consecutive ranges of slots; their sum is the number of slots. total_steps: steps of the whole run, resumed or not.
+    slots: the row shown in each slot of an epoch, int64 or a range; a repeated row has several slots. segments: lengths
+    of consecutive ranges of slots; their sum is the number of slots. total_steps: steps of the whole run, resumed or
+    not.
 
     distinct_groups: int64, the group of every row, numbered from 0. If given, a batch holds at most one member of a
     group. Members that meet in a batch are exchanged with slots of other batches or with slots left over, so that every
@@ -95,20 +67,20 @@ class Order:
 
     def __init__(
         self,
-        slots: np.ndarray,
+        slots: Places,
         *,
         segments: Sequence[int],
         batch_size: int,
         seed: int,
         total_steps: int,
         distinct_groups: np.ndarray | None = None,
-        sets: Sets | None = None,
+        sets: Sets | LargeSets | None = None,
     ) -> None:
         assert sum(segments) == len(slots), "segments must cover the slots"
         assert sets is None or (batch_size % sets.size == 0 and distinct_groups is None)
         self.batch_size, self.total_steps = batch_size, total_steps
         self._seed = seed
-        self._segments = np.split(slots, np.cumsum(segments)[:-1])
+        self._segments = split(slots, segments)
         self._groups, self._sets = distinct_groups, sets
         for rows in self._segments:
             self._check(rows)
@@ -121,6 +93,8 @@ class Order:
     def batch(self, step: int) -> np.ndarray:
         """Return the rows of the global batch of `step`: int64 [batch_size]."""
         segment, epoch, index = self.locate(step)
+        if self._is_computed(self._segments[segment]):
+            return self._computed(segment, epoch, index)
         if self._epoch != (segment, epoch):
             self._batches = self._shuffled(segment, epoch)
             self._epoch = (segment, epoch)
@@ -132,10 +106,21 @@ class Order:
         epoch, index = divmod(step - self._first_steps[segment], self._epoch_batches[segment])
         return segment, epoch, index
 
-    def _num_images(self, rows: np.ndarray) -> int:
+    def _num_images(self, rows: Places) -> int:
         return len(rows) if self._sets is None else self._sets.num_images(rows)
 
-    def _check(self, rows: np.ndarray) -> None:
+    def _is_computed(self, rows: Places) -> bool:
+        """Whether the batches of a segment are computed one by one."""
+        return isinstance(self._sets, LargeSets) or (self._sets is None and self._groups is None and len(rows) > LARGE)
+
+    def _computed(self, segment: int, epoch: int, index: int) -> np.ndarray:
+        seed = derive(self._seed, "order", segment, epoch)
+        if isinstance(self._sets, LargeSets):
+            return self._sets.shuffled(index * self.batch_size, self.batch_size, seed)
+        rows, places = self._segments[segment], np.arange(index * self.batch_size, (index + 1) * self.batch_size)
+        return at(rows, permuted(places, len(rows), seed))
+
+    def _check(self, rows: Places) -> None:
         num_images = self._num_images(rows)
         if num_images < self.batch_size:
             what = "images" if len(self._segments) == 1 else "images in a segment"
@@ -144,19 +129,29 @@ class Order:
             )
         if self._groups is None:
             return
-        num_groups = len(np.unique(self._groups[rows]))
+        num_groups = len(np.unique(self._groups[as_array(rows)]))
         if num_groups < self.batch_size:
             reason = f"a batch of {self.batch_size} cannot hold at most one image of each of {num_groups} groups"
             raise DataError(reason, hint="use a smaller batch size, or allow several images of a group in a batch")
 
     def _shuffled(self, segment: int, epoch: int) -> np.ndarray:
         g = numpy_generator(self._seed, "order", segment, epoch)
-        rows = self._segments[segment]
-        rows = g.permutation(rows) if self._sets is None else self._sets.shuffled(rows, g)
+        rows = as_array(self._segments[segment])
+        if self._sets is None:
+            rows = g.permutation(rows)
+        else:
+            assert isinstance(self._sets, Sets)
+            rows = self._sets.shuffled(rows, g)
         if self._groups is not None:
             rows = rows[_spread(self._groups[rows], self.batch_size, g)]
         num_batches = len(rows) // self.batch_size
         return rows[: num_batches * self.batch_size].reshape(num_batches, self.batch_size)
+
+
+def split(slots: Places, segments: Sequence[int]) -> list[Places]:
+    """Return the slots of each segment; nothing is copied."""
+    ends = np.cumsum([0, *segments]).tolist()
+    return [slots[start:end] for start, end in zip(ends[:-1], ends[1:], strict=True)]
 
 
 def _spread(groups: np.ndarray, batch_size: int, g: np.random.Generator) -> np.ndarray:

@@ -17,6 +17,7 @@ from corecli.data.decode import Fit, decode, resize_crop, square
 from corecli.data.mapped import MappedArray
 from corecli.data.pictures import ArrayPicture, Picture, open_picture
 from corecli.data.rows import Rows
+from corecli.data.strings import digest_strings
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +89,7 @@ class PlainSet:
     class_names: tuple[str, ...] = ()
     bad: tuple[str, ...] = ()
     guard: bool = False
+    known_fingerprint: str | None = None  # if a file records it
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -105,9 +107,9 @@ class PlainSet:
         return self.pixels.decodes
 
     @property
-    def slots(self) -> np.ndarray:
-        """int64 [N]: every row once."""
-        return self._every_row
+    def slots(self) -> range:
+        """Every row once."""
+        return range(len(self.rows))
 
     @property
     def segments(self) -> tuple[int, ...]:
@@ -117,7 +119,7 @@ class PlainSet:
     @property
     def fingerprint(self) -> str:
         """A hash of the identity of the pixels and of the keys."""
-        return digest(self.pixels.identity(), *self.rows.keys)
+        return self.known_fingerprint or self.computed_fingerprint
 
     def read_array(self, indices: np.ndarray) -> np.ndarray:
         """Return the images of the given rows, uint8 [B, 3, H, W]; does not import torch."""
@@ -138,13 +140,19 @@ class PlainSet:
         return replace(self, pixels=self.pixels.fitted(fit))
 
     @cached_property
-    def _every_row(self) -> np.ndarray:
-        return np.arange(len(self.rows), dtype=np.int64)
+    def computed_fingerprint(self) -> str:
+        """The fingerprint, computed from all keys."""
+        return digest_strings(self.pixels.identity(), self.rows.keys)
 
 
 def digest(*parts: str) -> str:
     """Return the SHA-256 of some strings in hexadecimal."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def identity_of(content: str, resize: int | None) -> str:
+    """Return the identity of pixels: that of their content, and of how they are resized."""
+    return f"{content} {resize}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -177,7 +185,7 @@ class ArrayPixels:
 
     def identity(self) -> str:
         """Return the identity of the content and of the resizing."""
-        return f"{self.content} {self.resize}"
+        return identity_of(self.content, self.resize)
 
     def fitted(self, fit: Fit) -> ArrayPixels:
         """Return the same images, resized and cropped when they are read."""

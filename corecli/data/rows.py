@@ -6,18 +6,23 @@ therefore survive copying, moving and `tar`, and formats store a column only if 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from corecli.base.errors import DataError
+from corecli.data import joins
+from corecli.data.beside import Beside
+from corecli.data.strings import PackedStrings, Strings, concatenated, pack
 
 REAL, SYNTHETIC = 0, 1
 ORIGINS = ("real", "synthetic")
+LARGE = 1 << 21  # rows: epochs and columns of larger sets are never arrays in memory
 
 Column = np.ndarray | Sequence[int] | int
+Places = np.ndarray | range  # row numbers; a range if they are consecutive
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,31 +33,52 @@ class Rows:
     groups: a source image or a caption; real and synthetic members of a group are positives of each other.
     labels: int64 [N], -1 unknown. origins: uint8 [N], REAL or SYNTHETIC. variants: int32 [N], 0 for real images.
     similarity: float32 [N], cosine between the features of a synthetic image and those it was made from, if measured.
+    num_groups: if known. beside: where arrays of a large set that take long to compute are stored.
+
+    All columns may be memory-mapped.
     """
 
-    keys: list[str]
-    groups: list[str]
+    keys: Strings
+    groups: Strings
     labels: np.ndarray
     origins: np.ndarray
     variants: np.ndarray
     similarity: np.ndarray | None = None
+    num_groups: int | None = None
+    beside: Beside | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def are_alone(self) -> bool:
+        """Whether every image is known to be the only one of its group."""
+        return self.num_groups == len(self) or self.groups is self.keys
+
     @cached_property
     def group_ids(self) -> np.ndarray:
         """int64 [N]: the groups, numbered by first appearance."""
-        number: dict[str, int] = {}
-        ids = (number.setdefault(group, len(number)) for group in self.groups)
-        return np.fromiter(ids, dtype=np.int64, count=len(self))
+        if self.are_alone or (self.num_groups is None and self.groups == self.keys):
+            return np.arange(len(self), dtype=np.int64)
+        return self.stored("group-ids", lambda: {"ids": joins.number(self.groups)})["ids"]
+
+    def groups_of(self, indices: np.ndarray) -> np.ndarray:
+        """Return the numbers of the groups of some rows: int64 [n]."""
+        return np.asarray(indices, dtype=np.int64) if self.are_alone else self.group_ids[indices]
+
+    def stored(self, name: str, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Return arrays that `build` makes of all rows; for a large set they are made once and memory-mapped."""
+        if self.beside is None or len(self) <= LARGE:
+            return build()
+        return self.beside.arrays(name, build)
 
     def take(self, indices: np.ndarray) -> Rows:
         """Return the rows at `indices`, in that order."""
         picked = np.asarray(indices, dtype=np.int64)
+        keys = self.keys.take(picked)
         return Rows(
-            keys=[self.keys[i] for i in picked.tolist()],
-            groups=[self.groups[i] for i in picked.tolist()],
+            keys=keys,
+            groups=keys if self.groups is self.keys else self.groups.take(picked),
             labels=self.labels[picked],
             origins=self.origins[picked],
             variants=self.variants[picked],
@@ -61,34 +87,81 @@ class Rows:
 
 
 def make_rows(
-    keys: Sequence[str],
+    keys: Iterable[str],
     *,
-    groups: Sequence[str] | None = None,
+    groups: Iterable[str] | None = None,
     labels: Column | None = None,
     origins: Column | None = None,
     variants: Column | None = None,
     similarity: np.ndarray | Sequence[float] | None = None,
     where: object = None,
+    is_ours: bool = False,
 ) -> Rows:
     """Return rows for `keys`. Columns that are not given have the defaults of their keys; labels are unknown.
 
-    A single number applies to all rows. Errors: DataError naming `where`, for keys that are duplicate or not UTF-8,
-    columns of another length, and values out of range.
+    A single number applies to all rows. is_ours: `make_rows` has checked the columns before they were stored, so keys
+    are not checked again, nor the values of a large set. Errors: DataError naming `where`, for keys that are duplicate
+    or not UTF-8, columns of another length, and values out of range.
     """
-    key_list = list(keys)
-    _check_keys(key_list, where)
-    default_groups, default_origins, default_variants = _defaults(key_list)
-    num = len(key_list)
+    column = pack(keys, name="keys", where=where)
+    if not is_ours:
+        check_unique(column, where)
+    num = len(column)
+    found = column if groups is keys else None if groups is None else pack(groups, name="groups", where=where)
+    if found is None or origins is None or variants is None:
+        default_groups, default_origins, default_variants = _defaults(column)
+        found = default_groups if found is None else found
+        origins = default_origins if origins is None else origins
+        variants = default_variants if variants is None else variants
+    if len(found) != num:
+        raise DataError(f"{len(found)} groups for {num} images", where=where)
+    checked = not (is_ours and num > LARGE)
+    labels = -1 if labels is None else labels
     return Rows(
-        keys=key_list,
-        groups=default_groups if groups is None else _sized(list(groups), num, "groups", where),
-        labels=_integers(-1 if labels is None else labels, num, np.int64, -1, "labels", where),
-        origins=_integers(
-            default_origins if origins is None else origins, num, np.uint8, 0, "origins", where, SYNTHETIC
-        ),
-        variants=_integers(default_variants if variants is None else variants, num, np.int32, 0, "variants", where),
+        keys=column,
+        groups=found,
+        labels=_integers(labels, num, np.int64, -1, "labels", where, checked=checked),
+        origins=_integers(origins, num, np.uint8, 0, "origins", where, high=SYNTHETIC, checked=checked),
+        variants=_integers(variants, num, np.int32, 0, "variants", where, checked=checked),
         similarity=None if similarity is None else _cosines(similarity, num, where),
     )
+
+
+def count_groups(rows: Rows) -> int:
+    """Return the number of groups."""
+    if rows.num_groups is not None:
+        return rows.num_groups
+    return len(rows) if rows.are_alone else int(rows.group_ids.max(initial=-1)) + 1
+
+
+def check_rows(rows: Rows, where: object) -> None:
+    """Check everything that `make_rows` checks. Errors: DataError naming `where`."""
+    for column in (rows.keys, rows.groups):
+        if isinstance(column, PackedStrings):
+            column.check()
+    values = {name: getattr(rows, name) for name in ("labels", "origins", "variants", "similarity")}
+    make_rows(rows.keys, groups=rows.groups, where=where, **values)
+
+
+def check_unique(keys: Strings, where: object) -> None:
+    """Check that all keys are different. Errors: DataError naming one."""
+    key = joins.first_duplicate(keys)
+    if key is not None:
+        raise DataError(f"duplicate key {key!r}", where=where, hint="every image needs a key of its own")
+
+
+def at(places: Places, positions: np.ndarray) -> np.ndarray:
+    """Return the row numbers at some positions: int64 [n]."""
+    if isinstance(places, range):
+        return places.start + places.step * np.asarray(positions, dtype=np.int64)
+    return places[positions]
+
+
+def as_array(places: Places) -> np.ndarray:
+    """Return all row numbers as one array, int64."""
+    if isinstance(places, range):
+        return np.arange(places.start, places.stop, places.step, dtype=np.int64)
+    return places
 
 
 def group_of(key: str) -> str:
@@ -102,19 +175,21 @@ def variant_key(group: str, variant: int) -> str:
 
 
 def label_by_folder(
-    keys: Sequence[str], class_names: Sequence[str] | None = None
+    keys: Iterable[str], class_names: Sequence[str] | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return (labels int64 [N], class_names) with labels from the first folder of each key.
 
     The label is -1 for a key without a folder, or whose folder is not in `class_names`. The default class names are the
     folders, sorted.
     """
-    folders = [folder if slash else None for folder, slash, _ in (key.partition("/") for key in keys)]
+    number: dict[str | None, int] = {}
+    split = (key.partition("/") for key in keys)
+    found = np.fromiter((number.setdefault(f if s else None, len(number)) for f, s, _ in split), dtype=np.int64)
     if class_names is None:
-        class_names = sorted({folder for folder in folders if folder is not None})
-    number: dict[str | None, int] = {name: i for i, name in enumerate(class_names)}
-    labels = np.fromiter((number.get(folder, -1) for folder in folders), dtype=np.int64, count=len(folders))
-    return labels, tuple(class_names)
+        class_names = sorted(folder for folder in number if folder is not None)
+    label_of: dict[str | None, int] = {name: i for i, name in enumerate(class_names)}
+    labels = np.array([label_of.get(folder, -1) for folder in number] or [-1], dtype=np.int64)
+    return labels[found], tuple(class_names)
 
 
 def numbered_keys(labels: Sequence[int], class_names: Sequence[str]) -> list[str]:
@@ -142,38 +217,44 @@ def _split(key: str) -> tuple[str, int | None]:
     return key, None
 
 
-def _defaults(keys: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    groups, origins = keys, np.zeros(len(keys), dtype=np.uint8)
-    variants = np.zeros(len(keys), dtype=np.int32)
-    marked = [i for i, key in enumerate(keys) if "@" in key]
-    if marked:
-        groups = list(keys)
-    for i in marked:
-        groups[i], variant = _split(keys[i])
-        if variant is not None:
-            origins[i], variants[i] = SYNTHETIC, variant
-    return groups, origins, variants
+def _defaults(keys: Strings) -> tuple[Strings, np.ndarray, np.ndarray]:
+    """Return the groups, origins and variants that follow from keys."""
+    origins, variants = np.zeros(len(keys), dtype=np.uint8), np.zeros(len(keys), dtype=np.int32)
+    groups: list[PackedStrings] = []
+    is_other, start = False, 0
+    for block in keys.blocks():
+        rows, lengths, numbers = _marked(block)
+        origins[start + rows], variants[start + rows] = SYNTHETIC, numbers
+        ends = np.array(block.ends)
+        ends[rows] = block.starts[rows] + lengths
+        groups.append(block.between(block.starts, ends))
+        is_other = is_other or len(rows) > 0
+        start += len(block)
+    if not is_other:
+        return keys, origins, variants
+    if not isinstance(keys, PackedStrings):
+        return concatenated(groups), origins, variants
+    return keys.between(keys.starts, np.concatenate([group.ends for group in groups])), origins, variants
 
 
-def _check_keys(keys: list[str], where: object) -> None:
-    try:
-        "".join(keys).encode()
-    except UnicodeEncodeError as error:
-        bad = next(key for key in keys if not key.isprintable())
-        raise DataError(f"the name {bad!r} is not UTF-8", where=where, hint="rename the file") from error
-    if len(set(keys)) == len(keys):
-        return
-    seen: set[str] = set()
-    for key in keys:
-        if key in seen:
-            raise DataError(f"duplicate key {key!r}", where=where, hint="every image needs a key of its own")
-        seen.add(key)
-
-
-def _sized(column: list[str], num: int, name: str, where: object) -> list[str]:
-    if len(column) != num:
-        raise DataError(f"{len(column)} {name} for {num} images", where=where)
-    return column
+def _marked(keys: PackedStrings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the keys of variants, as `_split` does: return (rows, lengths of their groups, variants)."""
+    data = np.frombuffer(keys.joined(), dtype=np.uint8)
+    ends = np.cumsum(keys.lengths)
+    marks = np.flatnonzero(data == ord("@"))
+    rows = np.searchsorted(ends, marks, side="right")
+    is_last = np.ones(len(rows), dtype=bool)
+    is_last[:-1] = rows[1:] != rows[:-1]
+    marks, rows = marks[is_last], rows[is_last]
+    lengths, num_digits = marks - (ends - keys.lengths)[rows], ends[rows] - marks - 1
+    good = (lengths > 0) & (num_digits > 0) & (num_digits < 10)
+    numbers = np.zeros(len(rows), dtype=np.int64)
+    for place in range(9):
+        inside = place < num_digits
+        digits = data[np.minimum(marks + 1 + place, len(data) - 1)].astype(np.int64) - ord("0")
+        good &= ~inside | ((digits >= 0) & (digits <= 9))
+        numbers = np.where(inside, 10 * numbers + digits, numbers)
+    return rows[good], lengths[good], numbers[good]
 
 
 def _cosines(value: np.ndarray | Sequence[float], num: int, where: object) -> np.ndarray:
@@ -190,7 +271,9 @@ def _integers(
     low: int,
     name: str,
     where: object,
+    *,
     high: int | None = None,
+    checked: bool = True,
 ) -> np.ndarray:
     column = np.asarray(value)
     if column.ndim == 0:
@@ -200,6 +283,6 @@ def _integers(
     if num and column.dtype.kind not in "iu":
         raise DataError(f"{name} must be whole numbers, and are {column.dtype}", where=where)
     high = int(np.iinfo(dtype).max) if high is None else high
-    if num and not (low <= int(column.min()) and int(column.max()) <= high):
+    if num and checked and not (low <= int(column.min()) and int(column.max()) <= high):
         raise DataError(f"{name} are outside the range {low}..{high}", where=where)
-    return column.astype(dtype)
+    return column.astype(dtype, copy=False)

@@ -167,7 +167,7 @@ def test_rows_and_pixels_agree(opened: ImageSet) -> None:
         == len(opened.rows.variants)
         == num
     )
-    assert set(opened.slots.tolist()) == set(range(num))
+    assert set(opened.slots) == set(range(num))
     assert sum(opened.segments) == len(opened.slots)
     assert int(opened.rows.labels.max()) < len(opened.class_names)
     assert (opened.bad, opened.guard) == ((), False)

@@ -18,9 +18,11 @@ from PIL import Image
 from corecli.base import checkpoint
 from corecli.base.errors import CannotCreateError, DataError, MissingInputError, UnavailableError, UsageError
 from corecli.data import manifest
-from corecli.data.formats import digits, directory, packed, tar
+from corecli.data.columns import pack_strings
+from corecli.data.formats import digits, directory, tar
 from corecli.data.imageset import ImageSet, open_set, write_set
 from corecli.data.rows import make_rows
+from corecli.data.strings import pack
 
 RNG = np.random.default_rng(0)
 
@@ -429,9 +431,10 @@ def test_packed_with_bad_content(tmp_path: Path, tensors: dict, message: str) ->
 
 
 def test_packed_duplicate_keys(tmp_path: Path) -> None:
-    rows = make_rows(["a", "b"])
-    rows.keys[1] = "a"
-    packed.write(tmp_path / "x", rows, iter([torch.zeros(2, 3, 2, 2, dtype=torch.uint8)]), class_names=(), header={})
+    from safetensors.torch import save_file
+
+    keys = {name: torch.from_numpy(array.copy()) for name, array in pack_strings("keys", pack(["a", "a"])).items()}
+    save_file({"images": torch.zeros(2, 3, 2, 2, dtype=torch.uint8), **keys}, tmp_path / "x")
     _fails(tmp_path / "x", "duplicate key 'a'")
 
 
@@ -500,12 +503,12 @@ def test_digits() -> None:
     datasets = pytest.importorskip("sklearn.datasets")
     whole, train, test = (open_set(f"digits:{split}") for split in ("", ":train", ":test"))
     assert (len(whole.rows), whole.image_size, whole.class_names) == (1797, (8, 8), digits.CLASS_NAMES)
-    assert sorted(train.rows.keys + test.rows.keys) == whole.rows.keys
+    assert sorted([*train.rows.keys, *test.rows.keys]) == whole.rows.keys
     assert len(test.rows) == 355
     counts = np.bincount(whole.rows.labels)
     assert np.bincount(test.rows.labels).tolist() == (counts // 5).tolist()
     half, half_test = open_set("digits::half"), open_set("digits::half-test")
-    assert sorted(half.rows.keys + half_test.rows.keys) == whole.rows.keys
+    assert sorted([*half.rows.keys, *half_test.rows.keys]) == whole.rows.keys
     assert np.bincount(half_test.rows.labels).tolist() == (counts // 2).tolist()
     bundled = datasets.load_digits()
     seventh_three = bundled.images[np.flatnonzero(bundled.target == 3)[7]]
@@ -570,4 +573,4 @@ def test_opening_imports_no_torch(tmp_path: Path) -> None:
 def test_formats_are_image_sets(tmp_path: Path) -> None:
     found: ImageSet = open_set(_write(tmp_path / "set"))
     assert found.segments == (3,)
-    assert found.slots.dtype == np.int64
+    assert list(found.slots) == [0, 1, 2]

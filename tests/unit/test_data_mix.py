@@ -206,7 +206,7 @@ def test_fraction_has_the_right_total(fraction: float) -> None:
 def test_per_class_and_first() -> None:
     rows = _rows({0: 10, 1: 7, 2: 3})
     assert np.bincount(rows.labels[choose_rows(rows, Part(set="x", per_class=3), "x")]).tolist() == [3, 3, 3]
-    assert choose_rows(rows, Part(set="x", first=4), "x").tolist() == [0, 1, 2, 3]
+    assert list(choose_rows(rows, Part(set="x", first=4), "x")) == [0, 1, 2, 3]
     with pytest.raises(DataError, match="class 2 has 3 images, fewer than 4"):
         choose_rows(rows, Part(set="x", per_class=4), "x")
     with pytest.raises(DataError, match="has 20 images, fewer than first 21"):

@@ -11,8 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from corecli.base.errors import DataError, UsageError
 from corecli.commands.fid.sides import Side
+from corecli.data.joins import find
+from corecli.data.rows import as_array
+from corecli.data.strings import Strings, pack
 from corecli.metrics.parts.metric import PAIRS, Metric, default_metrics
 
 if TYPE_CHECKING:
@@ -197,10 +202,15 @@ class TableInputs:
         from corecli.data.features import load_features
 
         first, second = (load_features(path) for path in self.paths)
-        unpaired = set(first.keys) ^ set(second.keys)
+        unpaired = _only_in_one(pack(first.keys), pack(second.keys))
         if unpaired:
-            common = len(set(first.keys) & set(second.keys))
+            common = (len(first) + len(second) - len(unpaired)) // 2
             reason = f"only {common} of {len(second)} images are among the {len(first)} of {self.paths[0]}"
             hint = f"{min(unpaired)!r} is in only one of them; extract both from the same image set"
             raise DataError(reason, where=self.paths[1], hint=hint)
         return first, second
+
+
+def _only_in_one(first: Strings, second: Strings) -> list[str]:
+    pairs = ((first, second), (second, first))
+    return [key for a, b in pairs for key in a.take(np.flatnonzero(as_array(find(a, b)) < 0))]

@@ -148,7 +148,7 @@ def read_table(spec: str) -> Side:
         space=table.header.get("space"),
         fingerprint=encoder,
         features=table.features,
-        groups=make_rows(table.keys, groups=table.groups).group_ids,
+        groups=make_rows(table.keys, groups=table.groups, is_ours=True).group_ids,
         labels=torch.from_numpy(table.labels),
         class_names=tuple(table.header.get("class_names") or ()),
     )

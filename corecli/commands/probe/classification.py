@@ -20,7 +20,7 @@ from corecli.commands.probe.report import Result
 from corecli.data.decode import Fit
 from corecli.data.imageset import ImageSet
 from corecli.data.pictures import ArrayPicture, Picture
-from corecli.data.rows import Rows
+from corecli.data.rows import Places, Rows
 from corecli.metrics.parts.average_precision import average_precision_11, mean_average_precision
 from corecli.metrics.parts.fitting import Split, holdout
 from corecli.metrics.parts.knn import knn_predict
@@ -245,7 +245,7 @@ class Corrupted:
         return True
 
     @property
-    def slots(self) -> np.ndarray:
+    def slots(self) -> Places:
         return self.data.slots
 
     @property
@@ -278,6 +278,6 @@ class Corrupted:
 
     def read(self, indices: np.ndarray) -> Tensor:
         """Return the corrupted images of the given rows."""
-        keys = (self.data.rows.keys[row] for row in indices.tolist())
+        keys = self.data.rows.keys.take(indices)
         seeds = [derive(self.seed, "corrupt", self.name, self.severity, key) for key in keys]
         return corrupt(self.data.read(indices), self.name, self.severity, seeds=seeds)

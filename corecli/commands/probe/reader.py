@@ -17,6 +17,7 @@ from corecli.data.imageset import ImageSet, open_set
 from corecli.data.loader import Workers, read_batches
 from corecli.data.order import sequential_batches
 from corecli.data.pixels import OnBad
+from corecli.data.strings import Strings, pack
 from corecli.engine.dist import World, sum_over_ranks
 from corecli.engine.precision import autocast
 from corecli.engine.progress import Progress
@@ -32,15 +33,15 @@ class Labeled:
 
     spec: str
     rows: np.ndarray
-    keys: list[str]
+    keys: Strings
     labels: torch.Tensor
     class_names: tuple[str, ...]
     table: FeatureTable | None
 
     def take(self, indices: torch.Tensor) -> Labeled:
         """Return some of the rows."""
-        keys = [self.keys[i] for i in indices.tolist()]
-        return replace(self, rows=self.rows[indices.numpy()], keys=keys, labels=self.labels[indices])
+        picked = indices.numpy()
+        return replace(self, rows=self.rows[picked], keys=self.keys.take(picked), labels=self.labels[indices])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ class Reader:
         """
         table = load_features(Path(spec)) if is_table(spec) else None
         if table is not None:
-            keys, labels, names = table.keys, table.labels, tuple(table.header.get("class_names", ()))
+            keys, labels, names = pack(table.keys), table.labels, tuple(table.header.get("class_names", ()))
         else:
             data = self.images(spec)
             keys, labels, names = data.rows.keys, data.rows.labels, data.class_names
@@ -97,11 +98,11 @@ class Reader:
             known = np.array([row for row, key in enumerate(keys) if key in lists.own], dtype=np.int64)
             if not len(known):
                 raise DataError(f"{lists.path} has none of its keys, such as {keys[0]!r}", where=spec)
-            labels, names = lists.targets([keys[row] for row in known]), lists.names
+            labels, names = lists.targets(list(keys.take(known))), lists.names
         return Labeled(
             spec=spec,
             rows=known,
-            keys=[keys[row] for row in known.tolist()],
+            keys=keys.take(known),
             labels=torch.from_numpy(labels),
             class_names=names,
             table=table,

@@ -11,6 +11,7 @@ from corecli.base.errors import DataError, UsageError
 from corecli.base.rng import derive, numpy_generator
 from corecli.commands.parts.inputs import shard as parse_shard
 from corecli.data.rows import SYNTHETIC, Rows, make_rows, variant_key
+from corecli.data.strings import pack
 
 DEFAULT_NUM = 64
 
@@ -88,9 +89,10 @@ def from_rows(choice: Choice, rows: Rows, *, where: str | Path) -> Images:
     num = choice.num if choice.num is not None else len(chosen) * (choice.per_row or 1)
     source = chosen[np.arange(num) % len(chosen)]
     variants = np.arange(num) // len(chosen)
-    groups = [rows.groups[i] for i in source]
-    keys = [variant_key(rows.keys[i], v) for i, v in zip(source.tolist(), variants.tolist(), strict=True)]
-    made = make_rows(keys, groups=groups, labels=rows.labels[source], origins=SYNTHETIC, variants=variants)
+    keys = pack(variant_key(key, v) for key, v in zip(rows.keys.take(source), variants.tolist(), strict=True))
+    made = make_rows(
+        keys, groups=rows.groups.take(source), labels=rows.labels[source], origins=SYNTHETIC, variants=variants
+    )
     return Images(rows=made, source=source)
 
 

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from corecli.base.errors import DataError
+from corecli.data.joins import find
+from corecli.data.rows import Rows, as_array, count_groups
+from corecli.data.strings import pack
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +29,7 @@ def draw_sheet(out: Path, data: ImageSet, real: ImageSet | None, *, columns: int
     """Draw the first images of a set as a grid, or its groups as columns, each below its real image."""
     from corecli.draw.sheet import write_sheet
 
-    if real is None and len(set(data.rows.groups)) == len(data.rows):
+    if real is None and count_groups(data.rows) == len(data.rows):
         images = data.read_array(np.arange(min(len(data.rows), columns * rows)))
         write_sheet(out, images, columns=columns)
     else:
@@ -57,7 +60,7 @@ def draw_neighbors(
     k = min(columns - 1, len(others.rows) - int(own))
     if k < 1:
         raise DataError("no images to search for neighbors", hint="use --columns 2 or more, and more images")
-    x = table.lookup([images.rows.keys[row] for row in queries])
+    x = table.lookup(images.rows.keys.take(queries))
     y = other_table.lookup(others.rows.keys)
     cosines, found = _nearest(x, y, k, leave_out=queries if own else None)
     lines, captions = [], []
@@ -120,17 +123,16 @@ def draw_captioned(out: Path, data: ImageSet, captions: Captions, *, columns: in
     """Draw evenly chosen groups of a set, each with its caption above its images. Errors: DataError."""
     from corecli.draw.sheet import write_captioned
 
-    text_of = dict(zip(captions.ids, captions.texts, strict=True))
-    members: dict[str, list[int]] = {}
-    for row, group in enumerate(data.rows.groups):
-        if group in text_of:
-            members.setdefault(group, []).append(row)
-    if not members:
+    members, starts = _members(data.rows)
+    texts = as_array(find(data.rows.groups.take(members[starts[:-1]]), pack(captions.ids)))
+    known = np.flatnonzero(texts >= 0)
+    if not len(known):
         raise DataError(
             f"no caption has the id of a group, such as {data.rows.groups[0]}", hint="use the captions of this set"
         )
-    chosen = [list(members)[i] for i in evenly(len(members), rows)]
-    write_captioned(out, [(text_of[group], data.read_array(np.array(members[group][:columns]))) for group in chosen])
+    chosen = known[evenly(len(known), rows)].tolist()
+    shown = [(captions.texts[texts[g]], members[starts[g] : min(starts[g] + columns, starts[g + 1])]) for g in chosen]
+    write_captioned(out, [(text, data.read_array(images)) for text, images in shown])
 
 
 def evenly(num: int, most: int) -> np.ndarray:
@@ -153,21 +155,27 @@ def keep_mass(attention: torch.Tensor, mass: float) -> torch.Tensor:
 
 def _by_group(data: ImageSet, real: ImageSet | None, *, columns: int, rows: int) -> tuple[np.ndarray, int]:
     """Return the images of evenly chosen groups, one column each, real images on top; and the number of columns."""
-    members: dict[str, list[int]] = {}
-    for row, group in enumerate(data.rows.groups):
-        members.setdefault(group, []).append(row)
-    sources = {key: row for row, key in enumerate(real.rows.keys)} if real else {}
-    groups = [g for g in members if real is None or g in sources]
-    if not groups:
+    members, starts = _members(data.rows)
+    sources = np.arange(len(starts) - 1)
+    if real is not None:
+        sources = as_array(find(data.rows.groups.take(members[starts[:-1]]), real.rows.keys))
+    groups = np.flatnonzero(sources >= 0)
+    if not len(groups):
         raise DataError("no image has the key of a group", hint="use the images that the set was made from")
     if real is not None:
         _refuse_other_size(data, real)
-    chosen = [groups[i] for i in evenly(len(groups), columns)]
-    height = min(rows - int(real is not None), *(len(members[g]) for g in chosen))
-    lines = [data.read_array(np.array([members[g][i] for g in chosen])) for i in range(height)]
+    chosen = groups[evenly(len(groups), columns)]
+    height = min(rows - int(real is not None), int(np.diff(starts)[chosen].min()))
+    lines = [data.read_array(members[starts[chosen] + i]) for i in range(height)]
     if real is not None:
-        lines.insert(0, real.read_array(np.array([sources[g] for g in chosen])))
+        lines.insert(0, real.read_array(sources[chosen]))
     return np.concatenate(lines), len(chosen)
+
+
+def _members(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Return (rows by group, each group's in order; the place of the first of each group, and their number)."""
+    starts = np.cumsum([0, *np.bincount(rows.group_ids)])
+    return np.argsort(rows.group_ids, kind="stable"), starts
 
 
 def _refuse_other_size(data: ImageSet, real: ImageSet) -> None:

@@ -299,7 +299,8 @@ def _neighbors(config: Config, generator: Any, conditions: Conditions, world: Wo
     if not num or conditions.kind != "features" or conditions.values is None:
         return None
     with about(config.data):
-        return Neighbors(conditions.values.to(world.device), num, seed=config.seed)
+        values = conditions.values if conditions.which is None else conditions.values[conditions.which]
+        return Neighbors(values.to(world.device), num, seed=config.seed)
 
 
 def _prepared(config: Config, generator: Any, data: ImageSet, folder: Path, world: World) -> StoredSet:

@@ -48,5 +48,5 @@ def read_conditions(kind: str, data: ImageSet, table: FeatureTable | None) -> Co
     if table is None:
         return Conditions(kind=kind, header={"kind": kind})
     header = {"kind": kind, "encoder": table.header.get("encoder"), "layer": table.header.get("layer")}
-    features = table.lookup(data.rows.keys, or_groups=data.rows.groups)
-    return Conditions(kind=kind, values=features, header=header)
+    rows = table.rows_of(data.rows.keys, or_groups=data.rows.groups)
+    return Conditions(kind=kind, values=table.features, which=None if isinstance(rows, range) else rows, header=header)

@@ -66,7 +66,7 @@ def check(config: Config) -> dict[str, Any]:
 
 def run(config: Config, world: World) -> Outcome:
     """Train, stage by stage, and write the encoder. Errors: DataError, CannotCreateError, InterruptedAfterSaving."""
-    from corecli.commands.train_ssl.learner import Learner, Monitor, read_columns
+    from corecli.commands.train_ssl.learner import Columns, Learner, Monitor
     from corecli.data.memory import keep_freed_memory
     from corecli.engine.precision import place
     from corecli.engine.progress import note
@@ -86,8 +86,8 @@ def run(config: Config, world: World) -> Outcome:
     quiet = config.quiet or not world.is_main
     encoder = place(encoder, world.device)
     with about(config.features):
-        columns = read_columns(data, table)
-    num_classes = int(columns["labels"].max()) + 1
+        columns = Columns(data.rows, table)
+    num_classes = columns.num_classes
     probe = OnlineProbe(encoder, num_classes, world) if num_classes > 1 else None
     start = partial(_start, config, world, encoder, columns, stages)
     learner = Learner(stages, start, probe=probe, quiet=quiet)
@@ -148,7 +148,7 @@ def _train(
         method, optimizer, probe = learner.method.train(), learner.optimizer, learner.probe
         rate = _set_rates(config, optimizer, stage, stage_step)
         views, local_views = draw(stage.views, images, places, step=step)
-        known = {name: column[rows].to(world.device) for name, column in columns.items()}
+        known = columns.of(rows, world.device)
         batch = Batch(views=views, local_views=local_views, step=stage_step, total_steps=stage.steps, **known)
         batch_parts = split_batch(batch, config.accumulate)
         torch.manual_seed(derive(config.seed, "dropout", step, world.rank))  # for the branches that a ViT skips
@@ -203,8 +203,8 @@ def _start(
         num_views=stage.views.num_global,
         num_local_views=stage.views.num_local,
         batch_size=config.batch_size // config.accumulate,
-        num_classes=int(columns["labels"].max()) + 1,
-        target_dim=columns["targets"].shape[1] if "targets" in columns else None,
+        num_classes=columns.num_classes,
+        target_dim=columns.target_dim,
         steps_per_epoch=stage.epoch.num_images // config.batch_size,
         seed=config.seed,
     )

@@ -17,6 +17,7 @@ from corecli.commands.train_ssl.stages import TrainStage
 from corecli.commands.train_ssl.views import pair_of_views
 from corecli.data.features import FeatureTable
 from corecli.data.imageset import ImageSet
+from corecli.data.rows import Rows, at
 from corecli.engine import optim, schedule
 from corecli.engine.dist import World, mean_over_ranks
 from corecli.engine.progress import note
@@ -26,7 +27,6 @@ from corecli.ssl.parts.method import Context, Method
 from corecli.ssl.parts.online import OnlineProbe, figures, has_collapsed, subset_rows
 from corecli.views.policies import Policy
 
-Columns = dict[str, Any]  # "labels" and "groups" of every row, and "targets" with a feature table: tensors [N, ...]
 Start = Callable[[TrainStage], tuple[Method, Optimizer]]
 
 
@@ -89,24 +89,38 @@ def build_method(stage: TrainStage, encoder: Encoder, context: Context) -> Metho
     return module.build(encoder, options=options, context=context)
 
 
-def read_columns(data: ImageSet, table: FeatureTable | None) -> Columns:
-    """Return what methods may know of every row. Errors: DataError if the table has no row for an image."""
-    columns = {"labels": torch.from_numpy(data.rows.labels), "groups": torch.from_numpy(data.rows.group_ids)}
-    if table is not None:
-        columns["targets"] = table.lookup(data.rows.keys, or_groups=data.rows.groups)
-    return columns
+class Columns:
+    """What methods may know of the rows of a set: labels, groups, and targets from a feature table.
+
+    Errors: DataError if the table has no row for an image.
+    """
+
+    def __init__(self, rows: Rows, table: FeatureTable | None) -> None:
+        self._rows, self._table = rows, table
+        self._rows_of_table = range(0) if table is None else table.rows_of(rows.keys, or_groups=rows.groups)
+        self.num_classes = int(rows.labels.max()) + 1
+        self.num_unlabeled = int((rows.labels < 0).sum())
+        self.target_dim = None if table is None else table.features.shape[1]
+
+    def of(self, rows: np.ndarray, device: torch.device) -> dict[str, Any]:
+        """Return "labels" and "groups" of some rows, int64 [b], and with a table "targets", float32 [b, D]."""
+        known = {"labels": self._rows.labels[rows], "groups": self._rows.groups_of(rows)}
+        tensors = {name: torch.from_numpy(column).to(device) for name, column in known.items()}
+        if self._table is not None:
+            tensors["targets"] = self._table.features[torch.from_numpy(at(self._rows_of_table, rows))].to(device)
+        return tensors
 
 
 def check_data(method: Method, name: str, columns: Columns, *, targets_may_idle: bool) -> None:
     """Raise DataError for images without a label, UsageError for missing or unused targets."""
-    num_unlabeled = int((columns["labels"] < 0).sum())
+    num_unlabeled = columns.num_unlabeled
     if method.needs == "labels" and num_unlabeled:
         raise DataError(
             f"{num_unlabeled} images have no label, and {name} needs labels", hint="class sub-folders give labels"
         )
-    if method.needs == "features" and "targets" not in columns:
+    if method.needs == "features" and columns.target_dim is None:
         raise UsageError(f"{name} needs --features")
-    if method.needs != "features" and "targets" in columns and not targets_may_idle:
+    if method.needs != "features" and columns.target_dim is not None and not targets_may_idle:
         raise UsageError(f"{name} does not use --features", hint="use a method such as psl, or drop --features")
 
 

@@ -16,8 +16,9 @@ from corecli.data.decode import Fit
 from corecli.data.imageset import ImageSet
 from corecli.data.members import Entry, anchors, pairs, parse_views
 from corecli.data.mix import has_partner
-from corecli.data.order import Sets
-from corecli.data.rows import REAL, Rows
+from corecli.data.order import split
+from corecli.data.rows import LARGE, REAL, Places, Rows, as_array
+from corecli.data.sets import LargeSets, Sets
 from corecli.engine.schedule import Stage
 from corecli.views.policies import Policy, local_policy, parse_changes, view_policies
 
@@ -45,16 +46,16 @@ class StageViews:
 class Epoch:
     """The slots of an epoch, and its segments; with `sets`, batches show images of a group together."""
 
-    slots: np.ndarray
+    slots: Places
     segments: tuple[int, ...]
-    sets: Sets | None
+    sets: Sets | LargeSets | None
 
     @property
     def num_images(self) -> int:
         """Images of an epoch."""
         if self.sets is None:
             return len(self.slots)
-        return sum(self.sets.num_images(rows) for rows in np.split(self.slots, np.cumsum(self.segments)[:-1]))
+        return sum(self.sets.num_images(rows) for rows in split(self.slots, self.segments))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,12 +126,19 @@ def read_epoch(
     sets = None
     if per_group > 1:
         _check_sets(entries, batch_size, num_parts, per_group, guard=guard or data.guard)
-        sets = Sets(groups=data.rows.group_ids, size=per_group)
+        sets = _sets(data.rows, slots, segments, per_group)
     epoch = Epoch(slots=slots, segments=segments, sets=sets)
     if epoch.num_images < batch_size:
         hint = f"give --batch-size {epoch.num_images} or less"
         raise DataError(f"{epoch.num_images} images are fewer than a batch of {batch_size}", hint=hint)
     return epoch
+
+
+def _sets(rows: Rows, slots: Places, segments: tuple[int, ...], size: int) -> Sets | LargeSets:
+    is_whole = isinstance(slots, range) and slots == range(len(rows)) and len(segments) == 1
+    if is_whole and len(rows) > LARGE:
+        return LargeSets(rows=rows, size=size)
+    return Sets(groups=rows.group_ids, size=size)
 
 
 def _check_sets(entries: tuple[Entry, ...], batch_size: int, num_parts: int, per_group: int, *, guard: bool) -> None:
@@ -151,7 +159,9 @@ def num_alone(stage: TrainStage, rows: Rows) -> int:
         return 0
     if stage.views.num_global > 1 or stage.epoch.sets is not None:
         return 0
-    return int((np.bincount(rows.group_ids[stage.epoch.slots]) == 1).sum())
+    if rows.are_alone and isinstance(stage.epoch.slots, range):
+        return len(stage.epoch.slots)
+    return int((np.bincount(rows.groups_of(as_array(stage.epoch.slots))) == 1).sum())
 
 
 def check_positives(stage: TrainStage, rows: Rows) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,20 +16,21 @@ from corecli.base.documents import read_json
 from corecli.base.errors import DataError, about
 from corecli.base.files import sniff
 from corecli.data import imageset
+from corecli.data.beside import Beside
+from corecli.data.formats.parts.joining import join_class_names, join_rows, join_slots, strings_of
 from corecli.data.imageset import ImageSet
 from corecli.data.mix import (
     MAX_BYTES,
     Mixture,
-    Part,
     check_mixture,
     choose_rows,
     has_partner,
     is_mixture,
     load_mixture,
-    repeat_slots,
 )
 from corecli.data.pixels import MIXED_HINT, OnBad, digest
-from corecli.data.rows import ORIGINS, REAL, Rows, check_labels, make_rows
+from corecli.data.rows import LARGE, REAL, Places, Rows, as_array, at
+from corecli.data.strings import JoinedStrings, digest_strings
 
 if TYPE_CHECKING:
     import torch
@@ -39,21 +41,20 @@ if TYPE_CHECKING:
 ACCEPTS = "a mixture .json"
 EXAMPLE = {"mix.json": '{"kind": "mixture", "format": 1, "parts": [{"set": "digits:12:test", "repeat": 2}]}'}
 _MAX_DEPTH, _MAX_MIXTURES = 16, 256  # mixtures within one another
-_MAX_SLOTS = 1 << 29  # 4 GiB
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MixtureSet:
-    """An ImageSet of rows from several sets; row i is row `inner[i]` of `sets[part_of[i]]`."""
+    """An ImageSet of rows from several sets: the rows `chosen[i]` of `sets[i]` in turn."""
 
     rows: Rows
     class_names: tuple[str, ...]
-    slots: np.ndarray
+    slots: Places
     segments: tuple[int, ...]
     guard: bool
     sets: tuple[ImageSet, ...]
-    part_of: np.ndarray
-    inner: np.ndarray
+    chosen: tuple[Places, ...]
+    known_fingerprint: str | None = None  # of a large mixture
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -77,9 +78,8 @@ class MixtureSet:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the fingerprints of the parts, the keys and the slots."""
-        shown = [hashlib.sha256(self.slots.tobytes()).hexdigest(), repr(self.segments), repr(self.guard)]
-        return digest(*(part.fingerprint for part in self.sets), *self.rows.keys, *shown)
+        """A hash of the fingerprints of the parts, the keys and the slots; of a large mixture, of what it says."""
+        return self.known_fingerprint or self._fingerprint
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """Return the images of the given rows, uint8 [B, 3, H, W]."""
@@ -89,11 +89,11 @@ class MixtureSet:
 
     def read_array(self, indices: np.ndarray) -> np.ndarray:
         """Return what `read` does as an array, without torch."""
-        indices = np.asarray(indices, dtype=np.int64)
-        images = np.empty((len(indices), 3, *self.image_size), dtype=np.uint8)
-        for number in np.unique(self.part_of[indices]).tolist():
-            here = np.flatnonzero(self.part_of[indices] == number)
-            part = self.sets[number].read_array(self.inner[indices[here]])
+        part_of, inner = self.locate(np.asarray(indices, dtype=np.int64))
+        images = np.empty((len(inner), 3, *self.image_size), dtype=np.uint8)
+        for number in np.unique(part_of).tolist():
+            here = np.flatnonzero(part_of == number)
+            part = self.sets[number].read_array(inner[here])
             if part.shape[2:] != self.image_size:
                 raise self._mixed_sizes(number)
             images[here] = part
@@ -101,17 +101,38 @@ class MixtureSet:
 
     def picture(self, row: int) -> Picture:
         """Return one image of any size, to be decoded later."""
-        return self.sets[int(self.part_of[row])].picture(int(self.inner[row]))
+        part_of, inner = self.locate(np.array([row]))
+        return self.sets[int(part_of[0])].picture(int(inner[0]))
 
     def fitted(self, fit: Fit) -> MixtureSet:
         """Return the set with images that are resized and cropped to one size when they are read."""
         return replace(self, sets=tuple(part.fitted(fit) for part in self.sets))
 
     def _mixed_sizes(self, number: int) -> DataError:
-        first, other = (self.rows.keys[int((self.part_of == i).argmax())] for i in (0, number))
+        first, other = (self.rows.keys[int(self.first[i])] for i in (0, number))
         (height, width), (other_height, other_width) = self.image_size, self.sets[number].image_size
         reason = f"parts differ in size: {first} is {width} x {height}, {other} is {other_width} x {other_height}"
         return DataError(reason, hint=MIXED_HINT)
+
+    def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (numbers of the parts, rows in the parts) of some rows: int64 [n] each."""
+        part_of = np.searchsorted(self.first, indices, side="right") - 1
+        inner = np.empty(len(indices), dtype=np.int64)
+        for number in np.unique(part_of).tolist():
+            here = part_of == number
+            inner[here] = at(self.chosen[number], indices[here] - self.first[number])
+        return part_of, inner
+
+    @cached_property
+    def first(self) -> np.ndarray:
+        """The first row of each part, and the number of rows."""
+        return np.cumsum([0, *map(len, self.chosen)])
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        slots = hashlib.sha256(as_array(self.slots).tobytes()).hexdigest()
+        first, *others = (part.fingerprint for part in self.sets)
+        return digest_strings("\0".join([first, *others]), self.rows.keys, slots, repr(self.segments), repr(self.guard))
 
 
 def claims(spec: str) -> bool:
@@ -164,11 +185,17 @@ class _Above:
 
 def _assemble(mixture: Mixture, path: Path, image_size: int | None, on_bad: OnBad, above: _Above) -> MixtureSet:
     sets = tuple(_open_part(part.set, image_size, on_bad, above) for part in mixture.parts)
-    chosen = [choose_rows(s.rows, part, part.set) for s, part in zip(sets, mixture.parts, strict=True)]
-    class_names = _join_class_names(sets)
-    rows = _join_rows(mixture, sets, chosen, class_names, path)
+    if sum(len(image_set.rows) for image_set in sets) <= LARGE:
+        return _joined(mixture, sets, path)
+    return _large(mixture, sets, path)
+
+
+def _joined(mixture: Mixture, sets: tuple[ImageSet, ...], path: Path) -> MixtureSet:
+    chosen = tuple(choose_rows(s.rows, part, part.set) for s, part in zip(sets, mixture.parts, strict=True))
+    class_names = join_class_names(sets)
+    rows = join_rows(mixture, sets, chosen, class_names, path)
     with about(path):
-        slots, segments = _join_slots(mixture, sets, chosen)
+        slots, segments = join_slots(mixture, sets, chosen)
     if not len(slots):
         raise DataError("an epoch has no images", where=path, hint="increase a repeat")
     whole = MixtureSet(
@@ -178,10 +205,53 @@ def _assemble(mixture: Mixture, path: Path, image_size: int | None, on_bad: OnBa
         segments=segments if mixture.order == "sequential" else (len(slots),),
         guard=mixture.guard,
         sets=sets,
-        part_of=np.repeat(np.arange(len(sets)), [len(c) for c in chosen]),
-        inner=np.concatenate(chosen),
+        chosen=chosen,
     )
     return whole if mixture.missing == "self" else _partnered(whole, mixture, path)
+
+
+def _large(mixture: Mixture, sets: tuple[ImageSet, ...], path: Path) -> MixtureSet:
+    """Return a mixture whose columns are joined once and stored beside it, and then memory-mapped."""
+    parts = [
+        repr(replace(part, set=image_set.fingerprint)) for part, image_set in zip(mixture.parts, sets, strict=True)
+    ]
+    identity = digest(*parts, mixture.order, repr(mixture.guard), mixture.missing)
+    beside = Beside(path, identity)
+    arrays = beside.arrays("mixture", lambda: _arrays_of(_joined(mixture, sets, path)))
+    chosen = tuple(_unpacked(arrays, f"chosen{number}") for number in range(len(sets)))
+    columns = zip(mixture.parts, sets, chosen, strict=True)
+    keys, groups = zip(*(strings_of(part, image_set.rows, rows) for part, image_set, rows in columns), strict=True)
+    rows = Rows(
+        keys=JoinedStrings(keys),
+        groups=JoinedStrings(groups),
+        labels=arrays["labels"],
+        origins=arrays["origins"],
+        variants=arrays["variants"],
+        beside=beside,
+    )
+    return MixtureSet(
+        rows=rows,
+        class_names=join_class_names(sets),
+        slots=_unpacked(arrays, "slots"),
+        segments=tuple(arrays["segments"].tolist()),
+        guard=mixture.guard,
+        sets=sets,
+        chosen=chosen,
+        known_fingerprint=identity,
+    )
+
+
+def _arrays_of(whole: MixtureSet) -> dict[str, np.ndarray]:
+    rows = whole.rows
+    arrays = {"labels": rows.labels, "origins": rows.origins, "variants": rows.variants}
+    for name, places in [("slots", whole.slots), *((f"chosen{i}", rows) for i, rows in enumerate(whole.chosen))]:
+        arrays[name] = np.array([places.start, places.stop]) if isinstance(places, range) else places
+        arrays[f"{name}.is_range"] = np.array([isinstance(places, range)], dtype=np.uint8)
+    return {**arrays, "segments": np.array(whole.segments, dtype=np.int64)}
+
+
+def _unpacked(arrays: dict[str, np.ndarray], name: str) -> Places:
+    return range(*arrays[name].tolist()) if arrays[f"{name}.is_range"][0] else arrays[name]
 
 
 def _open_part(spec: str, image_size: int | None, on_bad: OnBad, above: _Above) -> ImageSet:
@@ -189,69 +259,6 @@ def _open_part(spec: str, image_size: int | None, on_bad: OnBad, above: _Above) 
         return imageset.open_set(spec, image_size=image_size, on_bad=on_bad)
     above.check_part(spec)
     return _open(Path(spec), image_size, on_bad, above)
-
-
-def _join_class_names(sets: tuple[ImageSet, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for image_set in sets for name in image_set.class_names))
-
-
-def _join_rows(
-    mixture: Mixture, sets: tuple[ImageSet, ...], chosen: list[np.ndarray], class_names: tuple[str, ...], path: Path
-) -> Rows:
-    parts = [
-        _rows_of(part, image_set, rows, class_names)
-        for part, image_set, rows in zip(mixture.parts, sets, chosen, strict=True)
-    ]
-    _refuse_collisions(mixture, parts, path)
-    rows = make_rows(
-        [key for part in parts for key in part.keys],
-        groups=[group for part in parts for group in part.groups],
-        labels=np.concatenate([part.labels for part in parts]),
-        origins=np.concatenate([part.origins for part in parts]),
-        variants=np.concatenate([part.variants for part in parts]),
-        where=path,
-    )
-    check_labels(rows, class_names, path)
-    return rows
-
-
-def _rows_of(part: Part, image_set: ImageSet, chosen: np.ndarray, class_names: tuple[str, ...]) -> Rows:
-    """Return the rows of a part with the labels of the mixture; without class names labels stay the same."""
-    rows = image_set.rows.take(chosen)
-    if image_set.class_names:
-        number = np.array([*(class_names.index(name) for name in image_set.class_names), -1], dtype=np.int64)
-        rows = replace(rows, labels=number[rows.labels])  # label -1 picks the last entry, -1
-    if part.origin is not None:
-        rows = replace(rows, origins=np.full(len(rows), ORIGINS.index(part.origin), dtype=np.uint8))
-    return replace(rows, keys=[f"{part.prefix}/{key}" for key in rows.keys]) if part.prefix else rows
-
-
-def _refuse_collisions(mixture: Mixture, parts: list[Rows], path: Path) -> None:
-    owner: dict[str, str] = {}
-    for part, rows in zip(mixture.parts, parts, strict=True):
-        for key in rows.keys:
-            if key in owner:
-                reason = f"the key {key!r} is in both {owner[key]} and {part.set}"
-                raise DataError(reason, where=path, hint='give one part a "prefix", or use "repeat" for one set')
-        owner.update(dict.fromkeys(rows.keys, part.set))
-
-
-def _join_slots(
-    mixture: Mixture, sets: tuple[ImageSet, ...], chosen: list[np.ndarray]
-) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Return the slots of all parts in turn, as rows of the mixture, and the number of slots of each part."""
-    parts, start, expected = [], 0, 0.0
-    for part, image_set, rows in zip(mixture.parts, sets, chosen, strict=True):
-        new_row = np.full(len(image_set.rows), -1, dtype=np.int64)
-        new_row[rows] = np.arange(start, start + len(rows))
-        slots = image_set.slots[new_row[image_set.slots] >= 0]  # a nested mixture repeats rows itself
-        expected += len(slots) * part.repeat
-        if expected > _MAX_SLOTS:
-            reason = f"an epoch has more than {_MAX_SLOTS} images with {part.set} repeated {part.repeat:g} times"
-            raise DataError(reason, hint="decrease a repeat")
-        parts.append(new_row[repeat_slots(slots, image_set.rows.labels, part)])
-        start += len(rows)
-    return np.concatenate(parts), tuple(len(slots) for slots in parts)
 
 
 def _partnered(whole: MixtureSet, mixture: Mixture, path: Path) -> MixtureSet:
@@ -264,17 +271,20 @@ def _partnered(whole: MixtureSet, mixture: Mixture, path: Path) -> MixtureSet:
         reason = f"{int(lonely.sum())} real images have no synthetic partner: {first}"
         raise DataError(reason, where=path, hint='make them with sample, or set "missing" to drop or self')
     kept = np.flatnonzero(~lonely)
-    if lonely[whole.slots].all():
+    slots = as_array(whole.slots)
+    if lonely[slots].all():
         reason = "no real image has a synthetic partner, so that an epoch has no images"
         raise DataError(reason, where=path, hint="add their synthetic images, or set missing to self")
     new_row = np.cumsum(~lonely) - 1
-    shown = ~lonely[whole.slots]
+    shown = ~lonely[slots]
     ends = np.cumsum([0, *whole.segments])
     return replace(
         whole,
         rows=whole.rows.take(kept),
-        slots=new_row[whole.slots[shown]],
+        slots=new_row[slots[shown]],
         segments=tuple(int(shown[a:b].sum()) for a, b in zip(ends[:-1], ends[1:], strict=True)),
-        part_of=whole.part_of[kept],
-        inner=whole.inner[kept],
+        chosen=tuple(
+            at(rows, np.flatnonzero(~part))
+            for rows, part in zip(whole.chosen, np.split(lonely, whole.first[1:-1]), strict=True)
+        ),
     )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,13 +22,15 @@ from corecli.base.sums import Watch
 from corecli.data.columns import from_columns, to_columns
 from corecli.data.formats.parts.writing import Chunk, begin_stream
 from corecli.data.mapped import TYPES, MappedArray, map_tensor
-from corecli.data.pixels import ArrayPixels, OnBad, PlainSet, digest
-from corecli.data.rows import Rows, check_labels
+from corecli.data.pixels import ArrayPixels, OnBad, PlainSet, digest, identity_of
+from corecli.data.rows import LARGE, Rows, check_labels, check_rows, count_groups
+from corecli.data.strings import digest_strings
 
 SUFFIX, ACCEPTS = ".safetensors", "a .safetensors file"
 
 _NAMES = {np.dtype(dtype): name for name, dtype in TYPES.items()}
 _UNKNOWN = "0" * 64
+_MAX_READ_BYTES = 1 << 22  # of a column
 
 
 def claims(spec: str) -> bool:
@@ -36,9 +39,12 @@ def claims(spec: str) -> bool:
 
 
 def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
-    """Open a packed set. Its pixels are memory-mapped; each block of them is checked when it is first read.
+    """Open a packed set. Pixels are memory-mapped; each block of them is checked when it is first read.
 
-    A file of another tool needs only `images`. Errors: DataError if it is truncated, inconsistent or not a set.
+    Opening takes the same time and memory for any number of images: what needs all rows, such as the fingerprint of the
+    set and the number of groups, is in the header, and columns of more than 4 MiB are memory-mapped and checked by
+    `verify` only. A file of another tool needs only `images`; its columns are checked.
+    Errors: DataError if the file is truncated, inconsistent or not a set.
     """
     path = Path(spec)
     try:
@@ -48,12 +54,16 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
         images, columns = _map_images(path, index, start), _read_columns(path, index, start)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"malformed header: {error}", where=path, hint="the file is damaged") from error
-    rows = from_columns(columns, num=len(images), where=path)
+    recorded = header.get("rows") or {}
+    is_ours = "fingerprint" in header
+    rows = from_columns(columns, num=len(images), where=path, is_ours=is_ours, num_groups=recorded.get("num_groups"))
     class_names = tuple(header.get("class_names") or ())
-    check_labels(rows, class_names, path)
+    if not (is_ours and len(rows) > LARGE):
+        check_labels(rows, class_names, path)
     content = header.get("fingerprint") or digest(json.dumps(index, sort_keys=True))
     pixels = ArrayPixels(array=images, content=content, resize=image_size)
-    return PlainSet(rows=rows, pixels=pixels, class_names=class_names)
+    known = recorded.get("fingerprint") if image_size is None else None
+    return PlainSet(rows=rows, pixels=pixels, class_names=class_names, known_fingerprint=known)
 
 
 def write(
@@ -74,18 +84,19 @@ def write(
         "corecli": __version__,
         "class_names": list(class_names),
     }
-    index = _index(columns, shape)
+    index, facts = _index(columns, shape), {"num_groups": count_groups(rows), "fingerprint": _UNKNOWN}
     with atomic_write(path) as file:
-        file.write(make_head(index, {**full, "fingerprint": _UNKNOWN}))
+        file.write(make_head(index, {**full, "rows": facts, "fingerprint": _UNKNOWN}))
         for array in [*columns.values(), *map(hashes_of, columns.values())]:
             file.write(bytes_of(array))
         place = file.tell()
         file.write(bytes(num_blocks(shape, 1) * HASH_BYTES))
         fingerprint, hashes = _write_images(file, arrays, columns, shape)
+        facts["fingerprint"] = digest_strings(identity_of(fingerprint, None), rows.keys)
         file.seek(place)
         file.write(hashes.tobytes())
         file.seek(0)
-        file.write(make_head(index, {**full, "fingerprint": fingerprint}))  # of the same length
+        file.write(make_head(index, {**full, "rows": facts, "fingerprint": fingerprint}))  # of the same length
 
 
 def made_with(path: Path) -> dict[str, Any]:
@@ -98,9 +109,17 @@ def verify(path: Path, watch: Watch) -> None:
 
     `watch` counts bytes and hashes. Errors: DataError.
     """
-    open_set(str(path), image_size=None, on_bad="fail")
-    if read_header(path) is not None:
+    found, header = open_set(str(path), image_size=None, on_bad="fail"), read_header(path)
+    if header is not None:
         verify_file(path, watch)
+        check_rows(found.rows, path)
+        check_labels(found.rows, found.class_names, path)
+        actual = {
+            "num_groups": count_groups(replace(found.rows, num_groups=None)),
+            "fingerprint": found.computed_fingerprint,
+        }
+        if any(actual[name] != value for name, value in (header.get("rows") or {}).items()):
+            raise DataError("the rows are not those that the header describes", where=path, hint="make the set again")
     else:
         watch(path.stat().st_size)
 
@@ -150,6 +169,8 @@ def _map_images(path: Path, index: Index, start: int) -> MappedArray:
 
 
 def _read_columns(path: Path, index: Index, start: int) -> dict[str, np.ndarray]:
+    """Read short columns, which are checked against their hashes, and map long ones, which `verify` checks."""
     known = {name: entry for name, entry in tensors_of(index).items() if entry["dtype"] in TYPES and entry["shape"]}
     names = [name for name in known if name != "images" and not is_hashes(name)]
-    return {name: map_tensor(path, index, name, start=start).read() for name in names}
+    columns = {name: map_tensor(path, index, name, start=start) for name in names}
+    return {name: c.read() if c.nbytes <= _MAX_READ_BYTES else c.shared() for name, c in columns.items()}

@@ -27,6 +27,7 @@ from corecli.data.formats.parts.writing import Chunk, as_array
 from corecli.data.manifest import Manifest, check_manifest
 from corecli.data.pixels import OnBad
 from corecli.data.rows import Rows, make_rows
+from corecli.data.strings import JoinedStrings
 
 ABOUT = "shards.json"
 ACCEPTS = "a directory of shards"
@@ -47,16 +48,15 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> MixtureSet:
     sets = tuple(_open_shard(root, entry, image_size, on_bad) for entry in manifest["shards"] if entry["num"])
     if not sets:
         raise DataError("the image set is empty", where=root)
-    rows, sizes = _joined([shard.rows for shard in sets], root), [len(shard.rows) for shard in sets]
+    rows = _joined([shard.rows for shard in sets], root)
     return MixtureSet(
         rows=rows,
         class_names=tuple(manifest["class_names"]),
-        slots=np.arange(len(rows), dtype=np.int64),
+        slots=range(len(rows)),
         segments=(len(rows),),
         guard=False,
         sets=sets,
-        part_of=np.repeat(np.arange(len(sets)), sizes),
-        inner=np.concatenate([np.arange(size, dtype=np.int64) for size in sizes]),
+        chosen=tuple(range(len(shard.rows)) for shard in sets),
     )
 
 
@@ -199,14 +199,16 @@ def _open_shard(root: Path, entry: Manifest, image_size: int | None, on_bad: OnB
 
 
 def _joined(parts: list[Rows], where: Path) -> Rows:
-    columns = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "origins", "variants")
-    }
+    keys, groups = (
+        JoinedStrings([("", getattr(part, name), range(len(part))) for part in parts]) for name in ("keys", "groups")
+    )
     measured = [part.similarity for part in parts if part.similarity is not None]
     return make_rows(
-        [key for part in parts for key in part.keys],
-        groups=[group for part in parts for group in part.groups],
+        keys,
+        groups=groups,
+        labels=np.concatenate([part.labels for part in parts]),
+        origins=np.concatenate([part.origins for part in parts]),
+        variants=np.concatenate([part.variants for part in parts]),
         similarity=np.concatenate(measured) if len(measured) == len(parts) else None,
         where=where,
-        **columns,
     )

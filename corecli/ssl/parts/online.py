@@ -59,9 +59,10 @@ class OnlineProbe(nn.Module):
 
 def subset_rows(labels: np.ndarray) -> np.ndarray:
     """Return up to 512 rows spread evenly over the labeled rows, or over all rows when none has a label."""
-    known = np.flatnonzero(labels >= 0)
-    rows = known if len(known) else np.arange(len(labels))
-    return rows[np.linspace(0, len(rows) - 1, min(_SUBSET, len(rows))).astype(int)]
+    is_known = labels >= 0
+    num = int(is_known.sum()) or len(labels)
+    places = np.linspace(0, num - 1, min(_SUBSET, num)).astype(int)
+    return places if num == len(labels) else np.flatnonzero(is_known)[places]
 
 
 def figures(

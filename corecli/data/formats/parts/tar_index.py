@@ -20,6 +20,7 @@ from corecli.base.schemas import LABEL
 from corecli.data.columns import pack_strings, unpack_strings
 from corecli.data.decode import EXTENSIONS
 from corecli.data.manifest import Manifest
+from corecli.data.strings import Strings, pack
 
 HIDDEN_MANIFEST = ".manifest.json"  # first member of a tar written here; WebDataset readers ignore it
 _MAX_SIDECAR_BYTES = 1 << 20
@@ -30,7 +31,7 @@ _END_OF_ARCHIVE = bytes(tarfile.BLOCKSIZE)
 class Index:
     """N images sorted by key: member names, shard numbers, byte offsets, sizes, and labels (None if there are none)."""
 
-    names: list[str]
+    names: Strings
     shards: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
@@ -63,7 +64,7 @@ def scan(paths: list[Path]) -> Index:
     found = [content.images[key] for key in keys]
     labels = np.array([content.labels.get(key, -1) for key in keys], dtype=np.int64)
     return Index(
-        names=[name for name, *_ in found],
+        names=pack(name for name, *_ in found),
         shards=np.array([shard for _, shard, _, _ in found], dtype=np.int32),
         offsets=np.array([offset for _, _, offset, _ in found], dtype=np.int64),
         sizes=np.array([size for *_, size in found], dtype=np.int64),
@@ -181,7 +182,7 @@ def _load(beside: Path, state: list[list[Any]]) -> Index | None:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         names = unpack_strings("names", arrays, len(arrays["sizes"]), beside)
         return Index(
-            names=names or [],
+            names=pack([]) if names is None else names,
             shards=arrays["shards"],
             offsets=arrays["offsets"],
             sizes=arrays["sizes"],
