@@ -39,12 +39,7 @@ def made_with(path):
 def write(path, rows, chunks, *, class_names, header):
     size, arrays = begin_stream(chunks, rows, path)
     columns = {name: getattr(rows, name).tolist() for name in ("labels", "origins", "variants")}
-    head = [
-        {"keys": list(rows.keys), "groups": list(rows.groups), **columns},
-        class_names,
-        (len(rows), 3, *size),
-        header,
-    ]
+    head = [{"keys": [*rows.keys], "groups": [*rows.groups], **columns}, class_names, (len(rows), 3, *size), header]
     with atomic_write(path) as file:
         file.write(MAGIC + json.dumps(head).encode() + b"\n")
         file.writelines(images.data for images in arrays)
