@@ -19,8 +19,10 @@ from corecli.base.errors import DataError
 from corecli.base.files import atomic_write, sniff
 from corecli.base.layout import Index, data_start, make_head, read_index, tensors_of
 from corecli.base.sums import Watch
+from corecli.data.beside import Beside
 from corecli.data.columns import from_columns, to_columns
 from corecli.data.formats.parts.writing import Chunk, begin_stream
+from corecli.data.groups import group_index
 from corecli.data.mapped import TYPES, MappedArray, map_tensor
 from corecli.data.pixels import ArrayPixels, OnBad, PlainSet, digest, identity_of
 from corecli.data.rows import LARGE, Rows, check_labels, check_rows, count_groups
@@ -57,6 +59,7 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
     recorded = header.get("rows") or {}
     is_ours = "fingerprint" in header
     rows = from_columns(columns, num=len(images), where=path, is_ours=is_ours, num_groups=recorded.get("num_groups"))
+    rows = replace(rows, beside=Beside(path, str(header.get("fingerprint")))) if is_ours else rows
     class_names = tuple(header.get("class_names") or ())
     if not (is_ours and len(rows) > LARGE):
         check_labels(rows, class_names, path)
@@ -97,6 +100,8 @@ def write(
         file.write(hashes.tobytes())
         file.seek(0)
         file.write(make_head(index, {**full, "rows": facts, "fingerprint": fingerprint}))  # of the same length
+    if len(rows) > LARGE:
+        group_index(replace(rows, beside=Beside(path, fingerprint)))  # stored for the first run that needs it
 
 
 def made_with(path: Path) -> dict[str, Any]:
