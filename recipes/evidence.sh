@@ -3,7 +3,7 @@
 # Usage: bash recipes/evidence.sh CLAIM [SCALE] [VARIABLE=VALUE...]
 #   CLAIM is a file of recipes/evidence/claims, and SCALE one of recipes/evidence/scales (default: digits).
 #   bash recipes/evidence.sh pairs digits SEEDS="10 11" JOBS=2     some seeds, for example on one of several machines
-#   bash recipes/evidence.sh pairs digits SEEDS="0 1 2" SETTING=digits-crop CROP=0.2,1     another setting
+#   bash recipes/evidence.sh pairs digits SEEDS="0 1 2" SETTING=digits-long STEPS=1200     another setting
 #   bash recipes/evidence.sh pairs imagenet --dry-run              print the command lines without running them
 # Finished files in evidence-out/ are not made again: run the same line again after any stop.
 set -euo pipefail

@@ -78,7 +78,7 @@ def cpu_seconds(folder: Path, arm: str) -> float:
     else:
         paths = [folder / f"{source}.{part}.cpu" for part in ("z.safetensors", "g.safetensors", "samples.safetensors")]
         paths.append(folder / f"{arm}.fd.json.cpu")
-    return sum(sum(map(float, path.read_text().split()[-2:])) for path in paths if path.exists())
+    return sum(sum(map(float, path.read_text().split())) for path in paths if path.exists())
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ echo "+ ${command[*]}" >&2
 export OMP_NUM_THREADS=1
 TIMEFORMAT='%U %S'
 if [[ " $* " == *" --json "* ]]; then
-  { time nice -n 19 "${command[@]}" --quiet 2>&3 >"$target.tmp"; } 3>&2 2>"$target.cpu"
+  { time nice -n 19 "${command[@]}" --quiet 2>&3 >"$target.tmp"; } 3>&2 2>>"$target.cpu"
   mv "$target.tmp" "$target"
 else
-  { time nice -n 19 "${command[@]}" >&3 2>&3; } 3>&2 2>"$target.cpu"
+  { time nice -n 19 "${command[@]}" >&3 2>&3; } 3>&2 2>>"$target.cpu"
 fi

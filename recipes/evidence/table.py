@@ -87,38 +87,42 @@ def read_claim(path: Path) -> dict[str, str]:
     return {"NAME": path.stem, "SETTING": "digits", **dict(pairs)}
 
 
-def compare(text: str, setting: str, seeds: Iterable[str], runs: Runs) -> Difference | None:
-    """Return the difference that `ARM>ARM:MEASURE` or `ARM<ARM:MEASURE` names, over the seeds that have both arms."""
+def compare(text: str, setting: str, seeds: Iterable[str], runs: Runs, *, against: str = "") -> Difference | None:
+    """Return the difference that `ARM>ARM:MEASURE` or `ARM<ARM:MEASURE` names, over the seeds that have both arms.
+
+    against: another setting, whose difference is subtracted.
+    """
     first, sign, second, measure = re.fullmatch(r"(.+)([<>])(.+):(.+)", text).groups()
-    pairs = [
-        (runs[setting, seed, first], runs[setting, seed, second])
+    settings = (setting, against) if against else (setting,)
+    by_seed = [
+        [scored(runs, one, seed, first, measure) - scored(runs, one, seed, second, measure) for one in settings]
         for seed in seeds
-        if (setting, seed, first) in runs and (setting, seed, second) in runs
-        if measure in runs[setting, seed, first]["scores"] and measure in runs[setting, seed, second]["scores"]
+        if all(
+            measure in runs.get((one, seed, arm), {"scores": ()})["scores"]
+            for one in settings
+            for arm in (first, second)
+        )
     ]
-    if not pairs:
+    if not by_seed:
         return None
-    factor = 1 if sign == ">" else -1
-    if measure in pairs[0][0]["right"]:
-        images = np.stack([shares(one, measure) - shares(two, measure) for one, two in pairs]) * factor
-        by_seed, (low, high) = images.mean(1), bootstrap(images)
-    else:
-        by_seed = np.array([one["scores"][measure] - two["scores"][measure] for one, two in pairs]) * factor
-        low, high = student_interval(by_seed)
-    return Difference(
-        name=f"{first} {sign} {second}",
-        measure=measure,
-        mean=float(by_seed.mean()),
-        low=low,
-        high=high,
-        by_seed=by_seed.tolist(),
-    )
+    found = np.stack([one[0] - one[1] if against else one[0] for one in by_seed]) * (1 if sign == ">" else -1)
+    low, high = student_interval(found[:, 0]) if found.shape[1] == 1 else bootstrap(found)
+    name = f"{first} {sign} {second}" + (f", {setting} more than {against}" if against else "")
+    means = found.mean(1)
+    return Difference(name=name, measure=measure, mean=means.mean(), low=low, high=high, by_seed=means.tolist())
 
 
-def shares(run: dict, measure: str) -> np.ndarray:
-    """Return, for each test image, the share of draws that classified it correctly."""
-    counts = np.array([int(digit, 36) for digit in run["right"][measure]], dtype=float)
-    return counts / run["draws"][measure]
+def scores_of(runs: Runs, setting: str, seed: str, arm: str) -> dict:
+    """Return the scores of an arm; none if it has not run."""
+    return runs.get((setting, seed, arm), {"scores": {}})["scores"]
+
+
+def scored(runs: Runs, setting: str, seed: str, arm: str, measure: str) -> np.ndarray:
+    """Return the share of correct draws of each test image, [images]; or the score of an image set, [1]."""
+    run = runs[setting, seed, arm]
+    if measure not in run["right"]:
+        return np.array([run["scores"][measure]])
+    return np.array([int(digit, 36) for digit in run["right"][measure]]) / run["draws"][measure]
 
 
 def bootstrap(differences: np.ndarray) -> tuple[float, float]:
@@ -147,13 +151,19 @@ def page(claims: list[dict[str, str]], runs: Runs) -> list[str]:
     lines = INTRODUCTION.splitlines()
     for claim in claims:
         for setting in settings_of(claim, runs):
-            first = claim["COMPARE"].split()[0]
-            if found := compare(first, setting, CONFIRMING, runs):
+            for found in filter(None, deciding(claim, setting, runs)):
                 row = [f"[{claim['NAME']}](#{claim['NAME']})", setting, *described(found), found.verdict]
                 lines.append(f"| {' | '.join([*row, f'{minutes(claim, setting, CONFIRMING, runs):.0f}'])} |")
     for claim in claims:
         lines += section(claim, runs)
     return lines
+
+
+def deciding(claim: dict[str, str], setting: str, runs: Runs) -> list[Difference | None]:
+    """Return the first difference of a claim, and how much it exceeds that of the setting AGAINST, if there is one."""
+    first = claim["COMPARE"].split()[0]
+    others = ["", claim["AGAINST"]] if "AGAINST" in claim else [""]
+    return [compare(first, setting, CONFIRMING, runs, against=other) for other in others]
 
 
 def settings_of(claim: dict[str, str], runs: Runs) -> list[str]:

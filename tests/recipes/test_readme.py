@@ -49,11 +49,11 @@ def test_quickstart_ends_with_its_results(tmp_path: Path) -> None:
         QUICKSTART, tmp_path, OUT=str(tmp_path), JUDGE_STEPS="2", SSL_STEPS="2", GEN_STEPS="2", SAMPLE_STEPS="1"
     )
     results = json.loads((tmp_path / "results.json").read_text())
-    assert set(results) == {"unconditional", "r2g", "baseline", "g2r", "seconds"}
+    assert set(results) == {"unconditional", "r2g", "baseline", "pairs", "seconds"}
     assert results["unconditional"]["fd"] > 0
     assert results["r2g"]["fd"] > 0
     assert 0 <= results["baseline"]["top1"] <= 1
-    assert 0 <= results["g2r"]["top1"] <= 1
+    assert 0 <= results["pairs"]["top1"] <= 1
     assert "distance" in table
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 10 * 64

@@ -1,6 +1,6 @@
 CLAIM := Synthetic images help more when real images are few
 PAPER := CORE, Section 4.6 and C.5: a fifth of CIFAR-10; MixDiff, Figure 4
-RULE := pairs beats real with five labels a class on a fifth of the images
+RULE := on a fifth of the images pairs beats real with five labels a class, and by more than on all of them
 SHARE := 0.2
 SETTING := digits-0.2
 ARMS := real pairs mixed g2r real.samples none.samples untrained supervised
