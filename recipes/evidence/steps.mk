@@ -32,16 +32,17 @@ of_seeds = $(foreach one,$(SEEDS),$(patsubst %,$(RESULTS)/$(one)/%.json,$(1)))
 .PHONY: all
 all: $(call of_seeds,$(ARMS)) $(RESULTS)/raw.json
 
-# Data. The judge sees other images than the models that it judges, and another seed.
+# Data; `made` is what an experiment makes itself. The judge sees other images than the models that it judges, and another seed.
 ifeq ($(SHARE),1)
-data := $(TRAIN)
+data = $(TRAIN)
+some = $(made)
 else
 data = $(OUT)/$(seed)/train.json
 some := $(OUT)/%/train.json
 $(some):
 	$(run) $@ inflate --real $(TRAIN) --fraction $(SHARE) --seed $(seed) --out $@
 endif
-$(OUT)/judge.safetensors:
+$(OUT)/judge.safetensors: $(made)
 	$(run) $@ train-ssl $(JUDGE) --data $(TEST) --seed 1000 --out $@
 
 # Encoders without samples: the baseline, shorter runs, labels, no training.
@@ -118,9 +119,9 @@ $(RESULTS)/%.json: $(foreach probe,$(PROBES),$(OUT)/%.$(probe).json)
 	$(collect) $^
 
 # Raw pixels as features: what an encoder has to beat. No seed but that of the labels.
-$(OUT)/raw.train.safetensors:
+$(OUT)/raw.train.safetensors: $(made)
 	$(run) $@ python3 $(HERE)pixels.py $(TRAIN) $@
-$(OUT)/raw.test.safetensors:
+$(OUT)/raw.test.safetensors: $(made)
 	$(run) $@ python3 $(HERE)pixels.py $(TEST) $@
 raw := $(OUT)/raw.train.safetensors $(OUT)/raw.test.safetensors
 few_raw = $(run) $@ probe --train $< --val $< --test $(word 2,$^) --seeds 10 --k 1,5 --json --predictions $(@:json=csv)

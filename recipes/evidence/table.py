@@ -226,7 +226,7 @@ def scores(claim: dict[str, str], setting: str, seeds: Iterable[str], runs: Runs
         arm: [runs[setting, seed, arm] for seed in seeds if (setting, seed, arm) in runs]
         for arm in claim["ARMS"].split()
     }
-    if ("", "raw") in {(seed, arm) for of, seed, arm in runs if of == setting} and "real" in arms:
+    if (setting, "", "raw") in runs and not all(arm.endswith(".samples") for arm in arms):
         arms["raw"] = [runs[setting, "", "raw"]]
     lines = []
     for kind in ("images", "encoders"):

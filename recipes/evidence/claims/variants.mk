@@ -1,5 +1,5 @@
 CLAIM := More variants of an image help pairs, and more guidance helps, then hurts
-PAPER := GenSSL uses 10 variants an image; MixDiff, Figure 6: guidance 8 beats 2, 3, 6 and 12
+PAPER := MixDiff, Figure 6: pairs are about equal for guidance 2 to 8 and slightly worse for 12; GenSSL samples 10 variants
 RULE := pairs with 8 variants beat pairs with 1, with five labels a class
 ARMS := real pairs-n1 pairs-n8 pairs-g1.5 pairs-g2 pairs-g4
 COMPARE := pairs-n8>pairs-n1:probe@5 pairs-n1>real:probe@5 pairs-n8>real:probe@5 pairs-g1.5>pairs-n1:probe@5 pairs-g2>pairs-n1:probe@5 pairs-g4>pairs-n1:probe@5
