@@ -150,6 +150,10 @@ def page(claims: list[dict[str, str]], runs: Runs) -> list[str]:
     """Return the lines of docs/evidence.md."""
     lines = INTRODUCTION.splitlines()
     for claim in claims:
+        if not any(one for setting in settings_of(claim, runs) for one in deciding(claim, setting, runs)):
+            lines.append(
+                f"| [{claim['NAME']}](#{claim['NAME']}) | {claim['SETTING']} | | | | no confirming runs yet | |"
+            )
         for setting in settings_of(claim, runs):
             for found in filter(None, deciding(claim, setting, runs)):
                 row = [f"[{claim['NAME']}](#{claim['NAME']})", setting, *described(found), found.verdict]
@@ -195,7 +199,7 @@ def section(claim: dict[str, str], runs: Runs) -> list[str]:
         f"- Paper: {claim['PAPER']}",
         f"- Rule: {claim['RULE']}",
     ]
-    lines += [f"- Run: `bash recipes/evidence.sh {claim['NAME']}`", ""]
+    lines += [f"- Run: `bash recipes/evidence.sh {claim['NAME']}`"]
     for setting in settings_of(claim, runs):
         found = [compare(text, setting, CONFIRMING, runs) for text in claim["COMPARE"].split()]
         if any(found):
@@ -205,9 +209,9 @@ def section(claim: dict[str, str], runs: Runs) -> list[str]:
                 "| difference | 95 % interval | seeds |",
                 "|---|---|---|",
             ]
-            lines += [f"| {' | '.join(described(one))} |" for one in found if one] + [""]
+            lines += [f"| {' | '.join(described(one))} |" for one in found if one]
             lines += scores(claim, setting, CONFIRMING, runs)
-    searched = sorted({setting for setting, seed, _ in runs if seed in SEARCHING})
+    searched = sorted({name for name, seed, _ in runs if seed in SEARCHING and name.startswith(claim["SETTING"])})
     found = [(setting, compare(claim["COMPARE"].split()[0], setting, SEARCHING, runs)) for setting in searched]
     if any(one for _, one in found):
         lines += [
@@ -216,7 +220,7 @@ def section(claim: dict[str, str], runs: Runs) -> list[str]:
             "| setting | difference | 95 % interval | seeds |",
             "|---|---|---|---|",
         ]
-        lines += [f"| {setting} | {' | '.join(described(one))} |" for setting, one in found if one] + [""]
+        lines += [f"| {setting} | {' | '.join(described(one))} |" for setting, one in found if one]
     return lines
 
 
@@ -234,10 +238,8 @@ def scores(claim: dict[str, str], setting: str, seeds: Iterable[str], runs: Runs
         names = dict.fromkeys(name for found in chosen.values() for name in found[0]["scores"])
         names = [name for name in names if name != "corrected_interval"]
         if chosen:
-            lines += [f"| {kind} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-            lines += [
-                f"| {arm} | {' | '.join(mean(found, name) for name in names)} |" for arm, found in chosen.items()
-            ] + [""]
+            lines += ["", f"| {kind} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+            lines += [f"| {arm} | {' | '.join(mean(found, name) for name in names)} |" for arm, found in chosen.items()]
     return lines
 
 
