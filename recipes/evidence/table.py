@@ -204,6 +204,7 @@ def section(claim: dict[str, str], runs: Runs) -> list[str]:
         found = [compare(text, setting, CONFIRMING, runs) for text in claim["COMPARE"].split()]
         if any(found):
             lines += [
+                "",
                 f"Confirming runs, setting `{setting}`:",
                 "",
                 "| difference | 95 % interval | seeds |",
@@ -215,6 +216,7 @@ def section(claim: dict[str, str], runs: Runs) -> list[str]:
     found = [(setting, compare(claim["COMPARE"].split()[0], setting, SEARCHING, runs)) for setting in searched]
     if any(one for _, one in found):
         lines += [
+            "",
             "Settings tried, seeds 0 to 2:",
             "",
             "| setting | difference | 95 % interval | seeds |",

@@ -258,12 +258,11 @@ _TINY: Preset = {
     "projector_hidden": 128,
     "projector_dim": 64,
     "optimizer": "adamw",
-    "weight_decay": 1e-4,
     "batch_size": 128,
     "lr": 2e-3,
     "steps": "500",
 }
-_READABLE = ("flip=0", "jitter=0", "grey=0", "blur=0", "crop=0.4,1")
+_READABLE = ("flip=0", "jitter=0", "grey=0", "blur=0", "crop=0.4,1")  # digits stay what they are
 _IMAGE_LABELS: Preset = {"images_per_group": 1, "views": "2g", "batch_size": 4096, "set": ("label_by=image",)}
 PRESETS: dict[str, Preset] = {
     "simclr-cifar": _SIMCLR_CIFAR,
@@ -347,6 +346,5 @@ PRESETS: dict[str, Preset] = {
     # The labels of stablerep-supervised in the loss of the others.
     "stablerep-class": {**_STABLEREP, "set": ("label_by=class",)},
     "tiny": _TINY,
-    # For digits: crops that leave them readable, and neither flips nor colors.
     "tiny-digits": {**_TINY, "batch_size": 64, "steps": "600", "augment_set": _READABLE},
 }
