@@ -97,9 +97,14 @@ def sync_directory(path: Path) -> None:
 
 def write_json(path: Path, value: Any, *, sealed: bool = False) -> None:
     """Write `value` as indented JSON, atomically; with `sealed`, an object with a hash of itself as its last member."""
-    text = json.dumps(value, indent=1, ensure_ascii=False).encode()
     with atomic_write(path) as file:
-        file.write((seal(text) if sealed else text) + b"\n")
+        file.write(json_bytes(value, sealed=sealed))
+
+
+def json_bytes(value: Any, *, sealed: bool = False) -> bytes:
+    """Return the bytes that `write_json` writes."""
+    text = json.dumps(value, indent=1, ensure_ascii=False).encode()
+    return (seal(text) if sealed else text) + b"\n"
 
 
 def seal(text: bytes) -> bytes:

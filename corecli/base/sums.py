@@ -16,7 +16,7 @@ SUMS = "SHA256SUMS"
 _BLOCK_BYTES = 1 << 20
 _LINE = re.compile(rb"(\\?)([0-9a-f]{64})  ([^\n]+)", re.DOTALL)
 _ESCAPES = {b"\\": b"\\\\", b"\n": b"\\n", b"\r": b"\\r"}
-_HINT = "copy or make it again"
+_HINT = f"copy or make it again, or remove {SUMS} if it was changed on purpose"
 
 
 class Watch:
@@ -69,7 +69,7 @@ def check_sum(path: Path, expected: str, watch: Watch) -> None:
     if not path.is_file():
         raise DataError(f"is listed in {SUMS} and does not exist", where=path, hint=_HINT)
     if hash_file(path, watch) != expected:
-        raise DataError("the content does not match its hash", where=path, hint=f"the file is damaged; {_HINT}")
+        raise DataError("the content does not match its hash", where=path, hint=_HINT)
     watch.num_hashes += 1
 
 

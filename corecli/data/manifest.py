@@ -5,7 +5,8 @@ In a directory it is written last, so Make can depend on it. Readers refuse a di
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 
 from corecli.base.documents import check, read_json
 from corecli.base.errors import DataError
-from corecli.base.files import MANIFEST, write_json
+from corecli.base.files import MANIFEST, json_bytes, write_json
 from corecli.base.schemas import MANIFEST as MANIFEST_SCHEMA
+from corecli.base.sums import write_sums
 from corecli.data.joins import in_order
 from corecli.data.rows import Rows, check_labels, label_by_folder, make_rows
 from corecli.data.strings import digest_strings, pack
@@ -27,9 +29,17 @@ def begin(directory: Path, header: Manifest) -> None:
     write_json(directory / MANIFEST, {**header, "kind": "images", "complete": False})
 
 
-def finish(directory: Path, rows: Rows, *, class_names: tuple[str, ...], header: Manifest) -> None:
-    """Write the complete manifest. Errors: CannotCreateError, StorageError."""
-    write_json(directory / MANIFEST, manifest_of(rows, class_names=class_names, header=header), sealed=True)
+def finish(
+    directory: Path, rows: Rows, *, class_names: tuple[str, ...], header: Manifest, hashes: Mapping[str, str]
+) -> None:
+    """Write the complete manifest, after the hashes of all files. Errors: CannotCreateError, StorageError."""
+    write_with_sums(directory, manifest_of(rows, class_names=class_names, header=header), hashes)
+
+
+def write_with_sums(directory: Path, manifest: Manifest, hashes: Mapping[str, str]) -> None:
+    """Write the manifest of a directory, after the SHA-256 of it and of the other files by their names."""
+    write_sums(directory, {**hashes, MANIFEST: hashlib.sha256(json_bytes(manifest, sealed=True)).hexdigest()})
+    write_json(directory / MANIFEST, manifest, sealed=True)
 
 
 def manifest_of(rows: Rows, *, class_names: tuple[str, ...], header: Manifest) -> Manifest:

@@ -307,11 +307,15 @@ def test_tar_equals_its_directory(tmp_path: Path) -> None:
 def test_many_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tar, "SHARD_IMAGES", 4)
     root = _write(tmp_path / "set", 10, format="tar")
-    assert sorted(p.name for p in root.iterdir()) == ["manifest.json", *(f"part-00000{i}.tar" for i in range(3))]
+    assert sorted(p.name for p in root.iterdir()) == [
+        "SHA256SUMS",
+        "manifest.json",
+        *(f"part-00000{i}.tar" for i in range(3)),
+    ]
     found = open_set(root)
     assert len(found.rows) == 10
     with tarfile.open(root / "part-000001.tar") as archive:
-        assert archive.getnames() == [f"dog/{i}.{e}" for i in range(4, 8) for e in ("png", "cls")]
+        assert archive.getnames() == [f"dog/{i}.{e}" for i in range(4, 8) for e in ("png", "cls")] + [".sha256"]
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "a/../../evil.png", "..\\evil.png"])

@@ -13,6 +13,7 @@ from first_stages import HALVING, set_by_hand
 
 from corecli.base import checkpoint
 from corecli.base.errors import CannotCreateError, DataError, MissingInputError, UsageError
+from corecli.base.sums import SUMS
 from corecli.generators import adm, dit, ldm
 from corecli.generators.parts.folders import read_folder, write_folder
 from corecli.nets.weights.pipelines import is_own
@@ -128,6 +129,9 @@ def test_weights_trained_on_elsewhere_are_taken(tmp_path: Path) -> None:
     unet = diffusers.UNet2DModel.from_pretrained(tmp_path / "g" / "unet")
     unet.conv_in.bias.data.add_(1)
     unet.save_pretrained(tmp_path / "g" / "unet")
+    with pytest.raises(DataError, match=r"does not match its hash .* remove SHA256SUMS if it was changed on purpose"):
+        read_folder(tmp_path / "g")
+    (tmp_path / "g" / SUMS).unlink()
     again, found = read_folder(tmp_path / "g")
     assert torch.equal(again["network.unet.conv_in.bias"], tensors["network.unet.conv_in.bias"] + 1)
     assert found["fingerprint"] == checkpoint.fingerprint(again) != header["fingerprint"]
@@ -156,6 +160,9 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     weights = Path("unet") / "diffusion_pytorch_model.safetensors"
     write_folder(tmp_path / "h", *checkpoint_of(made(adm, **{**CASES["adm"][1], "channels": 16}), tmp_path))
     shutil.copy(tmp_path / "h" / weights, tmp_path / "g" / weights)
+    with pytest.raises(DataError, match="does not match its hash"):
+        read_folder(tmp_path / "g")
+    (tmp_path / "g" / SUMS).unlink()
     with pytest.raises(DataError, match="has shape"):
         read_folder(tmp_path / "g")
     (tmp_path / "g" / weights).unlink()

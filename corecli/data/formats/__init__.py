@@ -14,6 +14,8 @@ Formats that can be written:
     write       function (path, rows, chunks, *, class_names, header), atomic and with one chunk in memory at a time
     made_with   function: what a written file records of `header`; {} for a file of another tool
     check_keys  optional function (rows, where): refuses keys that the format cannot store
+    verify      optional function (path, watch): checks what a set records of its content; `watch` counts bytes and
+                hashes. Without it `corecli verify` reads all images
 Contract tests open the sets that they write; a format that cannot be written may declare one to open instead:
     EXAMPLE     a named set, or the name and content of a file: {"mix.json": "..."}
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from corecli.base.errors import DataError, MissingInputError, StorageError
-from corecli.base.files import storage_errors
+from corecli.base.files import MANIFEST, storage_errors
+from corecli.base.sums import SUMS, Watch, check_sums
 from corecli.data.decode import EXTENSIONS, encode_png
+from corecli.data.formats.parts.checking import check_images
 from corecli.data.formats.parts.writing import Chunk, atomic_directory, begin_stream, check_keys
 from corecli.data.manifest import finish, read_manifest, rows_from_files
 from corecli.data.pixels import EncodedPixels, OnBad, PlainSet, sizes_identity, without_bad
@@ -78,21 +81,43 @@ def write(
     check_keys(rows, path)
     (height, width), arrays = begin_stream(chunks, rows, path)
     with atomic_directory(path) as root:
-        start = 0
+        start, hashes = 0, {}
         for images in arrays:
-            put(root, rows.keys[start : start + len(images)], images)
+            hashes |= put(root, rows.keys[start : start + len(images)], images)
             start += len(images)
         _refuse_lost(root, len(rows), path)
-        finish(root, rows, class_names=class_names, header={**header, "image_size": [height, width]})
+        finish(root, rows, class_names=class_names, header={**header, "image_size": [height, width]}, hashes=hashes)
 
 
-def put(root: Path, keys: Sequence[str], images: np.ndarray) -> None:
-    """Write images, uint8 [n, 3, H, W], as `root/<key>.png`. Errors: CannotCreateError, StorageError."""
+def verify(path: Path, watch: Watch) -> None:
+    """Check the hashes of the files in a directory; without hashes, decode every image.
+
+    Errors: as `open_set`; DataError naming the first file that is absent, differs, or was added.
+    """
+    hashes = check_sums(path, watch) or {}
+    image_set = open_set(str(path), image_size=None, on_bad="fail")
+    if MANIFEST not in hashes:
+        check_images(image_set, watch)
+        return
+    added = next((name for name in _walk(path) if name not in hashes), None)
+    if added is not None:
+        raise DataError(f"is not listed in {SUMS}", where=path / added, hint="remove it, or make the set again")
+
+
+def put(root: Path, keys: Sequence[str], images: np.ndarray) -> dict[str, str]:
+    """Write images, uint8 [n, 3, H, W], as `root/<key>.png`; return their SHA-256 by name.
+
+    Errors: CannotCreateError, StorageError.
+    """
+    hashes = {}
     for key, pixels in zip(keys, images, strict=True):
         target = root / f"{key}.png"
         with storage_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(encode_png(pixels))
+            data = encode_png(pixels)
+            target.write_bytes(data)
+        hashes[f"{key}.png"] = hashlib.sha256(data).hexdigest()
+    return hashes
 
 
 def _refuse_lost(root: Path, num_rows: int, path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from corecli.base.documents import read_json
 from corecli.base.errors import DataError, about
 from corecli.base.files import sniff
+from corecli.base.sums import Watch
 from corecli.data import imageset
 from corecli.data.beside import Beside
 from corecli.data.formats.parts.joining import join_class_names, join_rows, join_slots, strings_of
@@ -148,6 +149,13 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> MixtureSet:
     mixture that contains itself.
     """
     return _open(Path(spec), image_size, on_bad, _Above())
+
+
+def verify(path: Path, watch: Watch) -> None:
+    """Check every part, and that they join. Errors: as `open_set` and `check_set`."""
+    open_set(str(path), image_size=None, on_bad="fail")
+    for spec in dict.fromkeys(part.set for part in load_mixture(path).parts):
+        imageset.check_set(spec, watch)
 
 
 def open_mixture(mixture: Mixture, *, where: Path, image_size: int | None, on_bad: OnBad) -> MixtureSet:

@@ -19,12 +19,12 @@ from corecli.base.documents import check, read_json
 from corecli.base.errors import CannotCreateError, DataError
 from corecli.base.files import MANIFEST, sha256_file, sniff, storage_errors, write_json
 from corecli.base.schemas import IDENTITY, SHARD, SHARDS, SHARDS_STARTED
-from corecli.base.sums import Watch, check_sum
+from corecli.base.sums import SUMS, Watch, check_sum, check_sums
 from corecli.base.target import refuse_difference
 from corecli.data import imageset
 from corecli.data.formats.mixture import MixtureSet
 from corecli.data.formats.parts.writing import Chunk, as_array
-from corecli.data.manifest import Manifest, check_manifest
+from corecli.data.manifest import Manifest, check_manifest, write_with_sums
 from corecli.data.pixels import OnBad
 from corecli.data.rows import Rows, make_rows
 from corecli.data.strings import JoinedStrings
@@ -61,13 +61,15 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> MixtureSet:
 
 
 def verify(path: Path, watch: Watch) -> None:
-    """Check the manifest, and every shard by its hash in the manifest and by those inside. Errors: DataError."""
-    open_set(str(path), image_size=None, on_bad="fail")
-    for entry in _manifest(path)["shards"]:
-        if "sha256" in entry:
+    """Check the hashes of the shards and of their records.
+
+    Errors: as `open_set`; DataError naming the first file that is absent or differs.
+    """
+    hashes, entries = check_sums(path, watch) or {}, _manifest(path)["shards"]
+    for entry in entries:
+        if entry["num"] and "sha256" in entry and entry["file"] not in hashes:
             check_sum(path / entry["file"], entry["sha256"], watch)
-        if entry["num"]:
-            imageset.check_set(path / entry["file"], watch)
+    open_set(str(path), image_size=None, on_bad="fail")
 
 
 class ShardFolder:
@@ -119,11 +121,11 @@ class ShardFolder:
         """Remove what killed jobs have left of shards; this job holds the locks of these shards."""
         names = [path.name for index in indices for path in (self.path(index), self._sidecar(index))]
         remove_leftovers(self.root, names, alive=True)
-        remove_leftovers(self.root, [ABOUT, MANIFEST])  # which every job writes
+        remove_leftovers(self.root, [ABOUT, MANIFEST, SUMS])  # which every job writes
 
     def drop_shard(self, index: int) -> None:
-        """Remove a shard, its record and the manifest."""
-        for path in (self.root / MANIFEST, self._sidecar(index), self.path(index)):
+        """Remove a shard, its record, and the manifest with the hashes of all."""
+        for path in (self.root / MANIFEST, self.root / SUMS, self._sidecar(index), self.path(index)):
             path.unlink(missing_ok=True)
 
     def is_finished(self) -> bool:
@@ -132,10 +134,13 @@ class ShardFolder:
 
     def finish(self, *, class_names: tuple[str, ...], header: Manifest) -> None:
         """Write the manifest of finished shards; its bytes are the same for every job. Errors: StorageError."""
-        remove_leftovers(self.root, [ABOUT, MANIFEST])
+        remove_leftovers(self.root, [ABOUT, MANIFEST, SUMS])
         entries = [self.record(i) for i in range(self.num)]
         totals = {"num": sum(entry["num"] for entry in entries), "class_names": list(class_names), "shards": entries}
-        write_json(self.root / MANIFEST, {**header, "kind": "images", "complete": True, **totals}, sealed=True)
+        names = [ABOUT, *(self._sidecar(i).name for i in range(self.num))]
+        hashes = {name: sha256_file(self.root / name) for name in names}
+        hashes |= {entry["file"]: entry["sha256"] for entry in entries if entry["num"]}
+        write_with_sums(self.root, {**header, "kind": "images", "complete": True, **totals}, hashes)
 
     def _is_whole(self, record: Manifest) -> bool:
         path = self.root / record.get("file", "")

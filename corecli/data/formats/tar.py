@@ -21,8 +21,11 @@ import numpy as np
 from corecli.base.documents import loads
 from corecli.base.errors import DataError, MissingInputError
 from corecli.base.files import atomic_write, seal, sniff
+from corecli.base.sums import Watch, check_sums
 from corecli.data.decode import EXTENSIONS, encode_png
-from corecli.data.formats.parts.tar_index import HIDDEN_MANIFEST, Index, index_of
+from corecli.data.formats.parts.checking import check_images
+from corecli.data.formats.parts.tar_index import HIDDEN_MANIFEST, Index, check_index, index_of
+from corecli.data.formats.parts.tar_seal import Hashed, check_seal, last_member
 from corecli.data.formats.parts.writing import Chunk, atomic_directory, begin_stream, check_keys
 from corecli.data.manifest import Manifest, check_manifest, finish, manifest_of, read_manifest, rows_from_files
 from corecli.data.pixels import EncodedPixels, OnBad, PlainSet, sizes_identity, without_bad
@@ -105,9 +108,23 @@ def write(
         _write_tar(path, chain([[(HIDDEN_MANIFEST, manifest)]], samples))
         return
     with atomic_directory(path) as root:
-        for number, _ in enumerate(range(0, len(rows), SHARD_IMAGES)):
-            _write_tar(root / f"part-{number:06d}.tar", islice(samples, SHARD_IMAGES))
-        finish(root, rows, class_names=class_names, header=header)
+        names = [f"part-{number:06d}.tar" for number in range(-(-len(rows) // SHARD_IMAGES))]
+        hashes = {name: _write_tar(root / name, islice(samples, SHARD_IMAGES)) for name in names}
+        finish(root, rows, class_names=class_names, header=header, hashes=hashes)
+
+
+def verify(path: Path, watch: Watch) -> None:
+    """Check the hashes of tars; decode the images of a tar without one.
+
+    Errors: as `open_set`; DataError at the first difference, also of the stored index.
+    """
+    hashes = (check_sums(path, watch) if path.is_dir() else None) or {}
+    paths = _shard_paths(path)
+    unhashed = [shard for shard in paths if shard.name not in hashes and not check_seal(shard, watch)]
+    check_index(paths, _index_path(path))
+    image_set = open_set(str(path), image_size=None, on_bad="fail")
+    if unhashed:
+        check_images(image_set, watch)
 
 
 def made_with(path: Path) -> dict[str, Any]:
@@ -129,12 +146,17 @@ def _samples(rows: Rows, arrays: Iterator[np.ndarray]) -> Iterator[list[Member]]
         yield members if label < 0 else [*members, (f"{key}.cls", str(label).encode())]
 
 
-def _write_tar(path: Path, samples: Iterable[list[Member]]) -> None:
-    with atomic_write(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, payload in chain.from_iterable(samples):
-            info = tarfile.TarInfo(name)  # without times and owner, so that equal images give equal bytes
-            info.size = len(payload)
-            archive.addfile(info, io.BytesIO(payload))
+def _write_tar(path: Path, samples: Iterable[list[Member]]) -> str:
+    """Write a tar, which ends with its seal, and return the SHA-256 of the file."""
+    with atomic_write(path) as file:
+        hashed = Hashed(file)
+        with tarfile.open(fileobj=hashed, mode="w", format=tarfile.PAX_FORMAT) as archive:  # type: ignore[arg-type]
+            for name, payload in chain.from_iterable(samples):
+                info = tarfile.TarInfo(name)  # without times and owner, so that equal images give equal bytes
+                info.size = len(payload)
+                archive.addfile(info, io.BytesIO(payload))
+            archive.addfile(*last_member(hashed.hexdigest()))
+        return hashed.hexdigest()
 
 
 def _shard_paths(where: Path) -> list[Path]:

@@ -2,8 +2,9 @@
 
 diffusers loads the parts `unet/`, `scheduler/` and `vae/` or `vqvae/` with `from_pretrained`. The file
 `corecli.safetensors` holds the rest: the header, the conditioning and the scale of latents, so that a folder is read
-back as the same generator. An unconditional generator of pixels also has a `model_index.json`; it runs as a
-DDIMPipeline, or as a DDPMPipeline if the variance is learned.
+back as the same generator. `SHA256SUMS` has the hashes of all files, which every load checks. An unconditional
+generator of pixels also has a `model_index.json`; it runs as a DDIMPipeline, or as a DDPMPipeline if the variance is
+learned.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from corecli.base import checkpoint, registry
 from corecli.base.checkpoint import Header, Tensors
 from corecli.base.claim import put_directory, remove_leftovers, temporary_path
 from corecli.base.errors import UsageError, about
-from corecli.base.files import missing, storage_errors, write_json
+from corecli.base.files import missing, sha256_file, storage_errors, write_json
+from corecli.base.sums import write_sums
 from corecli.diffusion import objectives, schedules
 from corecli.diffusion.noise import noise_tables
 from corecli.generators.parts.generator import build_saved
 from corecli.nets.autoencoder import VQ, FirstStage, diffusers_class
-from corecli.nets.weights.pipelines import OWN, OWN_KIND, is_own, refuse_others
+from corecli.nets.weights.pipelines import OWN, OWN_KIND, check_export, is_own, refuse_others
 
 _UNET, _STAGE = "network.unet.", "first_stage.autoencoder."
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -49,6 +51,8 @@ def write_folder(folder: Path, tensors: Tensors, header: Header) -> None:
             _write_parts(temporary, generator)
             rest = {n: t for n, t in tensors.items() if not n.startswith((_UNET, _STAGE))}
             checkpoint.save(temporary / OWN, rest, kind=OWN_KIND, generator=header)
+            files = sorted(path for path in temporary.rglob("*") if path.is_file())
+            write_sums(temporary, {path.relative_to(temporary).as_posix(): sha256_file(path) for path in files})
             refuse_others(folder)  # another program may have filled it meanwhile
             put_directory(temporary, folder)
         finally:
@@ -58,10 +62,11 @@ def write_folder(folder: Path, tensors: Tensors, header: Header) -> None:
 def read_folder(folder: Path) -> tuple[Tensors, Header]:
     """Return the tensors and the header of a written folder; weights changed with diffusers get a new fingerprint.
 
-    Errors: MissingInputError, DataError.
+    Errors: MissingInputError; DataError, also for a file that differs from its hash in `SHA256SUMS`.
     """
     if not is_own(folder):
         raise missing(folder / OWN)
+    check_export(folder)
     rest, own = checkpoint.load(folder / OWN, kind=OWN_KIND)
     tensors = {**rest, **_prefixed(folder / "unet", _UNET)}
     for part in ("vae", "vqvae"):

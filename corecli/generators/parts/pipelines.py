@@ -140,6 +140,7 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     without: dict[str, Any] = {pipelines.UNUSED: None} if pipelines.UNUSED in listed else {}
     without |= {"requires_safety_checker": False} if "requires_safety_checker" in listed else {}
     variant = pipelines.variant_of(folder)
+    pipelines.check_export(folder)
     with _errors("the pipeline cannot be loaded", folder, hint=WHOLE_FOLDER):
         parts = _load_parts(folder, dtype, variant)
         pipeline = DiffusionPipeline.from_pretrained(

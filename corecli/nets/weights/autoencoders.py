@@ -18,6 +18,7 @@ from corecli.nets.autoencoder import KINDS, FirstStage, Spec, diffusers_class, s
 from corecli.nets.initial import shapes_of
 from corecli.nets.weights.encoders.names import check_weights
 from corecli.nets.weights.hub import find_folder
+from corecli.nets.weights.pipelines import check_export
 
 CONFIG = "config.json"
 _PARTS = ("vae", "vqvae", "vqmodel", "movq")  # where pipelines of diffusers keep theirs
@@ -55,7 +56,8 @@ def read_first_stage(place: str | Path) -> tuple[Spec, Tensors]:
 
 
 def read_folder(folder: Path) -> Any:
-    """Load the autoencoder in a folder of diffusers or of a pipeline. Errors: DataError."""
+    """Load the autoencoder in a folder of diffusers or of a pipeline. Errors: DataError, also for a damaged export."""
+    check_export(folder)
     places = [folder, *(folder / part for part in _PARTS)]
     found = next((p for p in places if _class_of(p) in KINDS), None)
     if found is None:

@@ -11,6 +11,7 @@ from corecli.base import schemas
 from corecli.base.documents import read_json
 from corecli.base.errors import WHOLE_FOLDER, CannotCreateError, DataError, UnavailableError
 from corecli.base.files import sha256_file
+from corecli.base.sums import Watch, check_sums
 from corecli.base.untrusted import INDEX, LIBRARIES, refuse_code
 from corecli.nets.weights.hub import find_folder
 
@@ -84,6 +85,13 @@ def _gap(part: Path, library: str, kind: str) -> str | None:
 def is_own(folder: Path) -> bool:
     """Whether a folder holds a generator that corecli wrote."""
     return (folder / OWN).is_file()
+
+
+def check_export(folder: Path) -> None:
+    """Check the hashes of a folder that corecli exported, or of the one that has it as a part. Errors: DataError."""
+    for place in (folder, folder.parent):
+        if is_own(place):
+            check_sums(place, Watch())
 
 
 def refuse_others(folder: Path) -> None:

@@ -44,13 +44,24 @@ def index_of(paths: list[Path], beside: Path) -> Index:
 
     If the file cannot be written, the index stays in memory. Errors: DataError naming the shard and the member.
     """
-    state = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    state = _state(paths)
     found = _load(beside, state)
     if found is None:
         found = scan(paths)
         with suppress(CorecliError):
             _save(beside, state, found)
     return found
+
+
+def check_index(paths: list[Path], beside: Path) -> None:
+    """Compare the stored index, if it is up to date, with a new scan. Errors: as `scan`; DataError if they differ."""
+    stored, found = _load(beside, _state(paths)), scan(paths)
+    if stored is None:
+        return
+    same = (stored.names, stored.manifest) == (found.names, found.manifest)
+    columns = [(getattr(stored, name), getattr(found, name)) for name in ("shards", "offsets", "sizes", "labels")]
+    if not same or not all(np.array_equal(one, other) for one, other in columns):
+        raise DataError("differs from the tar shards", where=beside, hint="remove it; it is made again")
 
 
 def scan(paths: list[Path]) -> Index:
@@ -71,6 +82,11 @@ def scan(paths: list[Path]) -> Index:
         labels=labels if content.labels else None,
         manifest=content.manifest,
     )
+
+
+def _state(paths: list[Path]) -> list[list[Any]]:
+    """Return what an index is up to date with."""
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
 
 
 @dataclass
