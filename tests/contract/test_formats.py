@@ -16,11 +16,13 @@ import torch
 from corecli.base import registry
 from corecli.base.claim import temporary_path
 from corecli.base.errors import CannotCreateError, DataError, MissingInputError
+from corecli.base.sums import Watch
 from corecli.data.formats.shards import ShardFolder, Statistics
 from corecli.data.imageset import (
     FORMATS,
     ImageSet,
     _claiming,
+    check_set,
     format_by_name,
     is_named,
     is_written,
@@ -229,6 +231,14 @@ def test_two_processes_read_their_shares(name: str, tmp_path: Path, monkeypatch:
         process.join()
     images = whole.read(whole.slots).numpy()
     assert all(np.array_equal(shares[rank], images[rank::2]) for rank in range(2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_format_can_be_verified(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch()
+    check_set(_openable(tmp_path, name, monkeypatch), watch)
+    assert watch.num_bytes > 0 or name == "torchvision", "its items are images, whose size is unknown"
+    assert watch.num_hashes > 0 or name not in WRITABLE or not hasattr(registry.load(FORMATS, name), "verify")
 
 
 @pytest.mark.parametrize("name", WRITABLE)

@@ -27,6 +27,7 @@ def test_verbs_read_and_write_a_new_format(package: Path) -> None:
         "sample --ckpt g.safetensors --num 3 --steps 1 --format toy-format --out syn",
         "sample --ckpt g.safetensors --num 3 --steps 1 --format toy-format --shards 2 --out many",
         "inflate --real d.raw --synthetic many --out mix.json",
+        "verify d.raw many mix.json",
     )
     ran = python(package, "-c", RUN.format(lines))
     assert ran.returncode == 0, ran

@@ -17,6 +17,7 @@ from PIL import Image
 
 from corecli.base import checkpoint
 from corecli.base.errors import CannotCreateError, DataError, MissingInputError, UnavailableError, UsageError
+from corecli.base.files import SEAL
 from corecli.data import manifest
 from corecli.data.columns import pack_strings
 from corecli.data.formats import digits, directory, tar
@@ -198,6 +199,7 @@ def test_manifest_is_last_and_keeps_the_header(tmp_path: Path) -> None:
 def test_files_that_do_not_match_the_manifest(tmp_path: Path, format: str) -> None:
     root = _write(tmp_path / "set", format=format)
     found = json.loads((root / "manifest.json").read_text())
+    found.pop(SEAL)
     (root / "manifest.json").write_text(json.dumps({**found, "num": 4}))
     _fails(root, "found 3 images, but the manifest lists 4")
     (root / "manifest.json").write_text(json.dumps({**found, "keys_sha256": "0"}))

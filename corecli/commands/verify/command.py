@@ -74,11 +74,11 @@ class _Shown(Watch):
 
     def __call__(self, num_bytes: int) -> None:
         super().__call__(num_bytes)
-        if self._progress is not None:
-            self._progress.advance(self.num_bytes // _MB - self._progress.done)
-        elif self._shown and time.monotonic() - self._started > _AFTER_SEC:
+        if self._progress is None and self._shown and time.monotonic() - self._started > _AFTER_SEC:
             self._progress = Progress(f"verify {self._spec} (MB)", total=max(1, self._total() // _MB))
             self._progress.__enter__()
+        if self._progress is not None:
+            self._progress.advance(self.num_bytes // _MB - self._progress.done)
 
     def close(self) -> None:
         """Remove the progress."""

@@ -18,8 +18,9 @@ from corecli.base.layout import read_index
 from corecli.base.schemas import REPORT
 from corecli.base.sums import Watch, check_sum
 from corecli.data.captions import read_captions
+from corecli.data.decode import EXTENSIONS
 from corecli.data.formats.parts.checking import check_image
-from corecli.data.imageset import check_set, is_set, record_of
+from corecli.data.imageset import check_set, record_of
 from corecli.data.mix import is_mixture
 from corecli.data.statistics import holds_statistics, read_statistics
 
@@ -28,7 +29,9 @@ Checked = tuple[str, Record]  # what a path is, and what it records about how it
 LOG, REPORT_FILE = "log.jsonl", "report.json"
 _BLOCK_BYTES = 1 << 20
 _MAX_JSON_BYTES = 1 << 24  # a longer document is read line by line
+_IMAGES = "arr_0.npy"  # in an npz
 _TEXTS = (".txt", ".csv")
+_SUFFIXES = (*_TEXTS, ".json", ".jsonl", ".npz", ".pt", ".pth", ".safetensors", ".tar")
 _SHA1, _SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
 
 
@@ -59,8 +62,9 @@ def check_file(path: Path, watch: Watch) -> Checked:
 
 
 def is_known(path: Path) -> bool:
-    """Whether a file in a folder is of a kind that `check_file` checks; others are passed over."""
-    return path.is_file() and (sniff(path) not in ("unknown", "missing") or path.suffix.lower() in _TEXTS)
+    """Whether a file in a folder is of a kind that `check_file` checks, or has its suffix; others are passed over."""
+    suffix = path.suffix.lower()
+    return path.is_file() and (sniff(path) != "unknown" or suffix in _SUFFIXES or suffix[1:] in EXTENSIONS)
 
 
 def _check_tensors(path: Path, kind: Kind, watch: Watch) -> Checked:
@@ -82,16 +86,16 @@ def _check_tensors(path: Path, kind: Kind, watch: Watch) -> Checked:
 
 
 def _check_npz(path: Path, watch: Watch) -> Checked:
-    images = is_set(path)
-    if images:
-        check_set(path, watch)
-    else:
-        with open_zip(path) as archive:
+    with open_zip(path) as archive:
+        has_images = _IMAGES in archive.namelist()
+        if not has_images:
             _check_members(archive, watch)
+    if has_images:
+        check_set(path, watch)
     if holds_statistics(path):
         read_statistics(path)
         return "statistics", {}
-    return ("image set (npz)", record_of(path)) if images else ("arrays", {})
+    return ("image set (npz)", record_of(path)) if has_images else ("arrays", {})
 
 
 def _check_members(archive: ZipFile, watch: Watch) -> None:
