@@ -131,6 +131,11 @@ def check_set(spec: str | Path, watch: Watch) -> None:
     check_images(module.open_set(spec, image_size=None, on_bad="fail"), watch)
 
 
+def is_set(path: Path) -> bool:
+    """Whether a format recognizes a path as an image set; that of directories takes any."""
+    return next(_claiming(str(path)), None) is not None
+
+
 def record_of(path: Path) -> dict[str, Any]:
     """Return the record in a set of how it was made; {} without one."""
     return _record(path) or {}

@@ -20,7 +20,7 @@ from corecli.base.sums import Watch, check_sum
 from corecli.data.captions import read_captions
 from corecli.data.decode import EXTENSIONS
 from corecli.data.formats.parts.checking import check_image
-from corecli.data.imageset import check_set, record_of
+from corecli.data.imageset import check_set, is_set, record_of
 from corecli.data.mix import is_mixture
 from corecli.data.statistics import holds_statistics, read_statistics
 
@@ -54,6 +54,9 @@ def check_file(path: Path, watch: Watch) -> Checked:
         return _check_picture(path, watch)
     if kind == "json":
         return _check_json(path, watch)
+    if is_set(path):  # of a format without a kind of its own
+        check_set(path, watch)
+        return "image set", record_of(path)
     if path.suffix.lower() in _TEXTS:
         read_captions(path)
         watch(path.stat().st_size)
