@@ -9,7 +9,7 @@ import hashlib
 import io
 import tarfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from corecli.base.errors import DataError
 from corecli.base.sums import Watch, hash_file
@@ -22,7 +22,10 @@ class Hashed:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._digest = file, hashlib.sha256()
-        self.tell = file.tell
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the file, such as its position."""
+        return getattr(self._file, name)
 
     def write(self, data: bytes) -> int:
         """Write and hash bytes."""
