@@ -390,6 +390,20 @@ def test_tar_index_is_kept_and_checked(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(calls) == 2
 
 
+def test_flipped_bits_in_a_tar_index_cause_a_new_scan(tmp_path: Path) -> None:
+    path = _tar(tmp_path / "x.tar", {"a.png": _png(), "b.png": _png(), "a.cls": b"0", "b.cls": b"2"})
+    first, index = open_set(path), tmp_path / ".x.tar.index.safetensors"
+    intact = index.read_bytes()
+    for place in range(0, 8 * len(intact), 97):
+        damaged = bytearray(intact)
+        damaged[place // 8] ^= 1 << place % 8
+        index.write_bytes(damaged)
+        found = open_set(path)
+        assert list(found.rows.keys) == ["a", "b"]
+        assert found.rows.labels.tolist() == [0, 2]
+        assert torch.equal(found.read(first.slots), first.read(first.slots))
+
+
 def test_tar_index_in_a_read_only_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _tar(tmp_path / "x.tar", {"a.png": _png()})
     (tmp_path / ".x.tar.index.safetensors").mkdir()  # nothing can be written there, even by root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tarfile
 from collections.abc import Iterator
@@ -181,9 +182,18 @@ def _save(beside: Path, state: list[list[Any]], index: Index) -> None:
         **({} if index.labels is None else {"labels": index.labels}),
     }
     metadata = {"state": json.dumps(state), "manifest": json.dumps(index.manifest)}
+    metadata["sha256"] = _hash(arrays, metadata)
     remove_leftovers(beside.parent, [beside.name])
     with atomic_write(beside) as file:
         file.write(safetensors.numpy.save(arrays, metadata=metadata))
+
+
+def _hash(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _load(beside: Path, state: list[list[Any]]) -> Index | None:
@@ -196,6 +206,8 @@ def _load(beside: Path, state: list[list[Any]]) -> Index | None:
             if loads(metadata["state"]) != state:
                 return None
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        if metadata.pop("sha256") != _hash(arrays, metadata):
+            return None
         names = unpack_strings("names", arrays, len(arrays["sizes"]), beside)
         return Index(
             names=pack([]) if names is None else names,
