@@ -136,18 +136,20 @@ def contents(folder: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path(folder).iterdir() if ".index." not in path.name}
 
 
-def test_what_is_told_of_a_shard(run: Run, folder: Path) -> None:
+def test_the_record_of_a_shard_describes_its_images(run: Run, folder: Path) -> None:
     assert run("sample", *line(folder), "--rows", "::20", "--shards", 2, "--format", "packed", "--out", "o").code == 0
     manifest = json.loads(Path("o/manifest.json").read_text())
     assert (manifest["complete"], manifest["num"], len(manifest["shards"])) == (True, 73, 2)
-    for index, told in enumerate(manifest["shards"]):
-        assert told == json.loads(Path(f"o/part-00000{index}.json").read_text())
-        path = Path("o") / told["file"]
+    for index, record in enumerate(manifest["shards"]):
+        beside = json.loads(Path(f"o/part-00000{index}.json").read_text())
+        assert len(beside.pop("document_sha256")) == 64
+        assert record == beside
+        path = Path("o") / record["file"]
         pixels = torch.stack(list(images_of(path).values())).double()
-        assert (told["num"], told["blank"], told["bytes"]) == (len(pixels), 0, path.stat().st_size)
-        assert told["sha256"] == sha256_file(path)
-        assert told["mean"] == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-3)
-        assert told["std"] == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), abs=1e-3)
+        assert (record["num"], record["blank"], record["bytes"]) == (len(pixels), 0, path.stat().st_size)
+        assert record["sha256"] == sha256_file(path)
+        assert record["mean"] == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-3)
+        assert record["std"] == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), abs=1e-3)
     Path("o/part-000001.safetensors").unlink()
     refused(run("inflate", "--synthetic", "o", "--out", "m.json"), "inflate", 65, "o/part-000001.safetensors: not the")
 
