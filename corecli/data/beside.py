@@ -1,8 +1,8 @@
 """Arrays that take long to compute, stored in hidden files beside a set, or in the user's cache folder.
 
-A file is used again as long as its identity is that of the set, its size is right and its content has the hash in its
-header; otherwise it is computed again. It can be removed at any time. Where nothing can be written, the arrays stay in
-memory.
+A file is used again as long as its identity is that of the set, its size is right and its hashes are those of its
+header; otherwise it is computed again. Short arrays are checked when it is opened, and each block of a long one when it
+is first read. It can be removed at any time. Where nothing can be written, the arrays stay in memory.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from corecli.base.blocks import bytes_of
+from corecli.base.blocks import bytes_of, hashes_name, hashes_of, is_hashes
 from corecli.base.documents import loads
 from corecli.base.errors import CorecliError
 from corecli.base.files import atomic_write, sniff
 from corecli.base.layout import HEADER_KEY, METADATA, Index, data_start, make_head, read_index, tensors_of
-from corecli.data.mapped import TYPES, map_tensor
+from corecli.data.mapped import TYPES, map_tensor, open_column
 
 Arrays = dict[str, np.ndarray]
 
+_HINT = "remove the file, and it is made again"
 _NAMES = {np.dtype(dtype): name for name, dtype in TYPES.items()}
-_MAX_HASHED_BYTES = 1 << 28  # larger files are trusted, so that opening a set takes the same time for any length
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,17 @@ def cache_folder() -> Path:
 
 
 def save_arrays(path: Path, identity: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as a safetensors file with an identity and a hash. Errors: CannotCreateError, StorageError."""
-    arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))  # wide types first: aligned
+    """Write arrays as a safetensors file with an identity and hashes. Errors: CannotCreateError, StorageError."""
+    tables = {hashes_name(name): hashes_of(array) for name, array in arrays.items()}
+    stored = {**dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize)), **tables}  # wide types first: aligned
     index, end = Index(), 0
-    for name, array in arrays.items():
+    for name, array in stored.items():
         offsets = [end, end := end + array.nbytes]
         index[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": offsets}
-    header = {"kind": "index", "identity": identity, "sha256": _hash(arrays)}
+    header = {"kind": "index", "identity": identity, "sha256": _hash(tables)}
     with atomic_write(path) as file:
         file.write(make_head(index, header))
-        for array in arrays.values():
+        for array in stored.values():
             file.write(bytes_of(array))
 
 
@@ -86,10 +87,11 @@ def load_arrays(path: Path, identity: str) -> Arrays | None:
         header = loads(index[METADATA][HEADER_KEY])
         if header["identity"] != identity:
             return None
-        mapped = {name: map_tensor(path, index, name, start=start) for name in tensors_of(index)}
-        arrays = {name: array.shared() if array.nbytes else array.read() for name, array in mapped.items()}
-        is_short = sum(array.nbytes for array in arrays.values()) <= _MAX_HASHED_BYTES
-        return None if is_short and _hash(arrays) != header["sha256"] else arrays
+        tables = {name: map_tensor(path, index, name, start=start).read() for name in index if is_hashes(name)}
+        names = [name for name in tensors_of(index) if not is_hashes(name)]
+        if set(tables) != {hashes_name(name) for name in names} or _hash(tables) != header["sha256"]:
+            return None
+        return {name: open_column(path, index, name, start=start, hint=_HINT) for name in names}
     except (CorecliError, OSError, KeyError, TypeError, ValueError):
         return None
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeGuard
 
 import numpy as np
 
 from corecli.base.errors import DataError
 from corecli.data import joins
 from corecli.data.beside import Beside
+from corecli.data.mapped import MappedColumn
 from corecli.data.strings import PackedStrings, Strings, concatenated, pack
 
 REAL, SYNTHETIC = 0, 1
@@ -123,7 +125,7 @@ def make_rows(
         labels=_integers(labels, num, np.int64, -1, "labels", where, checked=checked),
         origins=_integers(origins, num, np.uint8, 0, "origins", where, high=SYNTHETIC, checked=checked),
         variants=_integers(variants, num, np.int32, 0, "variants", where, checked=checked),
-        similarity=None if similarity is None else _cosines(similarity, num, where),
+        similarity=None if similarity is None else _cosines(similarity, num, where, checked=checked),
     )
 
 
@@ -161,7 +163,7 @@ def as_array(places: Places) -> np.ndarray:
     """Return all row numbers as one array, int64."""
     if isinstance(places, range):
         return np.arange(places.start, places.stop, places.step, dtype=np.int64)
-    return places
+    return np.asarray(places)
 
 
 def group_of(key: str) -> str:
@@ -257,11 +259,18 @@ def _marked(keys: PackedStrings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rows[good], lengths[good], numbers[good]
 
 
-def _cosines(value: np.ndarray | Sequence[float], num: int, where: object) -> np.ndarray:
+def _cosines(value: np.ndarray | Sequence[float], num: int, where: object, *, checked: bool) -> np.ndarray:
+    if not checked and _is_column(value, num, np.float32):
+        return value
     column = np.asarray(value, dtype=np.float32)
     if column.shape != (num,) or not np.isfinite(column).all():
         raise DataError(f"similarity is not one finite number for each of {num} images", where=where)
     return column
+
+
+def _is_column(value: Column | Sequence[float], num: int, dtype: type[np.generic]) -> TypeGuard[np.ndarray]:
+    """Whether a value is a column already; a memory-mapped one is not read."""
+    return isinstance(value, np.ndarray | MappedColumn) and value.shape == (num,) and value.dtype == dtype
 
 
 def _integers(
@@ -275,6 +284,8 @@ def _integers(
     high: int | None = None,
     checked: bool = True,
 ) -> np.ndarray:
+    if not checked and _is_column(value, num, dtype):
+        return value
     column = np.asarray(value)
     if column.ndim == 0:
         column = np.full(num, value)

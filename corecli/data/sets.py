@@ -98,8 +98,7 @@ class LargeSets:
         return self.rows.stored(f"sets{self.size}", self._first_sets)["first_sets"]
 
     def _first_sets(self) -> dict[str, np.ndarray]:
-        starts = self.index.starts
-        assert isinstance(starts, np.ndarray)
+        starts = as_array(self.index.starts)
         first = np.zeros(len(starts), dtype=np.int64)
         np.cumsum(np.maximum(np.diff(starts) // self.size, 1), out=first[1:])
         return {"first_sets": first}

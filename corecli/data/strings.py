@@ -96,7 +96,8 @@ class PackedStrings(Strings):
     def blocks(self) -> Iterator[PackedStrings]:
         """Yield the strings in order, at most BLOCK at a time."""
         for start in range(0, len(self), BLOCK):
-            yield self.between(self.starts[start : start + BLOCK], self.ends[start : start + BLOCK])
+            here = slice(start, start + BLOCK)
+            yield self.between(np.asarray(self.starts[here]), np.asarray(self.ends[here]))
 
     def decoded(self) -> list[str]:
         """Return the strings. Errors: DataError."""

@@ -16,8 +16,13 @@ from safetensors.torch import save_file
 
 from corecli.base import checkpoint
 from corecli.base.errors import CorecliError, DataError
+from corecli.base.layout import data_start, read_index
 from corecli.base.rng import numpy_generator
+from corecli.data import mapped, sets
+from corecli.data import rows as rows_module
+from corecli.data.formats import packed
 from corecli.data.formats.shards import ShardFolder, Statistics
+from corecli.data.groups import group_index
 from corecli.data.imageset import ImageSet, open_set, record_of, write_set
 from corecli.data.latents import open_latents, write_latents
 from corecli.data.rows import make_rows
@@ -114,6 +119,67 @@ def test_no_flip_in_a_set_is_silent(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_flip_of_thousands_in_a_set_is_silent(tmp_path: Path, kind: str) -> None:
     assert _flip_set(tmp_path, kind, NUM_SLOW) == []
+
+
+@pytest.fixture
+def small_is_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Map all columns, and store what is computed of all rows, as for sets of millions of rows."""
+    monkeypatch.setattr(mapped, "SHORT_BYTES", 0)
+    for module in (rows_module, packed, sets):
+        monkeypatch.setattr(module, "LARGE", 10, raising=False)
+
+
+@pytest.mark.parametrize("kind", [".safetensors", "part-000001.safetensors"])
+def test_no_flip_in_mapped_columns_is_silent(small_is_mapped: None, tmp_path: Path, kind: str) -> None:
+    assert _flip_set(tmp_path, kind, NUM_FLIPS) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [".safetensors", "part-000001.safetensors"])
+def test_no_flip_of_thousands_in_mapped_columns_is_silent(small_is_mapped: None, tmp_path: Path, kind: str) -> None:
+    assert _flip_set(tmp_path, kind, NUM_SLOW) == []
+
+
+def test_no_flip_in_a_stored_index_is_silent(small_is_mapped: None, tmp_path: Path) -> None:
+    """A damaged header has the index made again; damage found later is an error that names the file."""
+    path = tmp_path / "x.safetensors"
+    _write(path)
+
+    def read() -> bytes:
+        rows, picked = open_set(path).rows, np.arange(NUM // 4)
+        index, large = group_index(rows), sets.LargeSets(rows=rows, size=2)
+        found = [*index.range_of(picked), *index.synthetic(picked), rows.groups_of(np.arange(NUM))]
+        return b"".join(array.tobytes() for array in [*found, large.shuffled(0, 40, seed=1)])
+
+    read()
+    stored = sorted(tmp_path.glob(".x.safetensors.*"))
+    assert [place.name.split(".")[-2] for place in stored] == ["group-ids", "groups", "sets2"]
+    for place in stored:
+        assert _silent(place, read, num=NUM_FLIPS // 10, name=place.name) == []
+    data = bytearray(stored[1].read_bytes())
+    start = data_start(stored[1])
+    data[start] ^= 1
+    stored[1].write_bytes(data)
+    with pytest.raises(
+        DataError, match=r"x\.safetensors\.groups\.safetensors: values of .*remove the file, and it is made again"
+    ):
+        read()
+
+
+def test_a_block_of_a_mapped_column_is_checked_when_it_is_read(small_is_mapped: None, tmp_path: Path) -> None:
+    """Opening checks nothing of a long column; rows of intact blocks are read, in another process as well."""
+    path, num = tmp_path / "x.safetensors", 40_000
+    rows = make_rows([f"{i:06d}" for i in range(num)], labels=np.arange(num) % 3)
+    write_set(path, rows, iter([np.zeros((num, 3, 1, 1), dtype=np.uint8)]), class_names=NAMES, header={})
+    data = bytearray(path.read_bytes())
+    data[data_start(path) + read_index(path)["labels"]["data_offsets"][0] + 8 * 20_000] ^= 1
+    path.write_bytes(data)
+    opened = open_set(path).rows
+    for found in (opened, pickle.loads(pickle.dumps(opened))):  # noqa: S301
+        assert found.labels[np.array([5, 39_999, -1])].tolist() == [2, 0, 0] and found.labels[4] == 1
+        for damaged in (lambda f: f.labels[20_001], lambda f: f.labels.max(), lambda f: f.labels == 1):
+            with pytest.raises(DataError, match="values of labels 16384 to 24575 do not match their hash"):
+                damaged(found)
 
 
 def test_no_flip_in_the_record_of_a_shard_is_silent(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def read_conditions(kind: str, data: ImageSet, table: FeatureTable | None) -> Co
     Errors: DataError if images have no label, or no row in the table.
     """
     if kind == "labels":
-        labels = torch.from_numpy(data.rows.labels)
+        labels = torch.from_numpy(np.array(data.rows.labels))
         if bool((labels < 0).any()):
             num = int((labels < 0).sum())
             raise DataError(f"{num} images have no label", hint="--condition labels needs a label for every image")

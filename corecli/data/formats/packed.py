@@ -23,7 +23,7 @@ from corecli.data.beside import Beside
 from corecli.data.columns import from_columns, to_columns
 from corecli.data.formats.parts.writing import Chunk, begin_stream
 from corecli.data.groups import group_index
-from corecli.data.mapped import TYPES, MappedArray, map_tensor
+from corecli.data.mapped import TYPES, MappedArray, map_tensor, open_column
 from corecli.data.pixels import ArrayPixels, OnBad, PlainSet, digest, identity_of
 from corecli.data.rows import LARGE, Rows, check_labels, check_rows, count_groups
 from corecli.data.strings import digest_strings
@@ -32,7 +32,6 @@ SUFFIX, ACCEPTS = ".safetensors", "a .safetensors file"
 
 _NAMES = {np.dtype(dtype): name for name, dtype in TYPES.items()}
 _UNKNOWN = "0" * 64
-_MAX_READ_BYTES = 1 << 22  # of a column
 
 
 def claims(spec: str) -> bool:
@@ -44,8 +43,8 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
     """Open a packed set. Pixels are memory-mapped; each block of them is checked when it is first read.
 
     Opening takes the same time and memory for any number of images: what needs all rows, such as the fingerprint of the
-    set and the number of groups, is in the header, and columns of more than 4 MiB are memory-mapped and checked by
-    `verify` only. A file of another tool needs only `images`; its columns are checked.
+    set and the number of groups, is in the header, and columns of more than 4 MiB are memory-mapped and checked like
+    pixels. A file of another tool needs only `images`; its columns are checked.
     Errors: DataError if the file is truncated, inconsistent or not a set.
     """
     path = Path(spec)
@@ -174,8 +173,6 @@ def _map_images(path: Path, index: Index, start: int) -> MappedArray:
 
 
 def _read_columns(path: Path, index: Index, start: int) -> dict[str, np.ndarray]:
-    """Read short columns, which are checked against their hashes, and map long ones, which `verify` checks."""
     known = {name: entry for name, entry in tensors_of(index).items() if entry["dtype"] in TYPES and entry["shape"]}
     names = [name for name in known if name != "images" and not is_hashes(name)]
-    columns = {name: map_tensor(path, index, name, start=start) for name in names}
-    return {name: c.read() if c.nbytes <= _MAX_READ_BYTES else c.shared() for name, c in columns.items()}
+    return {name: open_column(path, index, name, start=start) for name in names}
