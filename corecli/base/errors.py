@@ -102,6 +102,15 @@ def about(where: object) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def read_from(where: object, what: str) -> Iterator[None]:
+    """Convert a UsageError to a DataError, for names that a file holds and not the command line."""
+    try:
+        yield
+    except UsageError as error:
+        raise DataError(f"{what}: {error.reason}", where=where, hint=error.hint) from error
+
+
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UsageError:
     """Return the error for a name that is not among `choices`; its hint is the nearest choice, or all of them."""
     choices = sorted(choices)

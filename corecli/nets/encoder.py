@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corecli.base import checkpoint
-from corecli.base.errors import CorecliError, DataError, UsageError, first_line
+from corecli.base.errors import CorecliError, DataError, UsageError, first_line, read_from
 from corecli.nets import backbones, vit
 from corecli.nets.initial import seeded, shapes_of
 from corecli.nets.projector import Norm, ProjectorSpec, build_projector
@@ -280,7 +280,8 @@ def _load_timm(name_and_file: str) -> Encoder:
 def _filled(spec: Spec, tensors: dict[str, Tensor], *, where: object) -> Encoder:
     """Return the encoder of `spec` with these weights. Errors: DataError that names weights that do not match."""
     try:
-        shapes = shapes_of(lambda: Encoder(spec))
+        with read_from(where, "the encoder cannot be built"):
+            shapes = shapes_of(lambda: Encoder(spec))
     except CorecliError:
         raise
     except Exception as error:  # libraries raise many kinds

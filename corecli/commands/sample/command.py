@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from corecli.base import config as cfg
 from corecli.base import registry
-from corecli.base.errors import UsageError
+from corecli.base.errors import UsageError, read_from
 from corecli.base.outcome import Outcome
 from corecli.commands.parts.captioned import check_encoder as check_text_encoder
 from corecli.commands.parts.inputs import check_encoder, check_generator, check_header
@@ -233,8 +233,10 @@ def _check_captions(config: Config, condition: dict[str, Any]) -> None:
 
 
 def _check_sampling(config: Config, header: dict[str, Any]) -> None:
-    """Check the options of diffusion. Errors: UsageError."""
-    if not registry.constants("generators", header["arch"]).get("ONE_PASS"):
+    """Check the options of diffusion. Errors: UsageError; DataError for an unknown family."""
+    with read_from(config.ckpt, "the generator cannot be built"):
+        constants = registry.constants("generators", header["arch"])
+    if not constants.get("ONE_PASS"):
         sampler = _sampling(config).sampler_for(header["generator"])
         if sampler is not None:
             _sampling(config).options_for(sampler)

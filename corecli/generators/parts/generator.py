@@ -12,7 +12,7 @@ from corecli.base import registry
 from corecli.base.checkpoint import Header, Tensors
 from corecli.base.config import kind_of
 from corecli.base.documents import Schema, check
-from corecli.base.errors import DataError, first_line
+from corecli.base.errors import CorecliError, DataError, first_line, read_from
 from corecli.diffusion.training import Draws
 from corecli.nets.initial import shapes_of
 from corecli.nets.weights.encoders.names import check_weights
@@ -65,14 +65,14 @@ class Generator(Protocol):
 def build_saved(header: Header, tensors: Tensors) -> Any:
     """Return the generator of a loaded checkpoint, for sampling.
 
-    Errors: UsageError for an unknown family; DataError for settings that do not describe a generator, or weights that
-    do not fit them.
+    Errors: DataError for an unknown family, settings that do not describe a generator, or weights that do not fit them.
     """
-    family = registry.load("generators", header["arch"])
     try:
-        config = family.Config(**_fields(family.Config, header["generator"]))
-        shapes = shapes_of(lambda: family.build(config))
-    except DataError:
+        with read_from(None, "the generator cannot be built"):
+            family = registry.load("generators", header["arch"])
+            config = family.Config(**_fields(family.Config, header["generator"]))
+            shapes = shapes_of(lambda: family.build(config))
+    except CorecliError:
         raise
     except Exception as error:  # of many kinds: settings may be of any size and contradict each other
         raise DataError(f"its header does not describe a generator: {first_line(error)}") from error
