@@ -95,16 +95,20 @@ def test_statistics_that_are_no_arrays(run: Run, tiny: Path) -> None:
 
 
 def test_mixtures_that_name_each_other(run: Run) -> None:
-    """Mixtures in a circle, in a chain of 100, and ten in each of four levels."""
     for name, other in (("a", "b"), ("b", "a")):
         write_mixture(f"{name}.json", [f"{other}.json"])
     refused(run("show", "a.json", "--out", "o"), "show", 65, "the mixture contains itself")
+
+
+def test_mixtures_of_mixtures_are_bounded(run: Run) -> None:
+    """A chain of 100, and ten in each of four levels, which would be read 11,111 times."""
+    np.savez("one.npz", arr_0=np.zeros((1, 8, 8, 3), dtype=np.uint8))
     for number in range(100):
         write_mixture(f"chain{number}.json", [f"chain{number + 1}.json"])
+    write_mixture("chain100.json", ["one.npz"])
     refused(run("show", "chain0.json", "--out", "o"), "show", 65, "mixtures are nested more than 16 deep")
     for level in range(4):
         write_mixture(f"level{level}.json", [f"level{level + 1}.json"] * 10)
-    np.savez("one.npz", arr_0=np.zeros((1, 8, 8, 3), dtype=np.uint8))
     write_mixture("level4.json", ["one.npz"])
     refused(run("show", "level0.json", "--out", "o"), "show", 65, "more than 256 mixtures within one another")
 
