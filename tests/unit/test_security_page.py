@@ -12,7 +12,7 @@ from corecli.captions import server
 from corecli.commands.parts import inputs
 from corecli.data import decode, pixels
 from corecli.data.formats import mixture
-from corecli.data.formats.parts import tar_index
+from corecli.data.formats.parts import joining, tar_index
 from corecli.engine import launch
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ LIMITS = {
     "Skipped images": f"{pixels.MAX_BAD_FRACTION:.0%} of a set",
     "Labels and captions in tar files": f"{tar_index._MAX_SIDECAR_BYTES >> 20} MiB each",
     "Mixtures": f"{mixture._MAX_DEPTH} levels, {mixture._MAX_MIXTURES} mixtures within one another, "
-    f"{mixture._MAX_SLOTS:,} images in an epoch",
+    f"{joining._MAX_SLOTS:,} images in an epoch",
     "Processes": f"{launch._MOST_PER_CORE} for each core; {inputs._MOST_WORKERS} data loading workers",
     "Responses of a caption server": f"{server._LARGEST_BYTES >> 20} MiB; at most "
     f"{server._LONGEST_WAIT_SEC:.0f} seconds between two tries",
