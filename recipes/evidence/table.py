@@ -20,6 +20,7 @@ from scipy.stats import t as student
 HERE = Path(__file__).parent
 CONFIRMING = ("10", "11", "12", "13", "14")
 SEARCHING = ("0", "1", "2")
+COLORS = {"confirmed": "#1a7f37", "refuted": "#b3261e"}
 RESAMPLES = 10_000  # in blocks of 500
 LOWER = ("corrected", "value")
 INTRODUCTION = """\
@@ -60,9 +61,11 @@ class Difference:
 
     @property
     def verdict(self) -> str:
+        """What the interval says; of fewer seeds than planned, only so far."""
         if len(self.by_seed) < 2:
             return "one seed only"
-        return "confirmed" if self.low > 0 else "refuted" if self.high < 0 else "not visible"
+        found = "confirmed" if self.low > 0 else "refuted" if self.high < 0 else "not visible"
+        return found if len(self.by_seed) >= len(CONFIRMING) else f"{found} so far"
 
 
 def main() -> None:
@@ -97,11 +100,7 @@ def compare(text: str, setting: str, seeds: Iterable[str], runs: Runs, *, agains
     by_seed = [
         [scored(runs, one, seed, first, measure) - scored(runs, one, seed, second, measure) for one in settings]
         for seed in seeds
-        if all(
-            measure in runs.get((one, seed, arm), {"scores": ()})["scores"]
-            for one in settings
-            for arm in (first, second)
-        )
+        if all(measure in scores_of(runs, one, seed, arm) for one in settings for arm in (first, second))
     ]
     if not by_seed:
         return None
@@ -282,7 +281,7 @@ def plot(claims: list[dict[str, str]], runs: Runs) -> str:
         for part in (-1, 0, 1)
     ]
     for number, (label, one) in enumerate(rows):
-        y, color = 18 + 20 * number, {"confirmed": "#1a7f37", "refuted": "#b3261e"}.get(one.verdict, "#555")
+        y, color = 18 + 20 * number, COLORS.get(one.verdict.split()[0], "#555")
         low, middle, high = (zero + 150 * value / scale for value in (one.low, one.mean, one.high))
         parts += [
             text_at(370, y + 4, label, "end"),
