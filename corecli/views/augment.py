@@ -137,6 +137,10 @@ def augment(images: Tensor, parameters: Parameters, *, compile: bool = False) ->
         raise ValueError(f"images {tuple(images.shape)} do not match parameters of {len(parameters)} images")
     views = torch.empty(len(images), 3, *parameters.size, device=images.device)
     with torch.no_grad(), _full_precision(images.device):
+        if not compile and not resample.dense(images, parameters.size):
+            for i, view in enumerate(views):
+                view.copy_(_augment_one(images[i : i + 1], parameters[i : i + 1])[0])
+            return views
         for rows in _chunks(parameters, images.device):
             _put(views, rows, _augment_chunk(_take(images, rows), parameters[rows], compile))
     return views
@@ -167,6 +171,18 @@ def _augment_chunk(images: Tensor, p: Parameters, compile: bool) -> Tensor:
     _change(views, p.sigma > 0, partial(_blur, p=p))
     _change(views, p.solarize, partial(color.solarize, threshold=p.policy.threshold))
     return views
+
+
+def _augment_one(image: Tensor, p: Parameters) -> Tensor:
+    """Return the view of one image [1, 3, H, W]: [1, 3, h, w], or [1, 1, h, w] in gray.
+
+    On a CPU this is faster for large images, as one image fits the cache of a core and its steps need no copies.
+    """
+    view = _crop(image if p.shrink[0] == 1 else resample.shrunk(image, part=float(p.shrink[0])), p)
+    color.jitter_one(view.view(3, -1), p.order[0], p.factors[0])
+    view = color.grayscale(view)[:, :1] if p.grey[0] else view
+    view = _blur(view, p) if p.sigma[0] > 0 else view
+    return color.solarize(view, p.policy.threshold) if p.solarize[0] else view
 
 
 def _crop(images: Tensor, p: Parameters) -> Tensor:

@@ -46,6 +46,27 @@ def jitter(pixels: Tensor, order: np.ndarray, factors: np.ndarray, *, compile: b
         _blend(pixels[rows], blends[position, rows], contrasts[position, rows])
 
 
+def jitter_one(pixels: Tensor, order: np.ndarray, factors: np.ndarray) -> None:
+    """Change one large image as `jitter` does, up to rounding: pixels [3, N], order and factors [4].
+
+    Single operations in place are faster than matrices of 3 x 3 here. A row of -1 changes nothing.
+    """
+    red, green, blue = pixels
+    for operation in order.tolist():
+        factor = float(factors[operation])
+        if operation == HUE:
+            rotate_hue(pixels[None], torch.tensor([factor]), out=pixels[None].unbind(1))
+        elif operation == BRIGHTNESS:
+            pixels.mul_(factor).clamp_(0, 1)
+        elif operation == CONTRAST:
+            luma = sum(weight * mean for weight, mean in zip(_LUMA, pixels.mean(1).tolist(), strict=True))
+            pixels.mul_(factor).add_((1 - factor) * luma).clamp_(0, 1)
+        elif operation == SATURATION:
+            weights = [(1 - factor) * weight for weight in _LUMA]
+            luma = (weights[0] * red).add_(green, alpha=weights[1]).add_(blue, alpha=weights[2])
+            pixels.mul_(factor).add_(luma).clamp_(0, 1)
+
+
 def rotate_hue(pixels: Tensor, turns: Tensor, *, out: Planes | None = None) -> Planes:
     """Return the planes [B, N] of colors with the hue rotated by `turns` [B] in [-0.5, 0.5] of a circle.
 
@@ -59,14 +80,15 @@ def rotate_hue(pixels: Tensor, turns: Tensor, *, out: Planes | None = None) -> P
     high, low = torch.maximum(red, green), torch.minimum(red, green)
     torch.maximum(high, blue, out=high)
     torch.minimum(low, blue, out=low)
-    spread = high - low
-    hue = (red - green).sub_(blue).add_(low).div_(spread.clamp(min=1e-8)).add_(2)
-    hue = hue.copysign_(blue - green).mul_(1 / 6).add_(turns[:, None] + 1.5).frac_().mul_(6)
+    hue, spread = (red - green).sub_(blue).add_(low), high - low
+    places = (None, None, None) if out is None else out  # from here on `pixels` may be overwritten
+    side = torch.sub(blue, green, out=places[2])
+    hue.div_(torch.clamp(spread, min=1e-8, out=places[1])).add_(2)
+    hue.copysign_(side).mul_(1 / 6).add_(turns[:, None] + 1.5).frac_().mul_(6)
     turned = []
-    for channel, (center, edge, sign) in enumerate(((3, low, 1), (2, high, -1), (4, high, -1))):
-        fall = (hue - center).abs_().sub_(1).clamp_(0, 1)
-        place = fall if out is None else out[channel]
-        turned.append(torch.addcmul(edge, spread, fall, value=sign, out=place))
+    for place, center, edge, sign in zip(places, (3, 2, 4), (low, high, high), (1, -1, -1), strict=True):
+        fall = torch.sub(hue, center, out=place).abs_().sub_(1).clamp_(0, 1)
+        turned.append(torch.addcmul(edge, spread, fall, value=sign, out=fall))
     return turned
 
 

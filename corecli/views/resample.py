@@ -8,6 +8,7 @@ two batched matrix products.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,13 @@ from torch import Tensor
 Edge = Literal["reflect", "replicate"]
 
 _LARGEST_DENSE_PX = 80  # up to here matrices are at least as fast
+_SEGMENT_PX = 16  # of a row; shorter ones make small products, longer ones multiply more zeros
 _REACH_SIGMAS = 5.5  # a Gaussian has 4e-8 of its mass beyond, less than float32 resolves
+
+
+def dense(images: Tensor, size: tuple[int, ...]) -> bool:
+    """Whether images are transformed to `size` (H, W) in batches; on a CPU large ones are faster one by one."""
+    return images.device.type != "cpu" or max(*size, *images.shape[-2:]) <= _LARGEST_DENSE_PX
 
 
 def resized_crop(images: Tensor, boxes: np.ndarray, flip: np.ndarray, size: tuple[int, int]) -> Tensor:
@@ -33,7 +40,7 @@ def resized_crop(images: Tensor, boxes: np.ndarray, flip: np.ndarray, size: tupl
     rows, row_weights = _resize_taps(height, None, size[0], num_rows)
     columns, column_weights = _resize_taps(width, mirrored, size[1], num_columns)
     row_weights /= 255
-    if _dense(images, size):
+    if dense(images, size):
         down = _matrices(rows + top[:, None, None], row_weights, num_rows)
         across = _matrices(columns + left[:, None, None], column_weights, num_columns)
         return _product(images.float(), down, across).clamp_(0, 1)
@@ -61,16 +68,12 @@ def gaussian_blur(images: Tensor, sigma: np.ndarray, *, radius: int, edge: Edge 
     """
     offset = torch.arange(-radius, radius + 1, device=images.device)
     kernels = torch.softmax(-(offset**2) / (2 * _move(sigma, images).float()[:, None] ** 2), dim=1)
-    if not _dense(images, images.shape[-2:]):
+    if not dense(images, images.shape[-2:]):
         return _blur_one_by_one(images, kernels, np.ceil(_REACH_SIGMAS * sigma).clip(max=radius), edge)
     if kernels.shape[1] * 4 <= min(images.shape[-2:]):
         return _blur_by_convolution(images, kernels, edge)
     rows, columns = (_blur_matrices(kernels, size, edge) for size in images.shape[-2:])
     return _product(images, rows, columns)
-
-
-def _dense(images: Tensor, size: tuple[int, ...]) -> bool:
-    return images.device.type != "cpu" or max(*size, *images.shape[-2:]) <= _LARGEST_DENSE_PX
 
 
 def _move(array: np.ndarray, like: Tensor) -> Tensor:
@@ -111,14 +114,29 @@ def _cubic(distance: Tensor) -> Tensor:
 
 
 def _blur_one_by_one(images: Tensor, kernels: Tensor, radii: np.ndarray, edge: Edge) -> Tensor:
-    rows, columns = (_blur_sources(size, kernels.shape[1], edge, images.device) for size in images.shape[-2:])
     out, center = torch.empty_like(images), kernels.shape[1] // 2
-    for i, radius in enumerate(radii.astype(int).tolist()):
-        taps = slice(center - radius, center + radius + 1)
-        kernel = kernels[i, taps]
-        turned = _sum_taps(images[i].mT, columns[:, taps], kernel)
-        out[i] = _sum_taps(turned.mT, rows[:, taps], kernel)
+    for image, kernel, radius, blurred in zip(images, kernels, radii.astype(int).tolist(), out, strict=True):
+        kernel = kernel[center - radius : center + radius + 1]
+        sources = _cached_blur_sources(image.shape[1], len(kernel), edge, images.device)
+        _blur_rows(_sum_taps(image, sources, kernel), kernel, edge, blurred)
     return out
+
+
+def _blur_rows(planes: Tensor, kernel: Tensor, edge: Edge, out: Tensor) -> None:
+    """Blur planes [C, H, W] along their rows: segments of a few pixels are products with one small band matrix."""
+    num, height, width = planes.shape
+    num_segments = math.ceil(width / _SEGMENT_PX)
+    length, pad = math.ceil(width / num_segments), len(kernel) // 2
+    padded = F.pad(planes, (pad, pad + num_segments * length - width, 0, 0), mode=edge).flatten(0, 1)
+    band = torch.zeros(length, length + 2 * pad + 1)
+    band[:, : len(kernel)] = kernel  # shifted by one pixel from row to row in the next line, which drops a column
+    band = band.flatten()[: length * (length + 2 * pad)].view(length, -1)
+    segments = padded.unfold(1, length + 2 * pad, length).transpose(0, 1)
+    blurred = torch.bmm(segments, band.T.expand(num_segments, -1, -1)).view(num_segments, num, height, length)
+    whole = width // length
+    out[..., : whole * length].unflatten(2, (whole, length)).copy_(blurred[:whole].permute(1, 2, 0, 3))
+    if whole < num_segments:
+        out[..., whole * length :] = blurred[whole, ..., : width - whole * length]
 
 
 def _blur_matrices(kernels: Tensor, size: int, edge: Edge) -> Tensor:
@@ -136,6 +154,9 @@ def _blur_sources(size: int, num_taps: int, edge: Edge, device: torch.device) ->
         source = source.remainder(max(1, 2 * size - 2))
         source = torch.minimum(source, 2 * size - 2 - source)
     return source.clamp_(0, size - 1)
+
+
+_cached_blur_sources = lru_cache(maxsize=64)(_blur_sources)
 
 
 def _sum_taps(planes: Tensor, taps: Tensor, weights: Tensor) -> Tensor:

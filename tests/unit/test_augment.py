@@ -92,14 +92,17 @@ def test_jitter_equals_torchvision_in_every_order(size):
     orders = orders[np.argsort(color.hue_position(orders), kind="stable")]
     factors = np.random.default_rng(0).uniform([0.2, 0.2, 0.2, -0.5], [1.8, 1.8, 1.8, 0.5], (len(orders), 4))
     x = to_float(images_of(len(orders), size))
-    views = x.clone()
+    views, one_by_one = x.clone(), x.clone()
     color.jitter(views.flatten(2), orders, factors)
+    for view, order, factor in zip(one_by_one, orders, factors, strict=True):
+        color.jitter_one(view.flatten(1), order, factor)
     changes = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
     for i, order in enumerate(orders.tolist()):
         expected = x[i].double()
         for operation in order:
             expected = changes[operation](expected, factors[i, operation]) if operation >= 0 else expected
         assert (views[i] - expected).abs().max() < 1e-5
+        assert (one_by_one[i] - expected).abs().max() < 1e-5
 
 
 def test_hue_agrees_with_hsv_on_ties_greys_and_a_full_turn():
