@@ -110,6 +110,12 @@ def header_size(data: bytes, *, name: object, max_pixels: int = MAX_PIXELS) -> t
         return height, width
 
 
+def image_format(data: bytes) -> str:
+    """Return the format of an image file as Pillow names it, such as "JPEG". Errors: DataError if it is no image."""
+    with _decoding("an image"):
+        return str(Image.open(io.BytesIO(data), formats=_DECODERS).format)
+
+
 def resize_crop(image: Image.Image, fit: Fit) -> Image.Image:
     """Resize the shorter side of an image and crop the center, as torchvision does on Pillow's images."""
     (width, height), size = image.size, fit.resize

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from corecli.base import registry
-from corecli.base.errors import DataError, unknown_name
+from corecli.base.errors import DataError, UsageError, unknown_name
 from corecli.base.files import MANIFEST, first_bytes, missing
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from corecli.base.sums import Watch
     from corecli.data.decode import Fit
+    from corecli.data.encoded import EncodedImage
     from corecli.data.pictures import Picture
     from corecli.data.pixels import OnBad
     from corecli.data.rows import Places, Rows
@@ -157,6 +158,26 @@ def write_set(
     """
     module = _writer(path, format)
     module.write(Path(path), rows, chunks, class_names=class_names, header=header)
+
+
+def write_encoded(
+    path: Path,
+    rows: Rows,
+    images: Iterable[EncodedImage],
+    *,
+    class_names: tuple[str, ...],
+    header: dict[str, Any],
+    format: str | None = None,
+) -> None:
+    """Write image files, which may differ in size, as they are. Otherwise as `write_set`.
+
+    Errors: as `write_set`; UsageError for a format that stores pixels of one size.
+    """
+    module = _writer(path, format)
+    if not hasattr(module, "write_encoded"):
+        reason = f"{format or format_by_name(path)} stores images of one size"
+        raise UsageError(reason, hint="give --image-size N, or write .safetensors, .tar or a directory")
+    module.write_encoded(Path(path), rows, images, class_names=class_names, header=header)
 
 
 def check_keys(path: Path, rows: Rows, *, format: str | None = None) -> None:

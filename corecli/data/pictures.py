@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from corecli.data.decode import MAX_PIXELS, decode, header_size, refuse_bomb
+from corecli.data.decode import MAX_PIXELS, decode, encode_png, header_size, refuse_bomb
 
 _ORIENTATION = 274  # the tag of EXIF
 _MAY_ROTATE = (b"Exif\0\0", b"eXIf", b"EXIF", b"http://ns.adobe.com/xap/")  # parts of a file that state an orientation
@@ -36,6 +36,10 @@ class Picture(Protocol):
         """Return uint8 [ceil(H / divisor), ceil(W / divisor), 3] RGB. Errors: DataError naming a damaged file."""
         ...
 
+    def encoded(self) -> bytes:
+        """Return the image as a file: as it was read, or as PNG if it was read as pixels."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ArrayPicture:
@@ -52,6 +56,10 @@ class ArrayPicture:
     def pixels(self, divisor: int = 1) -> np.ndarray:
         """Return the image at full size."""
         return self.array.transpose(1, 2, 0)
+
+    def encoded(self) -> bytes:
+        """Return the image as PNG."""
+        return encode_png(self.array)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,6 +80,10 @@ class EncodedPicture:
     def pixels(self, divisor: int = 1) -> np.ndarray:
         """Return the image at full size."""
         return self._decoded.transpose(1, 2, 0)
+
+    def encoded(self) -> bytes:
+        """Return the file as it was read."""
+        return self.data
 
     @cached_property
     def _decoded(self) -> np.ndarray:
@@ -104,6 +116,10 @@ class JpegPicture:
             image = Image.fromarray(decode(self.data, name=self.name).transpose(1, 2, 0))
             return np.asarray(image.reduce(divisor))
         return _upright(image, self._orientation)
+
+    def encoded(self) -> bytes:
+        """Return the file as it was read."""
+        return self.data
 
     @cached_property
     def _orientation(self) -> int:

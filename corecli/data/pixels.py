@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -77,6 +77,15 @@ class Store(Protocol):
 
     def identity(self, positions: Sequence[int]) -> str:
         """Return a string that identifies these images without reading them."""
+        ...
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """A store that knows the sizes of all images."""
+
+    def have_one_size(self) -> bool:
+        """Whether all images have the same size."""
         ...
 
 
@@ -168,6 +177,9 @@ class ArrayPixels:
     resize: int | None = None
     fit: Fit | None = None
 
+    def __len__(self) -> int:
+        return len(self.array)
+
     @property
     def image_size(self) -> tuple[int, int]:
         """(H, W) of every image."""
@@ -224,6 +236,9 @@ class EncodedPixels:
     fit: Fit | None = None
     decodes: bool = True
 
+    def __len__(self) -> int:
+        return len(self.positions)
+
     @property
     def image_size(self) -> tuple[int, int]:
         """(H, W) of the first image, or the size to which all images are resized."""
@@ -231,7 +246,7 @@ class EncodedPixels:
 
     @property
     def is_mixed(self) -> bool:
-        """Whether any of up to 64 images, evenly spaced, differs in size from the first."""
+        """Whether images differ in size, as the index of the store states; else any of 64 evenly spaced ones."""
         return not _fits(self.resize, self.fit) and self._sizes_differ
 
     def identity(self) -> str:
@@ -276,6 +291,8 @@ class EncodedPixels:
 
     @cached_property
     def _sizes_differ(self) -> bool:
+        if isinstance(self.store, Sized):
+            return not self.store.have_one_size()
         compared = np.linspace(0, len(self.positions) - 1, min(_NUM_COMPARED, len(self.positions))).astype(int)
         return any(self.picture(row).size != self._first_size for row in compared.tolist())
 
@@ -307,7 +324,9 @@ def without_bad(image_set: PlainSet, pixels: EncodedPixels, on_bad: OnBad, where
         raise DataError(reason, where=where)
     good = np.array([i for i, line in enumerate(failures) if line is None], dtype=np.int64)
     kept = replace(pixels, positions=pixels.positions[good])
-    return replace(image_set, rows=image_set.rows.take(good), pixels=kept, bad=bad)
+    if not bad:
+        return image_set
+    return replace(image_set, rows=image_set.rows.take(good), pixels=kept, bad=bad, known_fingerprint=None)
 
 
 def sizes_identity(sizes: Iterable[int]) -> str:

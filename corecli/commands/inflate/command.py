@@ -16,8 +16,9 @@ from corecli.base.schemas import is_share
 from corecli.base.target import is_finished
 from corecli.commands.inflate.options import Config
 from corecli.commands.parts.inputs import bad_files, check_file
+from corecli.data.encoded import AS_READ, encoded_images, parse_encoding
 from corecli.data.formats.mixture import open_mixture
-from corecli.data.imageset import is_written, open_set, write_set
+from corecli.data.imageset import is_written, open_set, write_encoded, write_set
 from corecli.data.mix import Mixture, Part, choose_rows, repeat_for_beta, save_mixture, summary
 from corecli.engine.environment import find_launch
 
@@ -41,6 +42,7 @@ def check(config: Config) -> dict[str, Any]:
         raise UsageError(reason, hint="--materialize alone converts one set")
     if config.materialize is None and config.format is not None:
         raise UsageError("--format needs --materialize", hint="a mixture copies no images")
+    _check_encoding(config)
     if config.beta is not None and not (config.real and config.synthetic):
         raise UsageError("--beta needs --real and --synthetic", hint="or use --repeat")
     if config.beta is not None and config.repeat != 1:
@@ -51,6 +53,18 @@ def check(config: Config) -> dict[str, Any]:
     for spec in (*config.real, *config.synthetic):
         open_set(spec, image_size=config.image_size)
     return {"writes": [str(path) for path in (config.out, config.materialize) if path is not None]}
+
+
+def _check_encoding(config: Config) -> None:
+    """Check --encode and --max-px. Errors: UsageError."""
+    if config.encode is None and config.max_px is not None:
+        raise UsageError("--max-px needs --encode", hint="add --encode jpeg:90")
+    if config.encode is None:
+        return
+    if config.materialize is None:
+        raise UsageError("--encode needs --materialize", hint="a mixture copies no images")
+    if parse_encoding(config.encode, config.max_px) is None and config.image_size is not None:
+        raise UsageError("--image-size changes images, and --encode as-read keeps them", hint="use --encode jpeg:90")
 
 
 def run(config: Config) -> Outcome:
@@ -111,10 +125,17 @@ def _mixture(config: Config, sets: dict[str, ImageSet], identity: dict[str, Any]
 def _materialize(path: Path, config: Config, data: ImageSet, identity: dict[str, Any]) -> tuple[str, ...]:
     """Write every row once, regardless of --repeat; return a note if the target existed already."""
     identity = {**identity, "materialize": config.format or "by name"}
+    if config.encode is not None:
+        identity = {**identity, "encode": config.encode, "max_px": config.max_px}
     if is_written(path, identity, force=config.force):
         return (f"{path} is already there, left alone",)
     header = {"config": cfg.settings(config), "identity": identity}
-    write_set(path, data.rows, _chunks(data), class_names=data.class_names, header=header, format=config.format)
+    names, format = data.class_names, config.format
+    if config.encode is None and not data.is_mixed:
+        write_set(path, data.rows, _chunks(data), class_names=names, header=header, format=format)
+    else:
+        images = encoded_images(data, parse_encoding(config.encode or AS_READ, config.max_px))
+        write_encoded(path, data.rows, images, class_names=names, header=header, format=format)
     return ()
 
 

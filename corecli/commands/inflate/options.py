@@ -5,6 +5,10 @@ other image set. --repeat is N in CORE and AdaInf; --beta sets the share of real
 beta = N|D| / (N|D| + |S|). With --materialize the images are written too, in the format of the file name, so that with
 one part this verb converts between formats.
 
+Photographs of different sizes are written as the files that they are: into a directory, a tar, or one safetensors file
+with an index of their offsets and sizes. --encode jpeg:90 --max-px 512 encodes them again, so that they take less space
+and decode faster. Sets of one size are written as pixels, without loss, unless --encode is given.
+
 The verb prints the number of real and synthetic slots of an epoch, the resulting share of real ones, the expected
 number of pairs from one group in a batch, the images per class, and the real images with and without a synthetic
 partner. Each pair from one group is a false negative of a contrastive loss; --guard prevents them.
@@ -34,6 +38,10 @@ EXAMPLES = (
         "Second of five generations of a loop: unseen real images and the samples of the first generation",
         "--real DIR --share 2/5 --synthetic syn --out mix.json",
     ),
+    (
+        "Pack photographs into one file, with the longer side at most 512 px",
+        "--real DIR --materialize train.safetensors --encode jpeg:90 --max-px 512",
+    ),
     ("Pack a directory into one memory-mapped file", "--real DIR --materialize train.safetensors"),
 )
 PRESETS: dict[str, Preset] = {
@@ -62,6 +70,12 @@ class Config(Common):
         metavar="PATH",
     )
     format: str | None = option(None, help="format of --materialize (default: by its suffix)", choices=writable_formats)
+    encode: str | None = option(
+        None, help="write image files: as-read, or encoded again as png or jpeg:QUALITY", role="runtime", metavar="HOW"
+    )
+    max_px: int | None = option(
+        None, help="shrink images whose longer side exceeds N px (with --encode)", role="runtime", minimum=1
+    )
     repeat: float = option(1.0, help="number of times an epoch shows each real image (N)", minimum=1e-9)
     beta: float | None = option(None, help="share of real slots in an epoch; replaces --repeat", minimum=0, maximum=1)
     fraction: float | None = option(

@@ -77,7 +77,7 @@ def _check_tensors(path: Path, kind: Kind, watch: Watch) -> Checked:
             with open_zip(path) as archive:
                 _check_members(archive, watch)
             return "torch file of another tool", {}
-        if "images" in read_index(path):
+        if {"images", "encoded"} & set(read_index(path)):
             check_set(path, watch)
         watch(path.stat().st_size)
         return "safetensors file of another tool", {}

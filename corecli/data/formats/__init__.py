@@ -13,6 +13,8 @@ Formats that can be written:
     SUFFIX      the ending that selects the format, such as ".npz"
     write       function (path, rows, chunks, *, class_names, header), atomic and with one chunk in memory at a time
     made_with   function: what a written file records of `header`; {} for a file of another tool
+    write_encoded  optional function (path, rows, images, *, class_names, header): writes image files as they are, which
+                may differ in size; images: an iterator over `data.encoded.EncodedImage`
     check_keys  optional function (rows, where): refuses keys that the format cannot store
     verify      optional function (path, watch): checks what a set records of its content; `watch` counts bytes and
                 hashes. Without it `corecli verify` reads all images

@@ -15,6 +15,7 @@ from corecli.base.errors import DataError, MissingInputError, StorageError
 from corecli.base.files import MANIFEST, storage_errors
 from corecli.base.sums import SUMS, Watch, check_sums
 from corecli.data.decode import EXTENSIONS, encode_png
+from corecli.data.encoded import EncodedImage
 from corecli.data.formats.parts.checking import check_images
 from corecli.data.formats.parts.writing import Chunk, atomic_directory, begin_stream, check_keys
 from corecli.data.manifest import finish, read_manifest, rows_from_files
@@ -104,20 +105,36 @@ def verify(path: Path, watch: Watch) -> None:
         raise DataError(f"is not listed in {SUMS}", where=path / added, hint="remove it, or make the set again")
 
 
+def write_encoded(
+    path: Path, rows: Rows, images: Iterable[EncodedImage], *, class_names: tuple[str, ...], header: dict[str, Any]
+) -> None:
+    """Write image files, which may differ in size, as they are, each with the extension of its format.
+
+    Errors: as `write`.
+    """
+    check_keys(rows, path)
+    with atomic_directory(path) as root:
+        files = ((f"{key}.{image.extension}", image.data) for key, image in zip(rows.keys, images, strict=True))
+        hashes = {name: _put_file(root / name, data) for name, data in files}
+        _refuse_lost(root, len(rows), path)
+        finish(root, rows, class_names=class_names, header=header, hashes=hashes)
+
+
 def put(root: Path, keys: Sequence[str], images: np.ndarray) -> dict[str, str]:
     """Write images, uint8 [n, 3, H, W], as `root/<key>.png`; return their SHA-256 by name.
 
     Errors: CannotCreateError, StorageError.
     """
-    hashes = {}
-    for key, pixels in zip(keys, images, strict=True):
-        target = root / f"{key}.png"
-        with storage_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            data = encode_png(pixels)
-            target.write_bytes(data)
-        hashes[f"{key}.png"] = hashlib.sha256(data).hexdigest()
-    return hashes
+    names = [f"{key}.png" for key in keys]
+    return {name: _put_file(root / name, encode_png(pixels)) for name, pixels in zip(names, images, strict=True)}
+
+
+def _put_file(target: Path, data: bytes) -> str:
+    """Write a file; return its SHA-256."""
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def _refuse_lost(root: Path, num_rows: int, path: Path) -> None:

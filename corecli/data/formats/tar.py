@@ -23,6 +23,7 @@ from corecli.base.errors import DataError, MissingInputError
 from corecli.base.files import atomic_write, seal, sniff
 from corecli.base.sums import Watch, check_sums
 from corecli.data.decode import EXTENSIONS, encode_png
+from corecli.data.encoded import EncodedImage
 from corecli.data.formats.parts.checking import check_images
 from corecli.data.formats.parts.tar_index import HIDDEN_MANIFEST, Index, check_index, index_of
 from corecli.data.formats.parts.tar_seal import Hashed, check_seal, last_member
@@ -102,7 +103,22 @@ def write(
     check_keys(rows, path)
     (height, width), arrays = begin_stream(chunks, rows, path)
     header = {**header, "image_size": [height, width]}
-    samples = _samples(rows, arrays)
+    samples = _samples(rows, (("png", encode_png(image)) for chunk in arrays for image in chunk))
+    _write_samples(path, rows, samples, class_names, header)
+
+
+def write_encoded(
+    path: Path, rows: Rows, images: Iterable[EncodedImage], *, class_names: tuple[str, ...], header: dict[str, Any]
+) -> None:
+    """Write image files, which may differ in size, as they are. Otherwise as `write`."""
+    check_keys(rows, path)
+    samples = _samples(rows, ((image.extension, image.data) for image in images))
+    _write_samples(path, rows, samples, class_names, header)
+
+
+def _write_samples(
+    path: Path, rows: Rows, samples: Iterator[list[Member]], class_names: tuple[str, ...], header: dict[str, Any]
+) -> None:
     if path.suffix == SUFFIX:
         manifest = seal(json.dumps(manifest_of(rows, class_names=class_names, header=header)).encode())
         _write_tar(path, chain([[(HIDDEN_MANIFEST, manifest)]], samples))
@@ -139,10 +155,10 @@ def made_with(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _samples(rows: Rows, arrays: Iterator[np.ndarray]) -> Iterator[list[Member]]:
-    images = (image for chunk in arrays for image in chunk)
-    for key, label, image in zip(rows.keys, rows.labels.tolist(), images, strict=True):
-        members = [(f"{key}.png", encode_png(image))]
+def _samples(rows: Rows, files: Iterator[Member]) -> Iterator[list[Member]]:
+    """Yield the members of each image; files: (extension, bytes) of each."""
+    for key, label, (extension, data) in zip(rows.keys, rows.labels.tolist(), files, strict=True):
+        members = [(f"{key}.{extension}", data)]
         yield members if label < 0 else [*members, (f"{key}.cls", str(label).encode())]
 
 
