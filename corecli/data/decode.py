@@ -126,6 +126,12 @@ def resize_crop(image: Image.Image, fit: Fit) -> Image.Image:
     return image if target == (fit.crop, fit.crop) else image.crop((left, top, left + fit.crop, top + fit.crop))
 
 
+def fit_array(images: np.ndarray, fit: Fit) -> np.ndarray:
+    """Resize the shorter side of uint8 [N, 3, H, W] and crop the center: [N, 3, S, S] with S = fit.crop."""
+    resized = (resize_crop(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))), fit) for image in images)
+    return np.stack([np.asarray(image).transpose(2, 0, 1) for image in resized])
+
+
 def encode_png(pixels: np.ndarray) -> bytes:
     """Encode uint8 [3, H, W] as a PNG file, which is lossless: metrics would measure the loss of JPEG, too."""
     buffer = io.BytesIO()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from corecli.base.errors import CorecliError, DataError
-from corecli.data.decode import Fit, decode, resize_crop, square
+from corecli.data.decode import Fit, decode, fit_array, square
 from corecli.data.mapped import MappedArray
 from corecli.data.pictures import ArrayPicture, Picture, open_picture
 from corecli.data.rows import Rows
@@ -332,19 +332,6 @@ def without_bad(image_set: PlainSet, pixels: EncodedPixels, on_bad: OnBad, where
 def sizes_identity(sizes: Iterable[int]) -> str:
     """Return a hash of file sizes in bytes, without times, so that a copy has the same one."""
     return digest(*(str(size) for size in sizes))
-
-
-def resize_array(images: np.ndarray, size: int) -> np.ndarray:
-    """Resize the shorter side of uint8 [N, 3, H, W] to `size` and crop the center: [N, 3, size, size]."""
-    return fit_array(images, square(size))
-
-
-def fit_array(images: np.ndarray, fit: Fit) -> np.ndarray:
-    """Resize the shorter side of uint8 [N, 3, H, W] and crop the center: [N, 3, S, S] with S = fit.crop."""
-    from PIL import Image
-
-    resized = (resize_crop(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))), fit) for image in images)
-    return np.stack([np.asarray(image).transpose(2, 0, 1) for image in resized])
 
 
 def _fits(resize: int | None, fit: Fit | None) -> tuple[Fit, ...]:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from corecli.base.errors import UnavailableError, UsageError
-from corecli.data.pixels import ArrayPixels, OnBad, PlainSet, digest, resize_array
+from corecli.data.decode import fit_array, square
+from corecli.data.pixels import ArrayPixels, OnBad, PlainSet, digest
 from corecli.data.rows import make_rows, numbered_keys
 
 NAMED = "digits:[SIZE][:SPLIT]"
@@ -27,7 +28,7 @@ def open_set(spec: str, *, image_size: int | None, on_bad: OnBad) -> PlainSet:
     size, split = _parse(spec)
     images, labels = _load()
     if size is not None:
-        images = resize_array(images, size)
+        images = fit_array(images, square(size))
     keys = numbered_keys(labels.tolist(), CLASS_NAMES)
     chosen = [i for i, key in enumerate(keys) if _is_in(split, int(key.rpartition("/")[2]))]
     order = np.array(sorted(chosen, key=keys.__getitem__), dtype=np.int64)
