@@ -101,10 +101,10 @@ def write_encoded(
     """
     if not len(rows):
         raise DataError("no images to write", where=path)
-    with atomic_write(path) as file, tempfile.TemporaryFile(dir=path.parent) as files:
-        columns = {**to_columns(rows), **spool(images, len(rows), files)}
-        body = _Body(name=ENCODED, shape=(files.tell(),), arrays=pieces(files))
-        _write(file, rows, body, columns, class_names=class_names, header=header)
+    with atomic_write(path) as target, tempfile.TemporaryFile(dir=path.parent) as file:
+        columns = {**to_columns(rows), **spool(images, len(rows), file)}
+        body = _Body(name=ENCODED, shape=(file.tell(),), arrays=pieces(file))
+        _write(target, rows, body, columns, class_names=class_names, header=header)
 
 
 @dataclass(frozen=True, kw_only=True)
