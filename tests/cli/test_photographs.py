@@ -14,8 +14,10 @@ from ran import Run, refused
 from torchvision import transforms
 
 from corecli.base import checkpoint
+from corecli.commands.parts.inputs import fitted
 from corecli.data.features import load_features
 from corecli.data.imageset import open_set
+from corecli.nets.backbones import timm_preprocessing
 from corecli.nets.encoder import build_encoder, load_encoder, save_encoder
 
 SSL = ("train-ssl", "--preset", "tiny", "--steps", 3, "--batch-size", 8, "--log-every", 2, "--projector-dim", 16, "-q")
@@ -69,6 +71,33 @@ def test_features_are_those_of_torchvisions_resize_and_crop(
     pictures = [Image.fromarray(np.array(image_set.picture(row).pixels())) for row in range(len(image_set.rows))]
     images = torch.stack([torch.tensor(np.asarray(crop(picture))).permute(2, 0, 1) for picture in pictures])
     torch.testing.assert_close(table.features, load_encoder(encoder).encode(images))
+
+
+@pytest.mark.parametrize("name", ["resnet50.tv_in1k", "resnet18.a1_in1k", "vit_base_patch16_clip_224.openai"])
+def test_the_evaluation_crop_is_that_of_timm(tmp_path: Path, name: str) -> None:
+    timm, data = pytest.importorskip("timm"), pytest.importorskip("timm.data")
+    folder = make_photographs(tmp_path, num=6, least_px=150, most_px=400)
+    config = data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    transform = data.create_transform(**{**config, "mean": (0, 0, 0), "std": (1, 1, 1)})
+    image_set = open_set(folder)
+    images = fitted(image_set, timm_preprocessing(name, None), name).read(np.arange(6))
+    for row, image in enumerate(images):
+        expected = transform(Image.fromarray(np.array(image_set.picture(row).pixels())))
+        torch.testing.assert_close(image / 255, expected)
+
+
+def test_an_encoder_is_fine_tuned_on_photographs(run: Run, photographs: Path, encoder: Path, tmp_path: Path) -> None:
+    sets = ("--train", photographs, "--test", photographs)
+    line = ("probe", "--encoder", encoder, *sets, "--epochs", 1, "--warmup-epochs", 0, "--batch-size", 8)
+    ran = run(*line, "--mode", "finetune")
+    assert ran.code == 0 and "top1" in ran.out, ran.err
+
+
+def test_a_generator_learns_photographs_at_one_size(run: Run, photographs: Path, tmp_path: Path) -> None:
+    line = ("train-gen", "--data", photographs, "--preset", "tiny", "--steps", 2, "--batch-size", 4, "-q")
+    ran = run(*line, "--image-size", 16, "--out", tmp_path / "g.safetensors")
+    assert ran.code == 0, ran.err
+    assert checkpoint.require_header(tmp_path / "g.safetensors", kind="generator")
 
 
 def test_every_verb_that_reads_images_takes_the_folder_as_it_is(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from scipy.stats import ks_2samp
+from torchvision.transforms import RandomResizedCrop
 
 from corecli.views.augment import draw
 from corecli.views.policies import POLICIES, Policy
 
-NUM, SIGMAS = 20_000, 5.0
+NUM, NUM_COMPARED, SIGMAS = 20_000, 4_000, 5.0
 SIZES = [(8, 8), (32, 32), (224, 224), (24, 40)]
 
 
@@ -44,3 +47,26 @@ def test_positions_of_crops_of_one_size_are_uniform_and_independent(image_size: 
         statistic = ((counts - NUM / num) ** 2 / (NUM / num)).sum()
         assert abs(statistic - (num - 1)) < SIGMAS * np.sqrt(2 * (num - 1))  # chi-squared of num - 1 degrees
     assert abs(np.corrcoef(boxes[:, 0], boxes[:, 1])[0, 1]) < SIGMAS / np.sqrt(NUM)
+
+
+@pytest.mark.parametrize("image_size", [(8, 8), (32, 32), (224, 224), (375, 500)], ids=str)
+@pytest.mark.parametrize("name", ["strong", "dino-local"])
+def test_boxes_have_the_distribution_of_torchvisions(name: str, image_size: tuple[int, int]) -> None:
+    """Area, aspect ratio and position, by Kolmogorov-Smirnov tests; shares of crops at each border."""
+    policy, (height, width) = POLICIES[name], image_size
+    ours = boxes_of(policy, image_size)[:NUM_COMPARED]
+    torch.manual_seed(0)
+    image, scale, ratio = torch.empty(3, height, width), list(policy.crop), list(policy.ratio)
+    theirs = np.array([RandomResizedCrop.get_params(image, scale, ratio) for _ in range(NUM_COMPARED)])
+    for value in ("area", "ratio", "top", "left", "bottom", "right"):
+        first, second = (_values(boxes, image_size)[value] for boxes in (ours, theirs))
+        assert ks_2samp(first, second).pvalue > 1e-4, value
+        if value not in ("area", "ratio"):
+            deviation = np.sqrt((first == 0).mean() * (1 - (first == 0).mean()) * 2 / NUM_COMPARED)
+            assert abs((first == 0).mean() - (second == 0).mean()) < SIGMAS * deviation, value
+
+
+def _values(boxes: np.ndarray, image_size: tuple[int, int]) -> dict[str, np.ndarray]:
+    top, left, height, width = boxes.T
+    ends = {"bottom": image_size[0] - top - height, "right": image_size[1] - left - width}
+    return {"area": height * width, "ratio": width / height, "top": top, "left": left, **ends}
