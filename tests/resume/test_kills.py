@@ -20,6 +20,7 @@ import pytest
 import torch
 from killing import Alone, Start, Work, ended, left_alone, same, survives
 from lines import Ended, Fork, Line, Nursery, contents, wait_for
+from photographs import make_photographs
 
 from corecli.base import checkpoint
 from corecli.cli.app import run_line
@@ -53,6 +54,7 @@ class Inputs:
     many: Path
     pngs: Path
     mixture: Path
+    photographs: Path
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     make("train-gen", "--data", "digits:8", "--features", table, *GENERATOR, *short, "--out", generator)
     real = "digits:8:train"
     make("inflate", "--real", real, "--synthetic", pngs, "--repeat", 2, "--out", mixture)
-    return Inputs(folder, encoder, table, generator, many, pngs, mixture)
+    photographs = folder / "photographs.safetensors"
+    make("inflate", "--real", make_photographs(folder / "photographs"), "--materialize", photographs)
+    return Inputs(folder, encoder, table, generator, many, pngs, mixture, photographs)
 
 
 GENERATOR = ["--preset", "tiny", "--set", "channels=8", "--set", "channel_mult=1,2", "--set", "head_channels=8"]
@@ -115,6 +119,10 @@ def work_of(name: str, inputs: Inputs) -> Work:
             *("train-ssl", "--data", inputs.pngs, *NET, *SAVING),
             *("--steps", 14, "--batch-size", 32, "--workers", 2),
         ],
+        "photographs": [
+            *("train-ssl", "--data", inputs.photographs, "--view-px", 16, *NET, *SAVING),
+            *("--steps", 14, "--batch-size", 24, "--workers", 2),
+        ],
         "packed": ["sample", "--ckpt", inputs.generator, *table, "--steps", 1, "--format", "packed"],
         "tar": ["sample", "--ckpt", inputs.generator, *table, "--steps", 1, "--format", "tar"],
         "shards": ["sample", "--ckpt", inputs.generator, *table, "--steps", 1, "--shards", 4],
@@ -128,10 +136,10 @@ def target_of(name: str, folder: Path) -> Path:
 
 
 VERBS = ("train-ssl", "train-gen", "sample", "extract")
-OTHERS = ("stages", "mixture", "pngs", "packed", "tar", "shards")
+OTHERS = ("stages", "mixture", "pngs", "photographs", "packed", "tar", "shards")
 
 
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("name", [*VERBS, "photographs"])
 def test_a_killed_line_ends_as_if_left_alone(
     name: str, inputs: Inputs, start: Start, alone: Reference, tmp_path: Path
 ) -> None:
