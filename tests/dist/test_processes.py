@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from lines import Ended, Line, children, contents, records, wait_for
+from photographs import make_photographs
 
 from corecli.base import checkpoint
 from corecli.base.errors import DataError
@@ -40,6 +41,7 @@ DIGITS = ["--data", "digits:8:train", "--batch-size", 32]
 TRAINING: dict[str, list[object]] = {
     "simclr": ["train-ssl", *DIGITS, *SGD, "--lr", 0.003],
     "supervised": ["train-ssl", *DIGITS, *SGD, "--lr", 0.003, "--method", "supervised"],
+    "photographs": ["train-ssl", "--data", "PHOTOGRAPHS", "--batch-size", 16, "--view-px", 16, *SGD, "--lr", 0.003],
     "psl": ["train-ssl", *DIGITS, *SGD, "--lr", 0.003, "--method", "psl", "--features", "TABLE"],
     "adm": ["train-gen", *DIGITS, *GENERATOR, "--features", "TABLE"],
 }
@@ -66,17 +68,20 @@ class Inputs:
     encoder: Path
     table: Path
     generator: Path
+    photographs: Path
 
     def fill(self, line: list[object]) -> list[str]:
         """A quiet line with the names in capitals replaced by paths."""
         named = {"ENCODER": self.encoder, "TABLE": self.table, "GENERATOR": self.generator}
+        named["PHOTOGRAPHS"] = self.photographs
         return [*(str(named.get(str(word), word)) for word in line), *CPU]
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     folder = tmp_path_factory.mktemp("inputs")
-    made = Inputs(folder / "f.safetensors", folder / "z.safetensors", folder / "g.safetensors")
+    made = Inputs(folder / "f.safetensors", folder / "z.safetensors", folder / "g.safetensors", folder / "photographs")
+    make_photographs(made.photographs)
     short = ["--steps", 3]
     for line in (
         [*TRAINING["simclr"], *short, "--out", made.encoder],
