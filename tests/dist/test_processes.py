@@ -41,7 +41,20 @@ DIGITS = ["--data", "digits:8:train", "--batch-size", 32]
 TRAINING: dict[str, list[object]] = {
     "simclr": ["train-ssl", *DIGITS, *SGD, "--lr", 0.003],
     "supervised": ["train-ssl", *DIGITS, *SGD, "--lr", 0.003, "--method", "supervised"],
-    "photographs": ["train-ssl", "--data", "PHOTOGRAPHS", "--batch-size", 16, "--view-px", 16, *SGD, "--lr", 0.003],
+    "photographs": [
+        "train-ssl",
+        "--data",
+        "PHOTOGRAPHS",
+        "--batch-size",
+        16,
+        "--view-px",
+        16,
+        *SGD,
+        "--lr",
+        1e-3,
+        "--workers",
+        0,
+    ],
     "psl": ["train-ssl", *DIGITS, *SGD, "--lr", 0.003, "--method", "psl", "--features", "TABLE"],
     "adm": ["train-gen", *DIGITS, *GENERATOR, "--features", "TABLE"],
 }
@@ -391,7 +404,8 @@ def test_nothing_outlives_a_launcher_killed_while_workers_start(start: Start, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "hint"), [("SIGKILL", ""), ("SIGBUS", " (another program truncated a file that was in use, or its disk failed)")]
+    ("number", "hint"),
+    [("SIGKILL", ""), ("SIGBUS", " (another program truncated a file that was in use, or its disk failed)")],
 )
 def test_a_killed_worker_ends_the_others(start: Start, tmp_path: Path, number: str, hint: str) -> None:
     out = tmp_path / "f.safetensors"
@@ -507,7 +521,9 @@ def test_more_processes_than_gpus_are_refused(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     line = [*inputs.fill(MAKING["extract"]), "--out", "z", "--nproc", "2", "--device", "auto"]
     assert run_line(line) == 69
-    assert "2 processes need as many GPUs, and there are 1 (lower --nproc, or use --device cpu)" in capsys.readouterr().err
+    assert (
+        "2 processes need as many GPUs, and there are 1 (lower --nproc, or use --device cpu)" in capsys.readouterr().err
+    )
 
 
 def resumed(world: World, folder: Path) -> str:
