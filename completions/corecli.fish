@@ -139,6 +139,8 @@ complete -c corecli -n '__fish_seen_subcommand_from inflate' -l synthetic -r -F 
 complete -c corecli -n '__fish_seen_subcommand_from inflate' -l out -r -F -d 'mixture file to write'
 complete -c corecli -n '__fish_seen_subcommand_from inflate' -l materialize -r -F -d 'write the images too, in the format of the suffix; without a suffix a directory'
 complete -c corecli -n '__fish_seen_subcommand_from inflate' -l format -x -a 'directory npz packed tar' -d 'format of --materialize (default: by its suffix)'
+complete -c corecli -n '__fish_seen_subcommand_from inflate' -l encode -x -d 'write image files: as-read, or encoded again as png or jpeg:QUALITY'
+complete -c corecli -n '__fish_seen_subcommand_from inflate' -l max-px -x -d 'shrink images whose longer side exceeds N px (with --encode)'
 complete -c corecli -n '__fish_seen_subcommand_from inflate' -l repeat -x -d 'number of times an epoch shows each real image (N)'
 complete -c corecli -n '__fish_seen_subcommand_from inflate' -l beta -x -d 'share of real slots in an epoch; replaces --repeat'
 complete -c corecli -n '__fish_seen_subcommand_from inflate' -l fraction -x -d 'use this fraction of the real images of each class'
