@@ -121,7 +121,8 @@ def test_images_stand_below_the_captions_their_groups_are_named_after(run: Run, 
 
 def test_a_table_is_scattered_and_a_run_drawn_as_curves(run: Run, tiny: Path) -> None:
     plans = {}
-    records = ('{"step": 1, "loss": 2.5, "lr": 0.1, "seconds": 3}', '{"step": 2, "loss": 2.0, "probe": null}', '{"st')
+    first = '{"step": 1, "loss": 2.5, "lr": 0.1, "seconds": 3, "data_wait": 0.2}'
+    records = (first, '{"step": 2, "loss": 2.0, "probe": null}', '{"st')
     for name, subject in (("scatter", "z.safetensors"), ("curves", "f.safetensors.d"), ("sheet", "real.safetensors")):
         Path("f.safetensors.d").mkdir(exist_ok=True)
         Path("f.safetensors.d/log.jsonl").write_text("\n".join(records))

@@ -7,15 +7,19 @@ import random
 import time
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from corecli.base.errors import DataError
-from corecli.data import groups, joins, members, order, rows, sets
+from corecli.base.layout import data_start
+from corecli.data import groups, joins, mapped, members, mix, order, rows, sets
 from corecli.data.beside import Beside
+from corecli.data.formats import mixture
 from corecli.data.imageset import open_set, write_set
 from corecli.data.members import Members, anchors, parse_views
+from corecli.data.mix import Mixture, Part, save_mixture
 from corecli.data.order import Order
 from corecli.data.permutation import permuted
 from corecli.data.rows import group_of, make_rows
@@ -183,3 +187,56 @@ def test_opening_a_hundred_thousand_rows_costs_little(tmp_path: Path) -> None:
     assert peak < 12e6  # short columns are read once to check them; a list of keys alone takes 6 MB
     assert seconds < 0.5
     assert found.fingerprint == open_set(path).fingerprint == found.computed_fingerprint  # type: ignore[attr-defined]
+
+
+def _two_sets(folder: Path) -> Path:
+    """A mixture of 30 real images, some of them twice, and synthetic variants of 24 of them, in packed files."""
+    pixels = np.random.default_rng(0).integers(0, 256, (78, 3, 2, 2), dtype=np.uint8)
+    real = [f"{i:02d}" for i in range(30)]
+    synthetic = [f"{i:02d}@{v}" for i in range(24) for v in (1, 2)]
+    for name, keys, images in (("r", real, pixels[:30]), ("s", synthetic, pixels[30:])):
+        labels = np.arange(len(keys)) % 3
+        write_set(folder / f"{name}.safetensors", make_rows(keys, labels=labels), iter([images]),
+                  class_names=("a", "b", "c"), header={})  # fmt: skip
+    parts = (Part(set=str(folder / "r.safetensors"), repeat=1.5), Part(set=str(folder / "s.safetensors"), prefix="p"))
+    save_mixture(folder / "mix.json", Mixture(parts=parts, missing="drop"))
+    return folder / "mix.json"
+
+
+def _described(path: Path) -> list[Any]:
+    """Everything that can be read of a mixture."""
+    found = open_set(path)
+    columns = [found.rows.labels, found.rows.origins, found.rows.variants, rows.as_array(found.slots)]
+    index, picked = groups.group_index(found.rows), np.arange(24)
+    members_of = [array.tolist() for array in (*index.range_of(picked), *index.synthetic(picked))]
+    return [
+        *(column.tolist() for column in columns),
+        list(found.rows.keys),
+        list(found.rows.groups),
+        found.segments,
+        found.read_array(np.arange(len(found.rows))[::-1]).tolist(),
+        mix.has_partner(found.rows).tolist(),
+        mix.summary(found, 8),
+        members_of,
+    ]
+
+
+def test_a_large_mixture_is_like_a_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    path = _two_sets(tmp_path)
+    expected = _described(path)
+    assert not list(tmp_path.glob(".mix*"))
+    request.getfixturevalue("small_is_large")
+    for module in (mix, mixture):
+        monkeypatch.setattr(module, "LARGE", 10)
+    monkeypatch.setattr(mapped, "SHORT_BYTES", 0)
+    assert _described(path) == expected
+    stored = tmp_path / ".mix.json.mixture.safetensors"
+    monkeypatch.setattr(mixture, "_joined", None)  # the stored columns are used from now on
+    assert _described(path) == expected
+    data = bytearray(stored.read_bytes())
+    data[data_start(stored) + 8] ^= 1
+    stored.write_bytes(data)
+    with pytest.raises(DataError, match="remove the file, and it is made again"):
+        _described(path)

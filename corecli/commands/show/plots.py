@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from corecli.data.features import FeatureTable
 
 LOG = "log.jsonl"
+_TIMES = ("seconds", "data_wait")  # of the machine, not of the training
 
 
 def draw_scatter(out: Path, table: FeatureTable, *, embedding: str, shown: bool) -> tuple[str, ...]:
@@ -72,7 +73,7 @@ def read_log(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
             raise DataError(f"line {number} is not a record of a step", where=path) from error
         step = record.pop("step")
         for name, value in record.items():
-            if isinstance(value, int | float) and math.isfinite(value) and name != "seconds":
+            if isinstance(value, int | float) and math.isfinite(value) and name not in _TIMES:
                 steps, values = found.setdefault(name, ([], []))
                 steps.append(step)
                 values.append(value)
