@@ -611,6 +611,7 @@ ELSEWHERE = {
     "compile",  # the same numbers, faster: tests/bench
     "export",  # test_interchange.py
     "export_diffusers",  # test_export_diffusers.py
+    "view_px", "eval_resize",  # test_photographs.py
     "paths", "parents",  # test_verify.py
     "shell",
 }  # fmt: skip
