@@ -142,7 +142,7 @@ class Run:
             self._progress.show(plain)
 
     def finish(self) -> None:
-        """Delete the saved states once the target is in place; the log and the previews stay."""
+        """Delete the saved work once the target is in place; the log and the previews stay."""
         if self.world.is_main:
             _clear(self.folder)
 
@@ -202,8 +202,8 @@ def _state_path(folder: Path, step: int) -> Path:
 
 
 def _clear(folder: Path) -> None:
-    """Delete saved states and partly written ones."""
-    for pattern in ("state-*", ".*.tmp"):
+    """Delete saved states, the latents that were trained on, and partly written files."""
+    for pattern in ("state-*", "latents-*", "**/.*.tmp"):
         for path in folder.glob(pattern):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)

@@ -165,7 +165,6 @@ def run(config: Config, world: World) -> Outcome:
             header = {"config": cfg.settings(config), "parents": inputs, "identity": identity}
             monitor.save(arch=config.arch, last_step=config.steps - 1, **header)
             training.finish()
-            _remove_latents(folder)
     notes = (*bad_files(data), *notes)
     return _exported(config, produced(config.out, notes=notes, steps=config.steps, folder=str(folder)), world)
 
@@ -325,12 +324,6 @@ def _batches(
     workers = num_workers(config.workers)
     loader = Loader(shown, order, world=world, members=neighbors, workers=workers, first_step=first_step)
     yield from ((images if neighbors is None else images[0], rows) for _, images, rows in loader)
-
-
-def _remove_latents(folder: Path) -> None:
-    """Remove the latents, which a finished run no longer needs."""
-    for path in folder.glob("latents-*.safetensors"):
-        path.unlink()
 
 
 def _exported(config: Config, outcome: Outcome, world: World) -> Outcome:
