@@ -26,7 +26,7 @@ from corecli.base.archives import open_zip
 from corecli.base.blocks import BlockHasher, hashes_name, is_hashes
 from corecli.base.documents import MAX_DEPTH, check, loads
 from corecli.base.errors import DataError
-from corecli.base.files import atomic_write, missing, sniff
+from corecli.base.files import atomic_write, missing, require_regular, sniff
 from corecli.base.layout import HEADER_KEY as HEADER_KEY
 from corecli.base.layout import MAX_HEADER_BYTES, METADATA, data_start, make_head, read_index, tensors_of
 from corecli.base.schemas import HEADER, HEADERS
@@ -123,9 +123,8 @@ def load_tensors(path: Path) -> Tensors:
     Nested dictionaries in files of other tools (`{"state_dict": {...}}`) are flattened, their keys joined by dots.
     Errors: MissingInputError, DataError.
     """
+    require_regular(path)
     found = sniff(path)
-    if found == "missing":
-        raise missing(path)
     if found == "safetensors":
         return _load_safetensors(path)
     may_be_old = found == "unknown" and Path(path).suffix in (".pt", ".pth", ".ckpt", ".tar")  # before torch 1.6

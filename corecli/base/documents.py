@@ -124,7 +124,17 @@ def _parsed(parse: Callable[[Any], Any], text: str | bytes, *, any_integer: bool
     except (RecursionError, MemoryError) as error:
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep") from error
     _refuse_extremes(value, any_integer=any_integer)
+    if _has_half_pairs(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text has half of a surrogate pair") from None
     return value
+
+
+def _has_half_pairs(text: str | bytes) -> bool:
+    """Whether a text may escape a code point from U+D800 to U+DFFF, which no file in UTF-8 can hold."""
+    return "\\ud" in text.lower() if isinstance(text, str) else b"\\ud" in text.lower()
 
 
 def _refuse_extremes(value: Any, *, any_integer: bool) -> None:

@@ -144,6 +144,9 @@ def test_pipes_and_devices_are_no_files(run: Run) -> None:
     os.mkfifo("images/a.png")
     refused(run("show", "images", "--out", "o"), "show", 65, "images/a.png")
     refused(run("show", "/dev/zero", "--out", "o"), "show", 65, "/dev/zero")
+    os.mkfifo("f.pt")
+    line = ("extract", "--data", "digits:8:test", "--out", "o", "--encoder")
+    refused(run(*line, "f.pt"), "extract", 65, "f.pt: not a regular file")
 
 
 def test_an_archive_that_expands_too_far(run: Run) -> None:

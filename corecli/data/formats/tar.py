@@ -150,7 +150,7 @@ def made_with(path: Path) -> dict[str, Any]:
             first = archive.next()
             content = archive.extractfile(first) if first and first.name == HIDDEN_MANIFEST else None
             found = loads(content.read()) if content else {}
-    except (OSError, ValueError, OverflowError, tarfile.TarError):
+    except (OSError, ValueError, KeyError, OverflowError, tarfile.TarError):  # KeyError: a link to no member
         return {}
     return found if isinstance(found, dict) else {}
 

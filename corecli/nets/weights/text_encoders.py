@@ -8,10 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corecli.base.documents import read_json
+from corecli.base.documents import check, read_json
 from corecli.base.errors import WHOLE_FOLDER, DataError, UnavailableError
 from corecli.base.files import sha256_file
-from corecli.base.schemas import CONFIG
+from corecli.base.schemas import CONFIG, COUNT
 from corecli.base.silence import silence
 from corecli.base.untrusted import reason_of, refuse_code
 from corecli.nets.weights.hub import find_folder
@@ -83,7 +83,8 @@ class TextEncoder:
         if self._tokenizer.pad_token is None:
             raise DataError("the tokenizer has no padding token", where=folder, hint=_ANOTHER)
         longest = self._tokenizer.model_max_length
-        longest = min(longest, getattr(self._model.config, "max_position_embeddings", None) or 10**6)
+        most = check(getattr(self._model.config, "max_position_embeddings", None) or 10**6, COUNT, where=folder)
+        longest = min(check(longest, float, where=folder), most)
         self.length = min(length or (longest if longest < 10**6 else MAX_TOKENS), longest)
         try:
             self.width = self.embed(["a"], tokens=False).shape[2]
