@@ -25,6 +25,7 @@ from PIL import Image
 
 from corecli.base import registry
 from corecli.cli.app import run_line
+from corecli.data.beside import load_arrays, save_arrays
 from corecli.data.imageset import suffix_of, writable_formats, write_set
 from corecli.data.rows import make_rows
 
@@ -224,10 +225,9 @@ def _exported(folder: Path, shared: Path) -> None:
 @contextmanager
 def _keeping_states() -> Iterator[None]:
     """Let a finished run keep its saved states, as one does that was killed."""
-    from corecli.commands.train_gen import command
     from corecli.engine import run
 
-    with mock.patch.object(run, "_clear"), mock.patch.object(command, "_remove_latents"):
+    with mock.patch.object(run, "_clear"):
         yield
 
 
@@ -276,6 +276,16 @@ def _target(folder: Path, shared: Path) -> None:
 
 
 EXPORT = f"{SMALL_GENERATOR} --arch adm {small('adm')} --out x.pt --export-diffusers g"
+
+
+def _arrays(folder: Path, shared: Path) -> None:
+    """Write the columns that are stored beside a large set."""
+    save_arrays(folder / "x.safetensors", "1", {"order": np.arange(500), "first": np.zeros(3, dtype=np.uint8)})
+
+
+def _read_arrays(folder: Path) -> None:
+    for array in (load_arrays(folder / "x.safetensors", "1") or {}).values():
+        assert array[:] is not None
 
 
 def _picture(folder: Path, shared: Path) -> None:
@@ -645,6 +655,7 @@ KINDS: dict[str, Kind] = {
     ),
     "features-torch": Kind(_features_pt, ("show z.pt --out o.png -q",), ("z.pt",), hashed=True),
     **{f"target-{name}": _target_set(name) for name in writable_formats()},
+    "arrays-beside": Kind(_arrays, (), call=_read_arrays),
     "picture": Kind(_picture, ("verify p.png -q",)),
     "target-folder": Kind(_target_folder, (EXPORT,), ("g/*", "g/*/*")),
     "target": Kind(_target, (EXTRACT,)),
