@@ -471,10 +471,13 @@ def _prepare(root: Path, names: list[str]) -> dict[str, Any]:
 def _headers(root: Path, names: list[str]) -> list[str]:
     """Return the kinds of headers of corecli in the files of all kinds."""
     from corecli.base.checkpoint import find_header
+    from corecli.base.errors import DataError
 
-    paths = [path for name in names for path in (root / name).rglob("*") if path.is_file()]
-    headers = [find_header(path) for path in paths]
-    return sorted({header["kind"] for header in headers if header is not None})
+    found = set()
+    for path in (path for name in names for path in (root / name).rglob("*") if path.is_file()):
+        with contextlib.suppress(DataError):  # what is stored beside a set has a header of its own
+            found.add((find_header(path) or {}).get("kind"))
+    return sorted(found - {None})
 
 
 @contextlib.contextmanager
