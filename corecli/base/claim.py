@@ -27,6 +27,7 @@ from corecli.base.errors import BusyError, CannotCreateError
 MANIFEST = "manifest.json"  # written last into a directory of images: it marks the directory as complete
 WAIT_SEC = 30.0  # as long as SLURM lets a stopped job save (KillWait), so that a requeued job succeeds it
 _POLL_SEC = 0.05
+_GONE_SEC = 1.0  # a folder that cannot be made for so long is no other job's
 _NAME_BYTES = 160  # a longer name of a target is replaced by its hash in names of temporary files
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 _HOST = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())[:40]
@@ -132,13 +133,13 @@ def _lock(lock: Path, path: Path, note: Callable[[str], None]) -> int | None:
 
     These locks belong to a process, so that data loading processes, which are forks of it, do not keep them alive.
     """
-    until, is_noted = time.monotonic() + WAIT_SEC, False
+    started, is_noted = time.monotonic(), False
     while True:
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # another job has just removed the empty folder
-            if time.monotonic() < until:
+            if time.monotonic() < started + _GONE_SEC:
                 continue
             return None
         except OSError:
@@ -158,7 +159,7 @@ def _lock(lock: Path, path: Path, note: Callable[[str], None]) -> int | None:
                 return descriptor
             os.close(descriptor)  # the job that held it has removed it
             continue
-        if time.monotonic() >= until:
+        if time.monotonic() >= started + WAIT_SEC:
             raise BusyError(f"{holder} is writing it", where=path, hint="run the same line again when that has ended")
         if not is_noted:
             note(f"{path}: waiting for {holder}, which is writing it")

@@ -24,7 +24,8 @@ from torch import nn
 
 from corecli.base import registry
 from corecli.commands.train_ssl import command as train_ssl
-from corecli.commands.train_ssl.learner import Learner, read_columns
+from corecli.commands.train_ssl.building import start_encoder
+from corecli.commands.train_ssl.learner import Columns, Learner
 from corecli.commands.train_ssl.options import Config
 from corecli.data.imageset import open_set, write_set
 from corecli.data.memory import keep_freed_memory
@@ -151,12 +152,12 @@ def measured_training(images: torch.Tensor, folder: Path, theirs: Step) -> tuple
     write_set(path, make_rows([f"{i:04d}" for i in range(len(images))]), [images], class_names=(), header={})
     config = Config(data=str(path), out=folder / "f.safetensors", batch_size=NUM, steps=str(STEPS))
     data = open_set(config.data)
-    stages, columns = train_ssl._stages(config, data), read_columns(data, None)
-    encoder = place(train_ssl._encoder(config, data, stages), World().device)
+    stages, columns = train_ssl._stages(config, data), Columns(data.rows, None)
+    encoder = place(start_encoder(config, data, stages), World().device)
     learner = Learner(stages, partial(train_ssl._start, config, World(), encoder, columns, stages))
     batches, timed = train_ssl._batches(config, data, stages, World(), first_step=0), TimedSteps(theirs)
     monitor: Any = None  # no step is logged
-    train_ssl._train(config, World(), timed, batches, columns, learner, monitor)  # pyright: ignore[reportArgumentType]
+    train_ssl._train(config, World(), timed, batches, columns, learner, monitor, cut=False)  # pyright: ignore
     return medians(timed.ours_sec, timed.theirs_sec)
 
 

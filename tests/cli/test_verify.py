@@ -152,13 +152,13 @@ def test_what_differs_is_named(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_a_damaged_index_of_a_tar_is_found(run: Run) -> None:
+def test_a_damaged_index_of_a_tar_is_made_again(run: Run) -> None:
     index = Path("tars/.index.safetensors")
     assert run("verify", "tars").code == 0
     data = index.read_bytes()
-    index.write_bytes(data.replace(b"part", b"part", 1)[:-8] + bytes(8))  # a size or a position of another image
-    ran = run("verify", "tars", "-q")
-    assert (ran.code, "tars/.index.safetensors: differs from the tar shards" in ran.err) == (65, True)
+    index.write_bytes(data[:-8] + bytes(8))  # a size or a position of another image
+    assert run("verify", "tars", "-q").code == 0
+    assert index.read_bytes()[-8:] == data[-8:]
 
 
 # Parents
