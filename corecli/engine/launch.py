@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
@@ -82,9 +82,8 @@ def launch(config: Launchable, argv: list[str]) -> int:
     from torch.distributed.run import run
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _num_cores() // num_processes(config))))
-    os.environ[LAUNCHER] = str(os.getpid())
     try:
-        with _quiet_logs(), _meeting(config) as where, _forwarded_signals():
+        with _quiet_logs(), _environment({LAUNCHER: str(os.getpid())}), _meeting(config) as where, _forwarded_signals():
             run(_torchrun_arguments(config, where, argv))
     except SignalException as error:
         return 128 + int(error.sigval)
@@ -164,14 +163,21 @@ def _meeting(config: Launchable) -> Iterator[list[str]]:
         settings = {MEETING: f"{folder}/group", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
         if Path("/sys/class/net/lo").exists():
             settings["GLOO_SOCKET_IFNAME"] = "lo"
-        before = {name: os.environ.get(name) for name in settings}
-        os.environ.update(settings)
-        try:
+        with _environment(settings):
             file = ["--rdzv-conf=store_type=file", f"--rdzv-endpoint={folder}/launcher"]
             yield ["--nnodes=1", "--rdzv-backend=c10d", f"--rdzv-id={os.path.basename(folder)}", *file]
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextlib.contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _torchrun_arguments(config: Launchable, where: list[str], argv: list[str]) -> argparse.Namespace:

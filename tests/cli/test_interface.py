@@ -612,6 +612,7 @@ ELSEWHERE = {
     "export",  # test_interchange.py
     "export_diffusers",  # test_export_diffusers.py
     "view_px", "eval_resize",  # test_photographs.py
+    "encode", "max_px",  # test_packed_photographs.py
     "paths", "parents",  # test_verify.py
     "shell",
 }  # fmt: skip
