@@ -25,10 +25,18 @@ def measured(world: World, images: Path, cache: Path | None, batch_size: int) ->
         pixels = x.flatten(1).float()
         return {"features": pixels[:, :5], "logits": pixels[:, 5:8]}
 
-    names: Any = {"metric": "fd", "space": "first pixels", "fingerprint": "f", "preprocessing": ""}
+    names: Any = {
+        "metric": "fd",
+        "space": "first pixels",
+        "fingerprint": "f",
+        "preprocessing": "",
+        "seen": {"image_size": 8},
+    }
     extractor = Extractor(**names, dims={"features": 5, "logits": 3}, extract=extract)
     options: Any = {"batch_size": batch_size, "workers": 0, "label": "", "quiet": True}
-    found, notes = measure_images(open_set(images), extractor, world, names=("features", "logits"), cache=cache, **options)
+    found, notes = measure_images(
+        open_set(images), extractor, world, names=("features", "logits"), cache=cache, **options
+    )
     assert notes == ()
     return found, sum(seen)
 
